@@ -1,0 +1,28 @@
+"""Grow a PyTorch model while it trains.
+
+The public names are `Task`, `grow` and `Grower`; each is imported on first use, so that
+`import esper_async` costs nothing and the supervisor never pulls in torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper_async.tolaria.grow import grow
+    from esper_async.tolaria.grower import Grower
+    from esper_async.tolaria.task import Task
+
+__all__ = ["Grower", "Task", "grow"]
+
+_HOMES = {
+    "Grower": "esper_async.tolaria.grower",
+    "Task": "esper_async.tolaria.task",
+    "grow": "esper_async.tolaria.grow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

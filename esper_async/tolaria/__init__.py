@@ -1,0 +1,1 @@
+"""The training engine; see service.py for its supervisor side."""
