@@ -1,0 +1,53 @@
+"""The shape of a service: one class, one coroutine."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+
+class Service(Protocol):
+    """The supervisor side of a subsystem.
+
+    `name` is unique; `needs` names the services that must be ready before it starts and while it
+    runs; an `essential` one brings the supervisor down when it is declared failed.
+    """
+
+    @property
+    def name(self) -> str:
+        """The subsystem's name, as shown in readiness and logs."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the services this one stands on."""
+        ...
+
+    @property
+    def essential(self) -> bool:
+        """Whether the system is useless without it."""
+        ...
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Start, call `ready()` once, and run until cancelled; clean up in your own `finally`.
+
+        Cancellation is delivered once, so awaiting in `finally` is allowed; returning without
+        being cancelled counts as a failure. It may be called again after it has ended.
+        """
+        ...
+
+
+@runtime_checkable
+class HasDetail(Protocol):
+    """A service with something to show in the readiness answer."""
+
+    def detail(self) -> dict[str, object]:
+        """Return JSON-able facts about the service; called often, so cheap and non-blocking."""
+        ...
+
+
+@runtime_checkable
+class HasBreakers(Protocol):
+    """A service whose breakers are shown in the readiness answer."""
+
+    def breakers(self) -> dict[str, str]:
+        """Return the state of each breaker by name."""
+        ...
