@@ -1,0 +1,80 @@
+"""`Task`: everything Esper needs to know about somebody's training problem."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+Loss = Callable[..., Tensor]
+Metric = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class TaskError(ValueError):
+    """The task cannot be trained as it is; the message says what is wrong and the way out."""
+
+
+@dataclass(kw_only=True)
+class Task:
+    """A model, its data and its loss, as a run or `grow` takes them.
+
+    Nothing in the model needs to know about Esper.
+
+    Args:
+        model: the host; any module.
+        train_loader: iterable of batches, iterated once an epoch.
+        validation_loader: the decision split: gates, policies and schedules read it.
+        loss: `loss(output, target)`, a scalar; if it takes `reduction="none"`, measurements are
+            paired by sample, else by batch.
+        metrics: name to `metric(output, target)`, a value a sample (N,) or one a batch.
+        primary_metric: which of `metrics` decides; the validation loss if None.
+        maximize: whether the primary metric is better when larger.
+        optimizer: parameters to optimizer; AdamW at 3e-3 if None.
+        scheduler: optimizer to scheduler, stepped once a boundary; cosine to zero if None.
+        sites: site name to submodule path; found by tracing a batch if None.
+        test_loader: read once, at the end.
+        name: how the task is called in reports.
+        forward: `(model, batch) -> (output, target)` for batches that are not (input, target).
+        clip_norm: largest gradient norm of the host; None does not clip.
+    """
+
+    model: nn.Module
+    train_loader: Iterable[Any]
+    validation_loader: Iterable[Any]
+    loss: Loss
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    primary_metric: str | None = None
+    maximize: bool = True
+    optimizer: OptimizerFactory | None = None
+    scheduler: SchedulerFactory | None = None
+    sites: Mapping[str, str] | None = None
+    test_loader: Iterable[Any] | None = None
+    name: str | None = None
+    forward: Forward | None = None
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TaskError(f"Task.model must be a torch.nn.Module, not {type(self.model)!r}")
+        if not any(True for _ in self.model.parameters()):
+            raise TaskError("Task.model has no parameters, so there is nothing to train")
+        for split in ("train_loader", "validation_loader"):
+            if not isinstance(getattr(self, split), Iterable):
+                raise TaskError(f"Task.{split} must be iterable, not {getattr(self, split)!r}")
+        if self.primary_metric is not None and self.primary_metric not in self.metrics:
+            known = ", ".join(sorted(self.metrics)) or "none given"
+            raise TaskError(
+                f"Task.primary_metric {self.primary_metric!r} is not in Task.metrics ({known})"
+            )
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Build the host's optimizer over `parameters`."""
+        if self.optimizer is not None:
+            return self.optimizer(parameters)
+        return torch.optim.AdamW(parameters, lr=3e-3)
