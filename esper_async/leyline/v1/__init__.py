@@ -1,0 +1,1 @@
+"""Generated from proto/esper/leyline/v1 by `esper_async.leyline.generate`."""
