@@ -112,9 +112,7 @@ class CircuitBreaker:
         except BaseException:
             self._abandon(generation)
             raise
-        slow = (
-            self._timeout_s is not None and self._clock.monotonic() - started > self._timeout_s
-        )
+        slow = self._timeout_s is not None and self._clock.monotonic() - started > self._timeout_s
         self._settle(generation, failed=slow, answered=not slow)
         return result
 

@@ -1,7 +1,7 @@
 """The runtime's exceptions, for callers that need to tell cases apart."""
 
 
-class RuntimeFault(Exception):
+class RuntimeFault(Exception):  # noqa: N818 - a fault may be expected, an open breaker say
     """Base of every error this package raises on purpose."""
 
 
