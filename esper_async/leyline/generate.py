@@ -41,7 +41,9 @@ def render() -> dict[str, str]:
         found = sorted((Path(scratch) / _PACKAGE).glob("*_pb2.py*"))
         files = {path.name: path.read_text() for path in found}
     rehomed = {
-        name: re.sub(r"^from esper\.leyline\.v1 ", "from esper_async.leyline.v1 ", text, flags=re.M)
+        name: re.sub(
+            r"(?m)(^from |')esper\.leyline\.v1(?=[ .]\w+)", r"\1esper_async.leyline.v1", text
+        )
         for name, text in files.items()
     }
     return {"__init__.py": _INIT, **rehomed}

@@ -29,7 +29,7 @@ DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n esper/leyline/v1/
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'esper.leyline.v1.catalogue_pb2', _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'esper_async.leyline.v1.catalogue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KERNELREQUEST_PARAMETERSENTRY']._loaded_options = None

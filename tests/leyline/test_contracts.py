@@ -1,0 +1,223 @@
+"""The protos keep their promises: enums, versions, golden bytes, round trips, no breakage."""
+
+import math
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper_async import leyline
+from esper_async.leyline import generate
+from esper_async.leyline.compatibility import breaking_changes
+from esper_async.leyline.v1 import enums_pb2
+from tests.leyline import examples
+
+GOLDEN = Path(__file__).parent / "golden"
+
+ORDER = {
+    "SeedLifecycleStage": "UNKNOWN DORMANT GERMINATED TRAINING BLENDING SHADOWING PROBATIONARY "
+    "FOSSILIZED CULLED EMBARGOED RESETTING TERMINATED",
+    "SeedLifecycleGate": "UNKNOWN G0_SANITY G1_GRADIENT_HEALTH G2_STABILITY G3_INTERFACE "
+    "G4_SYSTEM_IMPACT G5_RESET",
+    "HealthStatus": "UNKNOWN HEALTHY DEGRADED UNHEALTHY CRITICAL",
+    "CircuitBreakerState": "UNKNOWN CLOSED OPEN HALF_OPEN",
+    "CommandType": "UNKNOWN SEED ROLLBACK OPTIMIZER CIRCUIT_BREAKER PAUSE EMERGENCY "
+    "STRUCTURAL_PRUNING NO_OPERATION",
+    "SeedOperation": "UNKNOWN GERMINATE START_TRAINING START_GRAFTING STABILIZE EVALUATE "
+    "FINE_TUNE FOSSILIZE CULL CANCEL",
+    "MessagePriority": "UNSPECIFIED LOW NORMAL HIGH CRITICAL",
+    "DeliveryGuarantee": "UNKNOWN AT_LEAST_ONCE AT_MOST_ONCE EXACTLY_ONCE",
+    "TelemetryLevel": "UNSPECIFIED INFO WARNING ERROR CRITICAL",
+    "FieldReportOutcome": "UNSPECIFIED SUCCESS NEUTRAL REGRESSION ABORTED",
+    "BlueprintTier": "UNSPECIFIED PRODUCTION EXPERIMENTAL ADVERSARIAL",
+}
+
+
+def message_types() -> list[type[Message]]:
+    return sorted(
+        (
+            each
+            for name in leyline.__all__
+            if isinstance(each := getattr(leyline, name), type) and issubclass(each, Message)
+        ),
+        key=lambda each: each.__name__,
+    )
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_enum_values_stand_in_their_published_order(name: str) -> None:
+    enum = getattr(leyline, name)
+    names = [leyline.short_name(enum, number) for number in range(len(enum.values()))]
+    assert names == ORDER[name].split()
+
+
+def test_every_enum_begins_with_unknown_or_unspecified() -> None:
+    for enum in enums_pb2.DESCRIPTOR.enum_types_by_name.values():
+        assert enum.values_by_number[0].name.endswith(("_UNKNOWN", "_UNSPECIFIED")), enum.name
+
+
+def test_every_message_and_enum_is_exported() -> None:
+    for module in {each.__module__ for each in message_types()} | {enums_pb2.__name__}:
+        descriptor = __import__(module, fromlist=["DESCRIPTOR"]).DESCRIPTOR
+        declared = {*descriptor.message_types_by_name, *descriptor.enum_types_by_name}
+        assert declared <= set(leyline.__all__)
+
+
+def test_every_payload_has_a_version_and_its_identity() -> None:
+    for spec in leyline.PAYLOADS.values():
+        fields = spec.message.DESCRIPTOR.fields_by_name
+        assert fields["version"].number == 1
+        assert fields[spec.identity].type == FieldDescriptor.TYPE_STRING
+
+
+def test_every_payload_has_an_example() -> None:
+    assert examples.payloads().keys() == leyline.PAYLOADS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(examples.payloads()))
+def test_the_wire_bytes_stay_what_they_were(name: str) -> None:
+    """A golden file is written once, by hand; a difference means that the wire format moved."""
+    message = examples.payloads()[name]
+    golden = (GOLDEN / f"{name}.binpb").read_bytes()
+    assert message.SerializeToString(deterministic=True) == golden
+    assert type(message).FromString(golden) == message
+
+
+def test_a_quantity_that_was_not_measured_is_absent_and_a_measured_zero_is_not() -> None:
+    report = leyline.FieldReport(version=1, benefit_vs_twin=leyline.Quantity())
+    back = leyline.FieldReport.FromString(report.SerializeToString())
+    assert back.HasField("benefit_vs_twin")
+    assert not back.HasField("clean_contribution")
+
+
+def test_the_reference_messages_stay_within_280_bytes() -> None:
+    assert len(examples.state_packet().SerializeToString()) < 280
+    assert len(examples.field_report().SerializeToString()) < 280
+
+
+_SCALARS = {
+    FieldDescriptor.TYPE_STRING: st.text(max_size=12),
+    FieldDescriptor.TYPE_BYTES: st.binary(max_size=12),
+    FieldDescriptor.TYPE_BOOL: st.booleans(),
+    FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
+    FieldDescriptor.TYPE_UINT64: st.integers(0, 2**64 - 1),
+    FieldDescriptor.TYPE_SINT64: st.integers(-(2**63), 2**63 - 1),
+    FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False),
+    FieldDescriptor.TYPE_FLOAT: st.floats(width=32, allow_nan=False),
+}
+
+
+def _values(field: FieldDescriptor) -> st.SearchStrategy[object]:
+    if field.message_type is not None:
+        return messages(field.message_type._concrete_class)
+    if field.enum_type is not None:
+        return st.sampled_from([value.number for value in field.enum_type.values])
+    return _SCALARS[field.type]
+
+
+def _field(field: FieldDescriptor) -> st.SearchStrategy[object]:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        entry = field.message_type.fields_by_name
+        return st.dictionaries(_values(entry["key"]), _values(entry["value"]), max_size=3)
+    return st.lists(_values(field), max_size=3) if field.is_repeated else _values(field)
+
+
+def messages(kind: type[Message]) -> st.SearchStrategy[Message]:
+    """Any message of this kind, every field present or absent, oneofs respected by the parser."""
+    fields = {field.name: _field(field) for field in kind.DESCRIPTOR.fields}
+    return st.fixed_dictionaries({}, optional=fields).map(lambda present: kind(**present))
+
+
+@pytest.mark.parametrize("kind", message_types(), ids=lambda kind: kind.__name__)
+def test_every_message_survives_a_round_trip(kind: type[Message]) -> None:
+    @settings(max_examples=25, deadline=None, database=None)
+    @given(messages(kind))
+    def check(message: Message) -> None:
+        wire = message.SerializeToString(deterministic=True)
+        back = kind.FromString(wire)
+        assert back == message
+        assert back.SerializeToString(deterministic=True) == wire
+
+    check()
+
+
+def test_the_committed_code_is_what_the_protos_generate() -> None:
+    assert generate.stale_files(generate.render()) == []
+
+
+def test_a_stale_or_left_over_file_is_named() -> None:
+    rendered = generate.render()
+    rendered["state_pb2.py"] += "# older\n"
+    del rendered["control_pb2.py"]
+    assert generate.stale_files(rendered) == ["control_pb2.py", "state_pb2.py"]
+
+
+def _released() -> FileDescriptorSet:
+    return FileDescriptorSet.FromString(generate.RELEASED.read_bytes())
+
+
+def test_nothing_released_is_broken() -> None:
+    current = FileDescriptorSet.FromString(generate.descriptor_set())
+    assert breaking_changes(_released(), current) == []
+
+
+def _state(files: FileDescriptorSet) -> object:
+    return next(file for file in files.file if file.name.endswith("state.proto"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda file: file.message_type.pop(), "SystemStatePacket is gone"),
+        (lambda file: file.message_type[0].field.pop(0), "device_type (field 1) is gone"),
+        (lambda file: setattr(file.message_type[0].field[0], "type", 12), "means something else"),
+        (lambda file: setattr(file.message_type[0].field[0], "name", "x"), "means something else"),
+        (lambda file: setattr(file.message_type[0].field[0], "number", 99), "is gone"),
+    ],
+)
+def test_a_breaking_change_of_a_message_is_found(damage: object, says: str) -> None:
+    changed = _released()
+    damage(_state(changed))  # type: ignore[operator]
+    assert any(says in found for found in breaking_changes(_released(), changed))
+
+
+def test_a_moved_enum_value_is_found_and_an_appended_one_is_not() -> None:
+    changed = _released()
+    enums = next(file for file in changed.file if file.name.endswith("enums.proto"))
+    stage = enums.enum_type[0]
+    stage.value.add(name="SEED_LIFECYCLE_STAGE_LATER", number=12)
+    assert breaking_changes(_released(), changed) == []
+    stage.value[1].number = 13
+    assert len(breaking_changes(_released(), changed)) == 1
+
+
+def test_short_names_go_both_ways_and_an_unknown_one_names_the_known() -> None:
+    stage = leyline.SeedLifecycleStage
+    assert leyline.value_of(stage, "DORMANT") == stage.SEED_LIFECYCLE_STAGE_DORMANT
+    with pytest.raises(ValueError, match="GERMINATED"):
+        leyline.value_of(stage, "SPROUTED")
+
+
+def test_the_limits_agree_with_each_other() -> None:
+    leyline.LIMITS.check()
+    assert math.isclose(math.fsum(leyline.LIMITS.memory_shares.values()), 1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"memory_shares": {"model": 0.9, "optimizer": 0.2}},
+        {"memory_shares": {"model": float("nan")}},
+        {"decision_ms": 30.0},
+        {"queue_high_water": 6_000},
+        {"nonce_lifetime_s": 30.0},
+        {"candidates": 0},
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="contradict"):
+        leyline.Limits(**wrong).check()  # type: ignore[arg-type]
