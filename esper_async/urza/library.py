@@ -1,0 +1,286 @@
+"""The library itself: put, get, find, change, with every read verified."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from esper_async.runtime.breaker import BreakerState, CircuitBreaker
+from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.urza import metrics, rows
+from esper_async.urza.errors import IllegalLifecycleError, UnknownAssetError
+from esper_async.urza.garbage import Collected
+from esper_async.urza.records import NEXT, SERVED, Asset, Lifecycle, canonical
+from esper_async.urza.shelves import IntegrityFailure, Shelves
+from esper_async.urza.sweep import SweepReport, sweep
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CERTIFICATE = "certificate"
+Observe = Callable[[str, float], None]
+Transition = Callable[[str, BreakerState, BreakerState], None]
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What this process has asked of the library."""
+
+    reads: int = 0
+    cache_hits: int = 0
+    integrity_failures: int = 0
+
+
+class Library:
+    """Immutable versioned assets under `directory`; several processes may use one directory.
+
+    `actor` is the name under which changes are audited. `observe(name, value)` is told each
+    disk query's milliseconds and each integrity failure, `on_damage` what was damaged.
+    Thread-safe; calls block on the disk (a coroutine calls from a thread).
+
+    Every call that reaches the disk goes through one circuit breaker and may raise BreakerOpen,
+    OSError or sqlite3.Error. What is damaged raises nothing: it is quarantined, audited, counted,
+    and absent until somebody puts it again.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        actor: str = "library",
+        cache_bytes: int = 16 << 20,
+        clock: Clock | None = None,
+        observe: Observe | None = None,
+        on_transition: Transition | None = None,
+        on_damage: Callable[[IntegrityFailure], None] | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.actor = actor
+        self.statistics = Statistics()
+        self._clock: Clock = clock or SystemClock()
+        self._observe = observe
+        self._on_damage = on_damage
+        self._shelves = Shelves(
+            directory,
+            actor=actor,
+            cache_bytes=cache_bytes,
+            now=self._clock.time,
+            on_damage=self._damage_found,
+        )
+        self.breaker = CircuitBreaker(
+            "urza",
+            timeout_s=5.0,
+            clock=self._clock,
+            on_transition=on_transition,
+            is_failure=lambda error: isinstance(error, OSError | sqlite3.Error),
+        )
+
+    def put(
+        self,
+        key: str,
+        content: bytes,
+        *,
+        kind: str,
+        blueprint: str = "",
+        interface: str = "",
+        lifecycle: Lifecycle = Lifecycle.ACTIVE,
+        tags: tuple[str, ...] = (),
+        parents: tuple[str, ...] = (),
+        performance: Mapping[str, float] | None = None,
+    ) -> Asset:
+        """Keep `content` as the next version of `key`; durable when this returns.
+
+        Putting the content that the newest version already has makes no new version.
+        Raises ValueError for a performance figure that is not finite.
+        """
+
+        asset = Asset(
+            key=key,
+            version=1,
+            kind=kind,
+            blob="",
+            size_bytes=len(content),
+            created_at=self._clock.time(),
+            blueprint=blueprint,
+            interface=interface,
+            lifecycle=lifecycle,
+            tags=tuple(sorted(set(tags))),
+            parents=parents,
+            performance=dict(performance or {}),
+        )
+        return self._guarded(self._shelves.put, asset, content)
+
+    def get(self, key: str) -> Asset | None:
+        """The newest version of `key` if it is in force, its record verified."""
+        asset = self._guarded(self._shelves.newest, key)
+        return asset if asset is not None and asset.lifecycle in SERVED else None
+
+    def read(self, key: str) -> bytes | None:
+        """The verified content of the newest version of `key`; None when absent or damaged.
+
+        A hit in memory takes microseconds and touches no disk.
+        """
+        self.statistics.reads += 1
+        content = self._shelves.cached(key)
+        if content is not None:
+            self.statistics.cache_hits += 1
+            return content
+        return self._guarded(self._shelves.read, key)
+
+    def put_certificate(
+        self, key: str, record: Mapping[str, Any], *, blueprint: str, interface: str
+    ) -> Asset:
+        """Keep a kernel's certificate (JSON-able; raises ValueError or TypeError if it is not)."""
+        content = canonical(dict(record)).encode()
+        return self.put(key, content, kind=CERTIFICATE, blueprint=blueprint, interface=interface)
+
+    def certificate(self, key: str) -> dict[str, Any] | None:
+        """The certificate under `key`; None when there is none that is intact and in force."""
+        content = self.read(key)
+        if content is None:
+            return None
+        record: dict[str, Any] = json.loads(content)
+        return record
+
+    def find(
+        self,
+        *,
+        kind: str | None = None,
+        tag: str | None = None,
+        blueprint: str | None = None,
+        interface: str | None = None,
+        lifecycle: Lifecycle | None = None,
+        limit: int = 1000,
+    ) -> list[Asset]:
+        """Assets matching all that is given, newest first, their records verified."""
+        wanted = {
+            name: str(value)
+            for name, value in (
+                ("kind", kind),
+                ("blueprint", blueprint),
+                ("interface", interface),
+                ("lifecycle", lifecycle),
+            )
+            if value is not None
+        }
+
+        return self._guarded(self._shelves.find, wanted, tag, limit)
+
+    def lineage(self, asset_id: str) -> list[Asset]:
+        """The asset and what it was made from, nearest first; ancestors that are gone are left out.
+
+        Raises UnknownAssetError.
+        """
+
+        def query() -> list[Asset]:
+            found: dict[str, Asset] = {}
+            waiting = [asset_id]
+            while waiting:
+                name = waiting.pop(0)
+                asset = self._shelves.version(name)
+                if asset is not None and name not in found:
+                    found[name] = asset
+                    waiting.extend(asset.parents)
+            if asset_id not in found:
+                raise UnknownAssetError(asset_id)
+            return list(found.values())
+
+        return self._guarded(query)
+
+    def advance(self, asset_id: str, lifecycle: Lifecycle, *, reason: str) -> Asset:
+        """Move an asset on in its lifecycle. Raises UnknownAssetError, IllegalLifecycleError."""
+
+        def change(asset: Asset) -> Asset:
+            if lifecycle not in NEXT[asset.lifecycle]:
+                raise IllegalLifecycleError(asset_id, asset.lifecycle, lifecycle)
+            return replace(asset, lifecycle=lifecycle)
+
+        return self._guarded(
+            self._shelves.change, asset_id, lifecycle.value, change, {"reason": reason}
+        )
+
+    def tag(self, asset_id: str, *tags: str) -> Asset:
+        """Add tags. Raises UnknownAssetError."""
+        return self._guarded(
+            self._shelves.change,
+            asset_id,
+            "tag",
+            lambda asset: replace(asset, tags=tuple(sorted({*asset.tags, *tags}))),
+            {"tags": tags},
+        )
+
+    def measure(self, asset_id: str, **performance: float) -> Asset:
+        """Record measured figures, named with their units (`forward_ms`). Raises as `tag`."""
+        return self._guarded(
+            self._shelves.change,
+            asset_id,
+            "measure",
+            lambda asset: replace(asset, performance={**asset.performance, **performance}),
+            dict(performance),
+        )
+
+    def hold(self, asset_id: str, holder: str) -> Asset:
+        """Say that `holder` (a run, a record) refers to the asset: it will not be collected."""
+        return self._guarded(
+            self._shelves.change,
+            asset_id,
+            "hold",
+            lambda asset: replace(asset, holders=tuple(sorted({*asset.holders, holder}))),
+            {"holder": holder},
+        )
+
+    def release(self, asset_id: str, holder: str) -> Asset:
+        """Take a `hold` back. Raises UnknownAssetError."""
+        return self._guarded(
+            self._shelves.change,
+            asset_id,
+            "release",
+            lambda asset: replace(asset, holders=tuple(h for h in asset.holders if h != holder)),
+            {"holder": holder},
+        )
+
+    def audit(self, *, asset_id: str | None = None, limit: int = 100) -> list[rows.AuditEntry]:
+        """The latest changing accesses, newest first."""
+        database = self._shelves.database
+        return self._guarded(database.read, lambda c: rows.audited(c, asset_id, limit))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many assets there are by lifecycle and by kind."""
+        columns = ("lifecycle", "kind")
+        database = self._shelves.database
+        return self._guarded(
+            database.read, lambda c: {name: rows.count_by(c, name) for name in columns}
+        )
+
+    def verify(self, pause: Callable[[], None] | None = None) -> SweepReport:
+        """Check the whole library: database structure, every row, sidecar and blob.
+
+        `pause` is called between blobs, so that a sweep in the background can be gentle.
+        """
+        return sweep(self._shelves, self.breaker, pause)
+
+    def collect_garbage(self, *, min_age_s: float = 86_400.0) -> Collected:
+        """Delete what nobody can be served and nobody refers to, once older than `min_age_s`."""
+        return self._guarded(self._shelves.collect_garbage, min_age_s)
+
+    def close(self) -> None:
+        """Close the database; a later call opens it again."""
+        self._shelves.close()
+
+    def _guarded(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        started = self._clock.monotonic()
+        result = self.breaker.call_sync(function, *args, **kwargs)
+        if self._observe is not None:
+            elapsed_ms = (self._clock.monotonic() - started) * 1000.0
+            self._observe(metrics.QUERY_DURATION_MS, elapsed_ms)
+        return result
+
+    def _damage_found(self, failure: IntegrityFailure) -> None:
+        self.statistics.integrity_failures += 1
+        if self._observe is not None:
+            self._observe(metrics.INTEGRITY_FAILURES, 1.0)
+        if self._on_damage is not None:
+            self._on_damage(failure)

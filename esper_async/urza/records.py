@@ -1,0 +1,98 @@
+"""What the catalogue says about an asset, and how a record proves that it is intact.
+
+A record is canonical JSON; its SHA-256 stands beside it in the catalogue row and in the sidecar,
+so that a flipped bit in either is noticed on reading.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from esper_async.urza.errors import DamagedRecordError
+
+
+class Lifecycle(StrEnum):
+    """Where an asset stands between being made and being withdrawn."""
+
+    DRAFT = "draft"
+    VALIDATED = "validated"
+    ACTIVE = "active"
+    DEPRECATED = "deprecated"
+    QUARANTINED = "quarantined"
+
+
+SERVED = frozenset({Lifecycle.VALIDATED, Lifecycle.ACTIVE})
+"""The states in which an asset is offered for new use."""
+
+NEXT: Mapping[Lifecycle, frozenset[Lifecycle]] = {
+    Lifecycle.DRAFT: frozenset({Lifecycle.VALIDATED, Lifecycle.DEPRECATED, Lifecycle.QUARANTINED}),
+    Lifecycle.VALIDATED: frozenset({Lifecycle.ACTIVE, Lifecycle.DEPRECATED, Lifecycle.QUARANTINED}),
+    Lifecycle.ACTIVE: frozenset({Lifecycle.DEPRECATED, Lifecycle.QUARANTINED}),
+    Lifecycle.DEPRECATED: frozenset({Lifecycle.ACTIVE, Lifecycle.QUARANTINED}),
+    Lifecycle.QUARANTINED: frozenset(),
+}
+"""Legal lifecycle steps. A quarantined version never comes back: a new version is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One immutable version of something the library keeps.
+
+    `blob` is the SHA-256 of the content; `parents` are the ids of the assets it was made from,
+    `holders` those who still refer to it (a run, a record), `performance` what was measured of it.
+    """
+
+    key: str
+    version: int
+    kind: str
+    blob: str
+    size_bytes: int
+    created_at: float
+    blueprint: str = ""
+    interface: str = ""
+    lifecycle: Lifecycle = Lifecycle.ACTIVE
+    tags: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    performance: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Key and version in one text: what others refer to."""
+        return f"{self.key}@{self.version}"
+
+    def to_json(self) -> str:
+        """The canonical text from which the digest is taken."""
+        return canonical(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Asset":
+        """Read a canonical text back. Raises DamagedRecordError when it is not one."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            for name in ("tags", "parents", "holders"):
+                fields[name] = tuple(fields[name])
+            fields["lifecycle"] = Lifecycle(fields["lifecycle"])
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedRecordError(f"not an asset record: {error}") from error
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces. Raises ValueError on NaN or infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def checked(text: object, digest: object) -> Asset:
+    """The asset of a record whose digest matches. Raises DamagedRecordError otherwise."""
+    if not isinstance(text, str) or not isinstance(digest, str) or digest_of(text) != digest:
+        raise DamagedRecordError("the record does not match its digest")
+    return Asset.from_json(text)

@@ -1,0 +1,230 @@
+"""Rows, sidecars, blobs and memory cache kept in step; every read verified, damage dealt with."""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from esper_async.urza import garbage, rows
+from esper_async.urza.blobs import BlobStore
+from esper_async.urza.cache import ByteCache, Entry
+from esper_async.urza.database import Database
+from esper_async.urza.errors import DamagedRecordError, UnknownAssetError
+from esper_async.urza.healing import (
+    Repairs,
+    heal_key,
+    newest_or_damage,
+    rebuilder,
+    reconcile,
+)
+from esper_async.urza.records import SERVED, Asset, Lifecycle, digest_of
+from esper_async.urza.sidecars import Sidecars
+
+Change = Callable[[Asset], Asset]
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityFailure:
+    """Something that was found damaged: a "blob", a "row" or the "catalogue"."""
+
+    what: str
+    asset: str
+    detail: str
+
+
+class Shelves:
+    """What `Library` does, without its breaker and statistics; blocking, thread-safe.
+
+    Damage never raises. It is reported to `on_damage`, audited and made good where a second copy
+    exists; otherwise the asset is quarantined and absent.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        actor: str,
+        cache_bytes: int,
+        now: Callable[[], float],
+        on_damage: Callable[[IntegrityFailure], None],
+    ) -> None:
+        self._actor = actor
+        self._now = now
+        self._on_damage = on_damage
+        self._blobs = BlobStore(directory)
+        self._sidecars = Sidecars(directory)
+        self._cache = ByteCache(cache_bytes)
+        self.database = Database(directory, rebuilder(self._sidecars, now))
+
+    def put(self, asset: Asset, content: bytes) -> Asset:
+        """Keep `content` under `asset.key`; `asset` says all but the version and the blob."""
+
+        def work(connection: sqlite3.Connection) -> Asset:
+            newest = self._newest_healed(connection, asset.key)
+            blob = self._blobs.put(content)
+            if newest is None:
+                kept = replace(asset, blob=blob)
+            elif newest.blob == blob and newest.lifecycle is not Lifecycle.QUARANTINED:
+                return newest
+            else:
+                kept = replace(asset, blob=blob, version=newest.version + 1)
+            return self._keep(connection, kept, "put", {"blob": blob, "kind": kept.kind})
+
+        kept = self.database.write(work)
+        self._cache.drop(asset.key)
+        return kept
+
+    def newest(self, key: str) -> Asset | None:
+        """The latest version of `key`, whatever its state."""
+        try:
+            return self.database.read(lambda c: newest_or_damage(c, self._sidecars, key))
+        except DamagedRecordError:
+            return self.database.write(lambda c: self._newest_healed(c, key))
+
+    def cached(self, key: str) -> bytes | None:
+        """The content if it is in memory and nothing has changed in the catalogue since."""
+        entry = self._cache.get(key)
+        if entry is None:
+            return None
+        generation = self.database.generation_now()
+        return entry.content if generation in (None, entry.generation) else None
+
+    def read(self, key: str) -> bytes | None:
+        """The content of the newest version in force, from memory if its record is unchanged."""
+        generation = self.database.generation()
+        asset = self.newest(key)
+        if asset is None or asset.lifecycle not in SERVED:
+            self._cache.drop(key)
+            return None
+        record_digest = digest_of(asset.to_json())
+        entry = self._cache.get(key)
+        if entry is not None and entry.record_digest == record_digest:
+            content: bytes | None = entry.content
+        else:
+            content = self.content(asset)
+        if content is None:
+            return None
+        self._cache.put(key, Entry(content, record_digest, generation))
+        return content
+
+    def content(self, asset: Asset) -> bytes | None:
+        """The verified content of a version; one that is missing or damaged is quarantined."""
+        content = self._blobs.read(asset.blob)
+        if content is None:
+            self.database.write(lambda connection: self._quarantine(connection, asset.id))
+            content = self._blobs.read(asset.blob)
+        return content
+
+    def version(self, asset_id: str) -> Asset | None:
+        """One version by its id."""
+        try:
+            return self.database.read(lambda c: rows.by_id(c, asset_id))
+        except DamagedRecordError as damage:
+            self.reconcile(str(damage))
+        return self.database.read(lambda c: rows.by_id(c, asset_id))
+
+    def find(self, wanted: Mapping[str, str], tag: str | None, limit: int) -> list[Asset]:
+        """The versions whose columns are `wanted`, newest first."""
+        try:
+            return self.database.read(lambda c: rows.matching(c, wanted, tag, limit))
+        except DamagedRecordError as damage:
+            self.reconcile(str(damage))
+        return self.database.read(lambda c: rows.matching(c, wanted, tag, limit))
+
+    def change(
+        self, asset_id: str, action: str, change: Change, detail: Mapping[str, object]
+    ) -> Asset:
+        """Replace what is said about a version. Raises UnknownAssetError."""
+        current = self.version(asset_id)
+        if current is None:
+            raise UnknownAssetError(asset_id)
+
+        def work(connection: sqlite3.Connection) -> Asset:
+            asset = rows.by_id(connection, asset_id)
+            if asset is None:
+                raise UnknownAssetError(asset_id)
+            changed = change(asset)
+            if changed == asset:
+                return asset
+            return self._keep(connection, changed, action, detail)
+
+        changed = self.database.write(work)
+        self._cache.drop(changed.key)
+        return changed
+
+    def reconcile(self, reason: str) -> Repairs:
+        """Mend rows and sidecars from each other."""
+        repairs = reconcile(self.database, self._sidecars)
+        if repairs.damaged_rows or repairs.restored_rows:
+            detail = (
+                f"{reason}: {repairs.damaged_rows} damaged rows, "
+                f"{repairs.restored_rows} restored from sidecars"
+            )
+            self.database.write(lambda connection: self._report(connection, "row", "", detail))
+        return repairs
+
+    def check_structure(self) -> str | None:
+        """Ask SQLite to check its own structure; rebuild, and say why, when it is not whole."""
+        found = self.database.read(
+            lambda c: str(c.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        )
+        if found == "ok":
+            return None
+        self.database.rebuild(found)
+        self.database.write(lambda connection: self._report(connection, "catalogue", "", found))
+        return found
+
+    def everything(self) -> Iterator[Asset]:
+        """All versions whose rows are intact."""
+        return iter(self.database.read(rows.everything)[0])
+
+    def collect_garbage(self, min_age_s: float) -> garbage.Collected:
+        """Delete what nobody can be served and nobody refers to."""
+        now = self._now()
+        return self.database.write(
+            lambda c: garbage.collect(c, self._sidecars, self._blobs, now, min_age_s, self._actor)
+        )
+
+    def close(self) -> None:
+        """Close the database and forget what is in memory."""
+        self.database.close()
+        self._cache.clear()
+
+    def _newest_healed(self, connection: sqlite3.Connection, key: str) -> Asset | None:
+        try:
+            return newest_or_damage(connection, self._sidecars, key)
+        except DamagedRecordError as damage:
+            newest = heal_key(connection, self._sidecars, key)
+            self._report(connection, "row", key, str(damage))
+            return newest
+
+    def _quarantine(self, connection: sqlite3.Connection, asset_id: str) -> None:
+        asset = rows.by_id(connection, asset_id)
+        if asset is None or asset.lifecycle is Lifecycle.QUARANTINED:
+            return
+        if self._blobs.read(asset.blob) is not None:  # somebody has put it again meanwhile
+            return
+        moved_to = self._blobs.quarantine(asset.blob)
+        detail = "the blob is missing" if moved_to is None else f"damaged, kept as {moved_to.name}"
+        self._keep(connection, replace(asset, lifecycle=Lifecycle.QUARANTINED), "quarantined", {})
+        self._report(connection, "blob", asset_id, detail)
+        self._cache.drop(asset.key)
+
+    def _keep(
+        self,
+        connection: sqlite3.Connection,
+        asset: Asset,
+        action: str,
+        detail: Mapping[str, object],
+    ) -> Asset:
+        """Write sidecar, row and audit entry; the sidecar first, from which a lost row returns."""
+        asset.to_json()  # refuses NaN before anything is written
+        self._sidecars.write(asset)
+        rows.store(connection, asset)
+        rows.note(connection, self._now(), self._actor, action, asset.id, detail)
+        return asset
+
+    def _report(self, connection: sqlite3.Connection, what: str, asset: str, detail: str) -> None:
+        failure = {"what": what, "detail": detail}
+        rows.note(connection, self._now(), self._actor, "integrity_failure", asset, failure)
+        self._on_damage(IntegrityFailure(what, asset, detail))
