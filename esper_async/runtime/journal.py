@@ -5,12 +5,14 @@ the journal is opened for writing; damage anywhere else raises, since what follo
 under wrong assumptions.
 """
 
+import errno
+import io
 import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 
 class JournalDamagedError(ValueError):
@@ -74,7 +76,7 @@ def read_journal(path: Path, after_seq: int = 0) -> Iterator[dict[str, Any]]:
 class Journal:
     """The one writer of a journal file. Not thread-safe: a run has one."""
 
-    def __init__(self, file: IO[bytes], last_seq: int) -> None:
+    def __init__(self, file: io.FileIO, last_seq: int) -> None:
         self._file = file
         self._last_seq = last_seq
 
@@ -86,7 +88,7 @@ class Journal:
         if path.exists():
             for record, offset in _scan(path):
                 last_seq, end = record["seq"], offset
-        file = path.open("ab")
+        file = io.FileIO(path, "ab")
         file.truncate(end)
         os.fsync(file.fileno())
         return cls(file, last_seq)
@@ -105,10 +107,11 @@ class Journal:
         """
         seq = self._last_seq + 1
         line = _encode({"seq": seq, **record})
-        start = self._file.tell()
+        start = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(line)
-            self._file.flush()
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, "the disk took only part of a journal record")
             os.fsync(self._file.fileno())
         except OSError:
             os.ftruncate(self._file.fileno(), start)

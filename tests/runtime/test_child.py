@@ -1,7 +1,6 @@
 """Children: spawned, heard, watched, stopped, and explained; none is ever left behind."""
 
 import asyncio
-import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -231,8 +230,8 @@ async def test_a_child_is_not_spawned_off_the_main_thread() -> None:
 
 
 async def test_a_child_leaves_no_descriptor_behind(spawn: Spawn) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     child, _ = await spawn("leave", args={"code": 0})
     await child.wait()
     await asyncio.sleep(0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

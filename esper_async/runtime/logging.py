@@ -1,0 +1,60 @@
+"""Structured logs to one stream: readable lines on a terminal, JSON otherwise."""
+
+import logging
+import os
+import sys
+from typing import Literal, TextIO
+
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+_NUMBERS: dict[str, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure_logging(
+    level: Level = "info",
+    json: bool | None = None,
+    stream: TextIO | None = None,
+    *,
+    color: bool | None = None,
+) -> None:
+    """Send this process's structlog and standard-library logs to `stream` (default: stderr).
+
+    `json` None means JSON unless the stream is a terminal; `color` None means where it is one and
+    NO_COLOR is unset. Calling it again replaces what was configured.
+    """
+    target = stream or sys.stderr
+    terminal = target.isatty()
+    as_json = json if json is not None else not terminal
+    colors = color if color is not None else terminal and not os.environ.get("NO_COLOR")
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if as_json:
+        shared.append(structlog.processors.format_exc_info)
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(default=str)
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=bool(colors))
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_NUMBERS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=target),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=max(_NUMBERS[level], logging.WARNING), handlers=[handler], force=True)

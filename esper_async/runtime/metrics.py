@@ -1,0 +1,149 @@
+"""Metrics under their telemetry names, exposed by Prometheus's conventions.
+
+`oona.publish.latency_ms` becomes `esper_oona_publish_latency_seconds` and takes milliseconds;
+counters end in `_total`. The number of label combinations of one metric is bounded: past the bound
+new ones are counted under the label value "other".
+"""
+
+import re
+import threading
+from collections.abc import Sequence
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+Kind = Literal["counter", "gauge", "histogram"]
+OTHER = "other"
+DEFAULT_BUCKETS_S = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.018, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+)  # fmt: skip
+_VALID = re.compile(r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$")
+
+
+def prometheus_name(name: str, kind: Kind = "gauge") -> str:
+    """Return the exposed name of a telemetry name; raises ValueError for a malformed one."""
+    if not _VALID.match(name):
+        raise ValueError(
+            f"telemetry name {name!r} is not of the form 'subsystem.thing.quantity' in lower case"
+        )
+    flat = "esper_" + name.replace(".", "_")
+    if flat.endswith("_ms"):
+        flat = flat.removesuffix("_ms") + "_seconds"
+    if kind == "counter" and not flat.endswith("_total"):
+        flat += "_total"
+    return flat
+
+
+def exposed_value(name: str, value: float) -> float:
+    """Convert a telemetry value to the exposed base unit: milliseconds to seconds."""
+    return value / 1000.0 if name.endswith("_ms") else value
+
+
+class Metric:
+    """One metric; values go in by its telemetry unit (`_ms` in milliseconds). Thread-safe."""
+
+    def __init__(
+        self, name: str, inner: Counter | Gauge | Histogram, labels: Sequence[str], limit: int
+    ) -> None:
+        self.name = name
+        self._inner = inner
+        self._labels = tuple(labels)
+        self._limit = limit
+        self._seen: set[tuple[str, ...]] = set()
+        self._lock = threading.Lock()
+
+    def add(self, value: float = 1.0, **labels: str) -> None:
+        """Increase a counter or a gauge; raises TypeError for a histogram."""
+        target = self._child(labels)
+        if isinstance(target, Histogram):
+            raise TypeError(f"{self.name} is a histogram: observe it")
+        target.inc(exposed_value(self.name, value))
+
+    def set(self, value: float, **labels: str) -> None:
+        """Set a gauge; raises TypeError for the other kinds."""
+        target = self._child(labels)
+        if not isinstance(target, Gauge):
+            raise TypeError(f"{self.name} is not a gauge: it cannot be set")
+        target.set(exposed_value(self.name, value))
+
+    def observe(self, value: float, **labels: str) -> None:
+        """Add an observation to a histogram; raises TypeError for the other kinds."""
+        target = self._child(labels)
+        if not isinstance(target, Histogram):
+            raise TypeError(f"{self.name} is not a histogram: it cannot be observed")
+        target.observe(exposed_value(self.name, value))
+
+    def _child(self, labels: dict[str, str]) -> Counter | Gauge | Histogram:
+        if set(labels) != set(self._labels):
+            raise ValueError(f"{self.name} has the labels {self._labels}, not {tuple(labels)}")
+        if not self._labels:
+            return self._inner
+        key = tuple(str(labels[label]) for label in self._labels)
+        with self._lock:
+            if key not in self._seen and len(self._seen) >= self._limit:
+                key = (OTHER,) * len(self._labels)
+            self._seen.add(key)
+        return self._inner.labels(*key)
+
+
+class Registry:
+    """The metrics of one process. Asking twice for the same name returns the same metric."""
+
+    def __init__(self, *, label_limit: int = 200) -> None:
+        self.collectors = CollectorRegistry(auto_describe=False)
+        self._metrics: dict[str, tuple[Kind, Metric]] = {}
+        self._label_limit = label_limit
+        self._lock = threading.Lock()
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Metric:
+        """Return a counter that only `add` changes."""
+        return self._get(name, "counter", text, labels)
+
+    def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Metric:
+        """Return a gauge to `set` or `add` to."""
+        return self._get(name, "gauge", text, labels)
+
+    def histogram(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        buckets: Sequence[float] = DEFAULT_BUCKETS_S,
+    ) -> Metric:
+        """Return a histogram to `observe`; `buckets` in the exposed base unit."""
+        return self._get(name, "histogram", text, labels, buckets)
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the text of all metrics and its content type, OpenMetrics if `accept` asks."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.collectors), content_type
+
+    def _get(
+        self,
+        name: str,
+        kind: Kind,
+        text: str,
+        labels: Sequence[str],
+        buckets: Sequence[float] = DEFAULT_BUCKETS_S,
+    ) -> Metric:
+        with self._lock:
+            known = self._metrics.get(name)
+            if known is not None:
+                if known[0] != kind:
+                    raise ValueError(f"{name} is already registered as a {known[0]}, not a {kind}")
+                return known[1]
+            exposed = prometheus_name(name, kind)
+            inner: Counter | Gauge | Histogram
+            if kind == "counter":
+                inner = Counter(exposed, text, labels, registry=self.collectors)
+            elif kind == "gauge":
+                inner = Gauge(exposed, text, labels, registry=self.collectors)
+            else:
+                inner = Histogram(
+                    exposed, text, labels, registry=self.collectors, buckets=tuple(buckets)
+                )
+            metric = Metric(name, inner, labels, self._label_limit)
+            self._metrics[name] = (kind, metric)
+            return metric

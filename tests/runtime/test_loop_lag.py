@@ -1,0 +1,48 @@
+"""The loop's lag is measured from outside, and the guilty code is named."""
+
+import asyncio
+import time
+
+from esper_async.runtime.loop_lag import LoopLag
+
+
+def a_blocking_call() -> None:
+    time.sleep(0.3)
+
+
+async def test_a_blocked_loop_is_reported_with_the_guilty_stack() -> None:
+    reported: list[tuple[float, str]] = []
+    lag = LoopLag(
+        period_s=0.01, stall_s=0.05, on_stall=lambda s, stack: reported.append((s, stack))
+    )
+    lag.start(asyncio.get_running_loop())
+    try:
+        async with asyncio.timeout(10):
+            while lag.last_s == 0.0:
+                await asyncio.sleep(0.005)
+            a_blocking_call()
+            while not reported:
+                await asyncio.sleep(0.005)
+    finally:
+        lag.stop()
+    seconds, stack = reported[0]
+    assert seconds >= 0.05
+    assert "a_blocking_call" in stack
+    assert lag.worst_s >= seconds
+
+
+async def test_an_idle_loop_is_not_reported() -> None:
+    reported: list[str] = []
+    lags: list[float] = []
+    lag = LoopLag(
+        period_s=0.002,
+        stall_s=5,
+        on_lag=lags.append,
+        on_stall=lambda _s, stack: reported.append(stack),
+    )
+    lag.start(asyncio.get_running_loop())
+    async with asyncio.timeout(10):
+        while len(lags) < 20:
+            await asyncio.sleep(0.005)
+    lag.stop()
+    assert reported == []
