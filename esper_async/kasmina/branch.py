@@ -1,0 +1,111 @@
+"""A training branch: a network with every optimizer that trains it.
+
+The run has one; a trial adds a second, the twin, which goes on from the same instant without the
+seed on trial. Withdrawing the seed means taking over the twin's state.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Branch:
+    """A network, the host's optimizer and those of the seeds that are in the forward pass.
+
+    Whoever steps the host's optimizer steps the seeds' ones with it: they follow by a hook, so
+    that accumulation and skipped steps hold for them too.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, clip_norm: float) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.seed_optimizers: dict[str, Optimizer] = {}
+        self._clip_norm = clip_norm
+        self._hook = optimizer.register_step_post_hook(self._step_seeds)
+
+    def _step_seeds(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for seed_optimizer in self.seed_optimizers.values():
+            clip_gradients(seed_optimizer, self._clip_norm)
+            seed_optimizer.step()
+            seed_optimizer.zero_grad(set_to_none=True)
+
+    def copy(self) -> "Branch":
+        """Return an independent branch in the same state; nothing is shared but hyper-parameters.
+
+        Raises:
+            RuntimeError, TypeError: the model or its optimizer cannot be copied.
+        """
+        memo: dict[int, Any] = {}
+        model = copy.deepcopy(self.model, memo)
+        optimizer = copy.deepcopy(self.optimizer, memo)
+        twin = Branch(model, optimizer, clip_norm=self._clip_norm)
+        for seed_id, seed_optimizer in self.seed_optimizers.items():
+            twin.seed_optimizers[seed_id] = copy.deepcopy(seed_optimizer, memo)
+        return twin
+
+    def follow_rates(self, other: "Branch") -> None:
+        """Set every learning rate to that of the same group in `other`."""
+        pairs = [(self.optimizer, other.optimizer)]
+        pairs += [(own, other.seed_optimizers[key]) for key, own in self.seed_optimizers.items()]
+        for own, theirs in pairs:
+            for group, source in zip(own.param_groups, theirs.param_groups, strict=True):
+                group["lr"] = source["lr"]
+
+    def adopt(self, other: "Branch") -> None:
+        """Take over weights, buffers and optimizer state of `other`, in place.
+
+        The two must have the same topology. `other` must not be used afterwards: its optimizer
+        state is moved, not copied. Learning rates stay.
+        """
+        mine = dict(self.model.named_parameters())
+        theirs = dict(other.model.named_parameters())
+        buffers = dict(self.model.named_buffers())
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(theirs[name])
+                parameter.grad = None
+            for name, buffer in other.model.named_buffers():
+                buffers[name].copy_(buffer)
+        _move_state(other.optimizer, self.optimizer)
+        for seed_id, seed_optimizer in self.seed_optimizers.items():
+            _move_state(other.seed_optimizers[seed_id], seed_optimizer)
+
+    def close(self) -> None:
+        """Stop following the host's optimizer."""
+        self._hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the network and of its optimizers; tensors are shared, not copied."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "seed_optimizers": {
+                key: optimizer.state_dict() for key, optimizer in self.seed_optimizers.items()
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state; the topology must be the same already."""
+        self.model.load_state_dict(state["model"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for key, saved in state["seed_optimizers"].items():
+            self.seed_optimizers[key].load_state_dict(saved)
+
+
+def clip_gradients(optimizer: Optimizer, limit: float) -> None:
+    """Scale the gradients of an optimizer's parameters to a total norm of at most `limit`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def _move_state(source: Optimizer, target: Optimizer) -> None:
+    for theirs, mine in zip(source.param_groups, target.param_groups, strict=True):
+        for from_parameter, to_parameter in zip(theirs["params"], mine["params"], strict=True):
+            state: dict[str, Tensor] = source.state.pop(from_parameter, {})
+            if state:
+                target.state[to_parameter] = state
+            else:
+                target.state.pop(to_parameter, None)

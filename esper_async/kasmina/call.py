@@ -1,0 +1,112 @@
+"""Calling a host on a batch: as it is, or with other parameters and buffers in its place."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+
+
+class BatchError(ValueError):
+    """A batch is not one that the forward function understands."""
+
+
+def default_forward(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """Run a batch (input, target); an input that is a tuple or dict is spread over arguments.
+
+    Raises:
+        BatchError: the batch is not a pair.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise BatchError(
+            f"a batch should be (input, target), not {describe(batch)}; "
+            f"give the task a forward(model, batch) that returns (output, target)"
+        )
+    source, target = batch
+    if isinstance(source, Mapping):
+        return model(**source), target
+    if isinstance(source, tuple | list):
+        return model(*source), target
+    return model(source), target
+
+
+def describe(value: Any) -> str:
+    """Return a few words about a value, for messages: its type and shape or length."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict with the keys {sorted(map(str, value))}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+class Call(nn.Module):
+    """A host together with its forward function, as one module.
+
+    It is what `functional_call` needs in order to swap tensors under a forward function that is not
+    the module's own. It holds the host without owning it: make one where it is needed.
+    """
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self.run = forward
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return (output, target) of a batch."""
+        return self.run(self.model, batch)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor]:
+        """Return (output, target) with `tensors` (named as in the host) in place of its own."""
+        swapped = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        return cast(tuple[Tensor, Tensor], functional_call(self, swapped, (batch,)))
+
+
+def detached_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters by name as views that no gradient reaches; they share storage."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def cloned_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the buffers by name."""
+    return {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Return those parameters that ask for a gradient."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def first_batch_size(batch: Any) -> int:
+    """Return the size of the first dimension of the first tensor found in a batch.
+
+    Raises:
+        BatchError: there is no tensor with a dimension in it.
+    """
+    pending = [batch]
+    while pending:
+        value = pending.pop(0)
+        if isinstance(value, Tensor) and value.ndim:
+            return value.shape[0]
+        if isinstance(value, Mapping):
+            pending[:0] = list(value.values())
+        elif isinstance(value, tuple | list):
+            pending[:0] = list(value)
+    raise BatchError(f"no tensor found in the batch, which is {describe(batch)}")
+
+
+def move(batch: Any, device: torch.device) -> Any:
+    """Return the batch with every tensor on `device`; the very same object where nothing moves."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: move(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(move(value, device) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(move(value, device) for value in batch)
+    return batch

@@ -1,0 +1,142 @@
+"""Losses by sample, and evaluating several variants of a network in one pass over the data."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_async.kasmina.call import first_batch_size, move
+from esper_async.kasmina.quantity import PairedBy
+
+Loss = Callable[..., Tensor]
+Metric = Callable[[Tensor, Tensor], Tensor]
+Variant = Callable[[Any], tuple[Tensor, Tensor]]
+
+
+class EmptyLoaderError(ValueError):
+    """A loader yielded no batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one variant scored on a split: losses (N,) in float64, weights (N,), metric means."""
+
+    losses: Tensor
+    weights: Tensor
+    metrics: Mapping[str, float]
+    paired_by: PairedBy
+
+    @property
+    def loss(self) -> float:
+        """The mean loss by sample."""
+        return float((self.losses * self.weights).sum() / self.weights.sum())
+
+
+class SampleLoss:
+    """A loss that can be asked for one value a sample.
+
+    A functional loss with a `reduction` argument and a loss module with a `reduction` attribute
+    are paired by sample; any other by batch.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.mean = loss
+        self._unreduced = _without_reduction(loss)
+
+    @property
+    def paired_by(self) -> PairedBy:
+        """Whether `each` gives a value a sample or a batch."""
+        return "batch" if self._unreduced is None else "sample"
+
+    def each(self, output: Tensor, target: Tensor, batch_size: int) -> tuple[Tensor, float]:
+        """Return losses (batch_size,), or (1,), in float64, and the weight of each.
+
+        A loss with several values a sample (a token each, say) is averaged over them, the batch
+        being the slowest dimension.
+        """
+        if self._unreduced is None:
+            return self.mean(output, target).detach().double().reshape(1), float(batch_size)
+        values = self._unreduced(output, target).detach().double()
+        if values.numel() % batch_size:
+            raise ValueError(
+                f"the loss gave {values.numel()} values for a batch of {batch_size} samples"
+            )
+        return values.reshape(batch_size, -1).mean(dim=1), 1.0
+
+
+def _without_reduction(loss: Loss) -> Loss | None:
+    if isinstance(loss, nn.Module):
+        if getattr(loss, "reduction", None) != "mean":
+            return None
+        unreduced = copy.copy(loss)
+        unreduced.reduction = "none"
+        return unreduced
+    try:
+        accepts = "reduction" in inspect.signature(loss).parameters
+    except (TypeError, ValueError):
+        return None
+    return (lambda *pair: loss(*pair, reduction="none")) if accepts else None
+
+
+class _Tally:
+    """Losses and metrics of one variant as batches come in."""
+
+    def __init__(self, loss: SampleLoss, metrics: Mapping[str, Metric]) -> None:
+        self._loss = loss
+        self._metrics = metrics
+        self._losses: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self._sums = dict.fromkeys(metrics, 0.0)
+        self._count = 0
+
+    def add(self, output: Tensor, target: Tensor, batch_size: int) -> None:
+        losses, weight = self._loss.each(output, target, batch_size)
+        self._losses.append(losses)
+        self._weights.append(torch.full_like(losses, weight))
+        self._count += batch_size
+        for name, metric in self._metrics.items():
+            value = torch.as_tensor(metric(output, target)).double()
+            self._sums[name] += float(value.mean()) * batch_size
+
+    def result(self) -> Evaluation:
+        return Evaluation(
+            torch.cat(self._losses).cpu(),
+            torch.cat(self._weights).cpu(),
+            {name: total / self._count for name, total in self._sums.items()},
+            self._loss.paired_by,
+        )
+
+
+def evaluate(
+    variants: Mapping[str, Variant],
+    loader: Iterable[Any],
+    loss: SampleLoss,
+    *,
+    metrics: Mapping[str, Metric] | None = None,
+    device: torch.device | None = None,
+) -> dict[str, Evaluation]:
+    """Run every variant on every batch and return what each scored, under the variant's name.
+
+    The loader is iterated once, whatever the number of variants. No gradient is recorded; modes
+    are the variants' own business.
+
+    Raises:
+        EmptyLoaderError: the loader yields nothing.
+    """
+    tallies = {name: _Tally(loss, metrics or {}) for name in variants}
+    empty = True
+    with torch.no_grad():
+        for raw in loader:
+            empty = False
+            batch = raw if device is None else move(raw, device)
+            size = first_batch_size(batch)
+            for name, variant in variants.items():
+                output, target = variant(batch)
+                tallies[name].add(output, target, size)
+    if empty:
+        raise EmptyLoaderError("the validation loader yielded no batch; it needs at least one")
+    return {name: tally.result() for name, tally in tallies.items()}

@@ -1,0 +1,467 @@
+"""The executor: plants, trains, blends, judges and removes seeds, on command and by rule."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from esper_async.kasmina.branch import Branch
+from esper_async.kasmina.call import Call, Forward
+from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
+from esper_async.kasmina.gates import (
+    GateResult,
+    gradient_health,
+    interface_holds,
+    reset_done,
+    stability,
+    system_impact,
+)
+from esper_async.kasmina.kernels import build_kernel
+from esper_async.kasmina.kernels.graft import BlendMode, Graft
+from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.quantity import Quantity, paired_difference
+from esper_async.kasmina.random_state import RandomStream, fresh_stream
+from esper_async.kasmina.seed import Candidate, Seed, seed_stream
+from esper_async.kasmina.seed_optimizer import sibling_optimizer
+from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
+from esper_async.kasmina.sites import Site
+from esper_async.kasmina.stage import ACTIVE, Stage, check_transition
+from esper_async.kasmina.tournament import rank
+from esper_async.kasmina.trend import LossTrend
+from esper_async.kasmina.trial import TrainStep, Trial
+
+TransitionListener = Callable[[Seed, Stage, Stage, GateResult | None], None]
+_RESTING = (Stage.CULLED, Stage.EMBARGOED, Stage.RESETTING)
+
+
+class CommandRefusedError(ValueError):
+    """A command cannot be carried out; nothing was changed, and the message says why."""
+
+
+class Executor:
+    """The seeds of one run. It obeys commands and its own gates; it decides nothing.
+
+    Args:
+        branch: the run's network and optimizers.
+        forward: how the network is called on a batch.
+        loss: the run's loss.
+        sites: where seeds may grow.
+        options: limits, schedule and margins.
+        run_seed: seeds' weights and random numbers derive from it.
+        train_step: trains a twin on a batch; without it trials are judged against a trend.
+        on_transition: told of every stage change, after it happened.
+    """
+
+    def __init__(
+        self,
+        branch: Branch,
+        *,
+        forward: Forward,
+        loss: SampleLoss,
+        sites: Sequence[Site],
+        options: GrowthOptions,
+        run_seed: int,
+        train_step: TrainStep | None = None,
+        on_transition: TransitionListener | None = None,
+    ) -> None:
+        self.branch = branch
+        self.sites = {site.name: site for site in sites}
+        self.options = options
+        self.seeds: dict[str, Seed] = {}
+        self.trial: Trial | None = None
+        self.host_parameters = sum(p.numel() for p in branch.model.parameters())
+        self.boundary = 0
+        self.steps = 0
+        self.steps_per_boundary = 1
+        self.shadow_passes = 0
+        self._steps_at_boundary = 0
+        self._call = Call(branch.model, forward)
+        self._forward = forward
+        self._loss = loss
+        self._run_seed = run_seed
+        self._train_step = train_step if options.twin != "off" else None
+        self._listener = on_transition
+        self._training: list[Seed] = []
+        self._trend = LossTrend()
+        self._margin_scale = 1.0
+
+    # -- what the run looks like ---------------------------------------------------------------
+
+    def in_stage(self, *stages: Stage) -> list[Seed]:
+        """Return the seeds in one of `stages`, oldest first."""
+        return [seed for seed in self.seeds.values() if seed.stage in stages]
+
+    @property
+    def kept(self) -> list[Seed]:
+        """The seeds that became part of the network."""
+        return self.in_stage(Stage.FOSSILIZED)
+
+    @property
+    def added_parameters(self) -> int:
+        """Parameters of the seeds in the forward pass."""
+        return sum(seed.parameter_count for seed in self._in_forward())
+
+    @property
+    def remaining_parameters(self) -> int:
+        """Parameters that may still be added within the budget."""
+        budget = int(self.options.parameter_budget * self.host_parameters)
+        return budget - self.added_parameters
+
+    def resting_sites(self) -> set[str]:
+        """Return the names of sites under embargo."""
+        return {seed.site.name for seed in self.in_stage(*_RESTING)}
+
+    def room_for_a_seed(self) -> bool:
+        """Whether another seed may be blended, now or once the present trial has ended."""
+        return len(self._in_forward()) < self.options.max_seeds
+
+    def with_optimizer(self) -> list[Seed]:
+        """Return the seeds that learn."""
+        return [*self._training, *self._in_forward()]
+
+    def _in_forward(self) -> list[Seed]:
+        return self.kept + ([self.trial.seed] if self.trial is not None else [])
+
+    # -- commands ------------------------------------------------------------------------------
+
+    def germinate(self, candidates: Sequence[Candidate]) -> list[Seed]:
+        """Plant candidates as one tournament; they train in shadow from the next batch on.
+
+        Raises:
+            CommandRefusedError: G0 failed for one of them; none is planted.
+        """
+        self._check_germination(candidates)
+        tournament = f"t{self._tournaments() + 1}"
+        planted = [self._plant(candidate, tournament) for candidate in candidates]
+        for seed in planted:
+            self._move(seed, Stage.TRAINING, None)
+            start_shadow(self.branch.model, seed)
+            self._training.append(seed)
+        return planted
+
+    def cull(self, seed_id: str, reason: str) -> None:
+        """Remove a seed: at once before BLENDING, by adopting its twin after.
+
+        Raises:
+            CommandRefusedError: there is no such seed, or it is not active.
+        """
+        seed = self.seeds.get(seed_id)
+        if seed is None:
+            known = ", ".join(self.seeds) or "none"
+            raise CommandRefusedError(f"there is no seed {seed_id!r}; this run has: {known}")
+        if seed.stage not in ACTIVE:
+            raise CommandRefusedError(
+                f"seed {seed_id} is {seed.stage.name}; only a seed between GERMINATED and "
+                f"PROBATIONARY can be culled"
+            )
+        self._remove(seed, GateResult("G0", True, reason, {}, self.boundary))
+
+    def _check_germination(self, candidates: Sequence[Candidate]) -> None:
+        limit = self.options.max_candidates - len(self._training)
+        if not 1 <= len(candidates) <= limit:
+            raise CommandRefusedError(
+                f"{len(candidates)} candidates proposed; between 1 and {limit} can train now"
+            )
+        if not self.room_for_a_seed():
+            raise CommandRefusedError(f"max_seeds ({self.options.max_seeds}) is reached")
+        for candidate in candidates:
+            if candidate.site not in self.sites:
+                known = ", ".join(self.sites)
+                raise CommandRefusedError(f"no site {candidate.site!r}; known: {known}")
+            if candidate.site in self.resting_sites():
+                raise CommandRefusedError(f"site {candidate.site!r} is under embargo")
+
+    def _plant(self, candidate: Candidate, tournament: str) -> Seed:
+        number = len(self.seeds) + 1
+        site = self.sites[candidate.site]
+        kernel = build_kernel(
+            candidate.blueprint,
+            site.interface,
+            candidate.parameters,
+            seed=self._run_seed * 1000 + number,
+            drill=self.options.drill,
+        )
+        count = sum(parameter.numel() for parameter in kernel.parameters())
+        if count > self.remaining_parameters:
+            raise CommandRefusedError(
+                f"{candidate.blueprint} at {site.name} has {count} parameters; the budget has "
+                f"room for {self.remaining_parameters}"
+            )
+        first = next(self.branch.model.parameters())
+        mode: BlendMode = "residual" if kernel.output == "change" else "convex"
+        graft = Graft(kernel, form=site.form, mode=candidate.blend or mode).to(first.device)
+        seed = Seed(
+            id=f"s{number}",
+            site=site,
+            candidate=candidate,
+            graft=graft,
+            optimizer=sibling_optimizer(self.branch.optimizer, kernel.parameters()),
+            tournament=tournament,
+            born_boundary=self.boundary,
+            stream=seed_stream(self._run_seed, f"s{number}"),
+        )
+        self.seeds[seed.id] = seed
+        reason = f"{candidate.blueprint} fits {site.interface.key}"
+        numbers = {"parameters": float(count), "budget": float(self.remaining_parameters)}
+        self._tell(
+            seed,
+            Stage.DORMANT,
+            Stage.GERMINATED,
+            GateResult("G0", True, reason, numbers, self.boundary),
+        )
+        return seed
+
+    def _tournaments(self) -> int:
+        return len({seed.tournament for seed in self.seeds.values()})
+
+    # -- every step ----------------------------------------------------------------------------
+
+    def after_step(self, batch: Any) -> None:
+        """Go on by one optimizer step of the host, which was trained on `batch`."""
+        self.steps += 1
+        if self._training:
+            for seed in self._training:
+                seed.stage_steps += 1
+            if self.steps % self.options.shadow_every == 0:
+                self._shadow(batch)
+        if self.trial is not None:
+            self.trial.seed.stage_steps += 1
+            self.trial.after_step(batch)
+
+    def _shadow(self, batch: Any) -> None:
+        for seed in self._training:
+            if not seed.held:
+                shadow_step(
+                    self._call, seed, batch, self._loss.mean, clip_norm=self.options.clip_norm
+                )
+                self.shadow_passes += 1
+
+    # -- every boundary ------------------------------------------------------------------------
+
+    def start_boundary(self) -> None:
+        """Count a boundary; what is measured next belongs to it."""
+        self.boundary += 1
+        self.steps_per_boundary = max(self.steps - self._steps_at_boundary, 1)
+        self._steps_at_boundary = self.steps
+        for seed in self.seeds.values():
+            seed.stage_boundaries += 1
+        if self.trial is not None and self.trial.average is not None:
+            self.trial.boundaries_past_ramp += 1
+
+    def variants(self) -> dict[str, Variant]:
+        """Return what must be evaluated on the decision split, beside the host itself."""
+        found: dict[str, Variant] = {}
+        if self.trial is not None:
+            found |= self.trial.variants(self._forward)
+        for seed in self._due():
+            found[f"shadow:{seed.id}"] = shadow_variant(self._call, seed)
+        return found
+
+    def modules(self) -> list[torch.nn.Module]:
+        """Return every module that an evaluation touches beside the host."""
+        twin = [] if self.trial is None else [self.trial.twin.model]
+        return [*twin, *(seed.graft for seed in self._training)]
+
+    def advance(self, results: Mapping[str, Evaluation]) -> None:
+        """Judge every seed on what was measured ("host" and the variants), and move it on."""
+        host = results["host"]
+        self._margin_scale = abs(host.loss) if self.options.relative_margins else 1.0
+        self._rest()
+        if self.trial is not None:
+            self._judge_trial(self.trial, results)
+        self._judge_tournaments(results)
+        self._trend.add(host.loss)
+
+    def _due(self) -> list[Seed]:
+        """Return the candidates of tournaments whose dwell is over, if one could go on trial."""
+        if self.trial is not None and not self._trial_may_end():
+            return []
+        ready = []
+        for tournament in {seed.tournament: None for seed in self._training}:
+            members = [seed for seed in self._training if seed.tournament == tournament]
+            if all(seed.stage_steps >= self.options.dwell_steps for seed in members):
+                ready += members
+        return ready
+
+    def _trial_may_end(self) -> bool:
+        trial = self.trial
+        if trial is None or trial.seed.stage is not Stage.PROBATIONARY:
+            return False
+        return trial.boundaries_past_ramp % self.options.window_boundaries == 0
+
+    def _judge_tournaments(self, results: Mapping[str, Evaluation]) -> None:
+        measured = [seed for seed in self._training if f"shadow:{seed.id}" in results]
+        if self.trial is not None or not measured:
+            return
+        tournament = measured[0].tournament
+        members = [seed for seed in measured if seed.tournament == tournament]
+        for seed in members:
+            seed.clean_contribution = self._paired(results, "host", f"shadow:{seed.id}")
+        winner: Seed | None = None
+        for seed in rank(members):
+            verdict = self._trainable_verdict(seed)
+            if winner is None and verdict.passed and self._has_room(seed):
+                winner = seed
+            elif verdict.passed:
+                self._remove(
+                    seed,
+                    GateResult("G2", False, "lost its tournament", verdict.numbers, self.boundary),
+                )
+            else:
+                self._remove(seed, verdict)
+        if winner is not None:
+            self._blend(winner, winner.gates[-1])
+
+    def _has_room(self, seed: Seed) -> bool:
+        return self.room_for_a_seed() and seed.parameter_count <= self.remaining_parameters
+
+    def _trainable_verdict(self, seed: Seed) -> GateResult:
+        """G1 and then G2; the one that decided is returned, both are noted."""
+        record = seed.gradients
+        health = gradient_health(
+            parameters=seed.parameter_count,
+            steps=record.steps,
+            finite=None if record.finite is None else bool(record.finite),
+            unreached=None if record.reached is None else int((~record.reached).sum()),
+            boundary=self.boundary,
+        )
+        seed.gates.append(health)
+        if not health.passed:
+            return health
+        margin = self.options.g2_margin * self._margin_scale
+        verdict = stability(seed.clean_contribution, margin=margin, boundary=self.boundary)
+        seed.gates.append(verdict)
+        return verdict
+
+    def _blend(self, seed: Seed, gate: GateResult) -> None:
+        self._training.remove(seed)
+        seed.buffers = {}
+        self._move(seed, Stage.BLENDING, gate)
+        self._trend.freeze()
+        self.trial = Trial(
+            self.branch,
+            seed,
+            train_step=self._train_step,
+            stream=RandomStream(fresh_stream(self._run_seed, "twin", seed.id)),
+            ramp_steps=self.options.ramp_boundaries * self.steps_per_boundary,
+            horizon_steps=self.steps_per_boundary,
+        )
+
+    def _judge_trial(self, trial: Trial, results: Mapping[str, Evaluation]) -> None:
+        seed = trial.seed
+        seed.dependence = self._paired(results, "off", "host")
+        if seed.stage is Stage.BLENDING:
+            if trial.ramp_complete:
+                gate = GateResult("G2", True, "ramp complete", {"alpha": 1.0}, self.boundary)
+                self._move(seed, Stage.SHADOWING, gate)
+                trial.start_averaging()
+            return
+        self._measure_benefit(trial, results)
+        if seed.stage is Stage.SHADOWING:
+            gate = interface_holds(
+                on_loss=results["host"].loss, off_loss=results["off"].loss, boundary=self.boundary
+            )
+            if not gate.passed:
+                self._remove(seed, gate)
+                return
+            self._move(seed, Stage.PROBATIONARY, gate)
+        if self._trial_may_end():
+            self._judge_benefit(trial)
+
+    def _measure_benefit(self, trial: Trial, results: Mapping[str, Evaluation]) -> None:
+        if "twin" in results and "averaged" in results:
+            trial.seed.benefit_vs_twin = self._paired(results, "twin", "averaged")
+        elif "averaged" in results:
+            trial.seed.benefit_vs_twin = self._trend.benefit(
+                results["averaged"].loss, self.boundary
+            )
+
+    def _judge_benefit(self, trial: Trial) -> None:
+        seed = trial.seed
+        seed.windows += 1
+        margin = self.options.g4_margin * self._margin_scale
+        gate = system_impact(seed.benefit_vs_twin, margin=margin, boundary=self.boundary)
+        seed.gates.append(gate)
+        if gate.passed:
+            self._fossilize(trial, gate)
+        elif seed.windows >= self.options.max_windows:
+            self._remove(seed, gate)
+
+    def _fossilize(self, trial: Trial, gate: GateResult) -> None:
+        trial.keep()
+        self.trial = None
+        seed = trial.seed
+        if self.options.fossilized_frozen:
+            self.branch.seed_optimizers.pop(seed.id, None)
+            for parameter in seed.kernel.parameters():
+                parameter.requires_grad_(False)
+        self._move(seed, Stage.FOSSILIZED, gate)
+
+    def finish(self, results: Mapping[str, Evaluation]) -> None:
+        """End the run's growth: drop what trains in shadow, judge the trial on what it has."""
+        for seed in list(self._training):
+            self._remove(seed, GateResult("G0", True, "the run ended", {}, self.boundary))
+        trial = self.trial
+        if trial is None:
+            return
+        self._measure_benefit(trial, results)
+        margin = self.options.g4_margin * self._margin_scale
+        gate = system_impact(trial.seed.benefit_vs_twin, margin=margin, boundary=self.boundary)
+        trial.seed.gates.append(gate)
+        if gate.passed and trial.seed.stage is Stage.PROBATIONARY:
+            self._fossilize(trial, gate)
+        else:
+            self._remove(trial.seed, gate)
+
+    def _paired(
+        self, results: Mapping[str, Evaluation], without: str, with_seed: str
+    ) -> Quantity | None:
+        if without not in results or with_seed not in results:
+            return None
+        one, other = results[without], results[with_seed]
+        return paired_difference(one.losses, other.losses, one.paired_by)
+
+    # -- endings -------------------------------------------------------------------------------
+
+    def _remove(self, seed: Seed, gate: GateResult) -> None:
+        if self.trial is not None and self.trial.seed is seed:
+            self.trial.withdraw()
+            self.trial = None
+        else:
+            self._training.remove(seed)
+        seed.buffers = {}
+        seed.optimizer = None
+        seed.ended_boundary = self.boundary
+        seed.rest_boundaries = self.options.embargo_boundaries
+        self._move(seed, Stage.CULLED, gate)
+
+    def _rest(self) -> None:
+        """Lead culled seeds through embargo and reset back to DORMANT."""
+        for seed in self.in_stage(*_RESTING):
+            if seed.stage is Stage.CULLED:
+                self._move(seed, Stage.EMBARGOED, None)
+            seed.rest_boundaries -= 1
+            if seed.rest_boundaries <= 0:
+                self._move(seed, Stage.RESETTING, None)
+                self._move(seed, Stage.DORMANT, self._reset_gate(seed))
+
+    def _reset_gate(self, seed: Seed) -> GateResult:
+        site = self.branch.model.get_submodule(seed.site.path)
+        return reset_done(
+            left_in_optimizers=int(seed.id in self.branch.seed_optimizers),
+            attached=hasattr(site, seed.attribute),
+            boundary=self.boundary,
+        )
+
+    def _move(self, seed: Seed, target: Stage, gate: GateResult | None) -> None:
+        check_transition(seed.id, seed.stage, target)
+        source, seed.stage = seed.stage, target
+        seed.stage_steps = 0
+        seed.stage_boundaries = 0
+        self._tell(seed, source, target, gate)
+
+    def _tell(self, seed: Seed, source: Stage, target: Stage, gate: GateResult | None) -> None:
+        if gate is not None and (not seed.gates or seed.gates[-1] is not gate):
+            seed.gates.append(gate)
+        if self._listener is not None:
+            self._listener(seed, source, target, gate)

@@ -1,0 +1,112 @@
+"""The gates of a seed's life: pure judgements on measured numbers, each with its reason.
+
+A number that was not measured fails its gate.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from esper_async.kasmina.quantity import Quantity
+
+GateName = Literal["G0", "G1", "G2", "G3", "G4", "G5"]
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What a gate decided at which boundary, on which numbers, and why."""
+
+    name: GateName
+    passed: bool
+    reason: str
+    numbers: Mapping[str, float | None]
+    boundary: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; a number that is not finite becomes None."""
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "reason": self.reason,
+            "boundary": self.boundary,
+            "numbers": {
+                key: value if value is not None and math.isfinite(value) else None
+                for key, value in self.numbers.items()
+            },
+        }
+
+
+def gradient_health(
+    *, parameters: int, steps: int, finite: bool | None, unreached: int | None, boundary: int
+) -> GateResult:
+    """G1: gradients finite, and every tensor reached within the first 20 shadow steps."""
+    numbers = {
+        "parameters": float(parameters),
+        "shadow_steps": float(steps),
+        "unreached_tensors": None if unreached is None else float(unreached),
+    }
+    if parameters == 0:
+        return GateResult("G1", True, "not applicable: no parameters", numbers, boundary)
+    if steps == 0 or finite is None or unreached is None:
+        return GateResult("G1", False, "gradients were not measured", numbers, boundary)
+    if not finite:
+        return GateResult("G1", False, "a gradient was not finite", numbers, boundary)
+    if unreached:
+        reason = f"{unreached} tensors received no gradient within 20 steps"
+        return GateResult("G1", False, reason, numbers, boundary)
+    return GateResult("G1", True, "finite, and every tensor is reached", numbers, boundary)
+
+
+def stability(contribution: Quantity | None, *, margin: float, boundary: int) -> GateResult:
+    """G2: the lower bound of the clean contribution is above `margin` (which is below 0)."""
+    numbers: dict[str, float | None] = {"margin": margin}
+    if contribution is None:
+        return GateResult("G2", False, "clean contribution not measured", numbers, boundary)
+    numbers |= {"mean": contribution.mean, "low": contribution.low, "high": contribution.high}
+    if contribution.low > margin:
+        return GateResult("G2", True, "does no harm when switched on", numbers, boundary)
+    return GateResult("G2", False, "would harm when switched on", numbers, boundary)
+
+
+def interface_holds(
+    *,
+    on_loss: float | None,
+    off_loss: float | None,
+    boundary: int,
+) -> GateResult:
+    """G3: with the seed on and with it off, the network's outputs are finite."""
+    numbers = {"on_loss": on_loss, "off_loss": off_loss}
+    if on_loss is None or off_loss is None:
+        return GateResult("G3", False, "on-path or off-path not measured", numbers, boundary)
+    if not (math.isfinite(on_loss) and math.isfinite(off_loss)):
+        return GateResult("G3", False, "on-path or off-path is not finite", numbers, boundary)
+    return GateResult("G3", True, "on-path and off-path hold", numbers, boundary)
+
+
+def system_impact(benefit: Quantity | None, *, margin: float, boundary: int) -> GateResult:
+    """G4: the lower bound of the benefit against the twin is above `margin`.
+
+    An estimated benefit (no twin) must clear twice the margin.
+    """
+    numbers: dict[str, float | None] = {"margin": margin}
+    if benefit is None:
+        return GateResult("G4", False, "benefit not measured", numbers, boundary)
+    needed = 2 * margin if benefit.estimated else margin
+    numbers |= {
+        "margin": needed,
+        "mean": benefit.mean,
+        "low": benefit.low,
+        "high": benefit.high,
+    }
+    if benefit.low > needed:
+        return GateResult("G4", True, "better than without the seed", numbers, boundary)
+    return GateResult("G4", False, "not shown to be better than without it", numbers, boundary)
+
+
+def reset_done(*, left_in_optimizers: int, attached: bool, boundary: int) -> GateResult:
+    """G5: nothing of a culled seed is left in the network or in an optimizer."""
+    numbers: dict[str, float | None] = {"left_in_optimizers": float(left_in_optimizers)}
+    if left_in_optimizers or attached:
+        return GateResult("G5", False, "a trace of the seed is left", numbers, boundary)
+    return GateResult("G5", True, "no trace left", numbers, boundary)

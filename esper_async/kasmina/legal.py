@@ -1,0 +1,104 @@
+"""Which blueprints may be planted where: those certified for the site's interface."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from esper_async.kasmina.certificate import Certificate
+from esper_async.kasmina.kernels import blueprints_for, kernel_class
+from esper_async.kasmina.kernels.graft import BlendMode
+from esper_async.kasmina.proof import certificate_key, prove
+from esper_async.kasmina.sites import Site
+
+Progress = Callable[[int, int, str], None]
+
+
+class CertificateStore(Protocol):
+    """Where certificates survive a restart."""
+
+    def certificate(self, key: str) -> dict[str, Any] | None:
+        """Return the record stored under `key`, or None."""
+        ...
+
+    def put_certificate(
+        self, key: str, record: dict[str, Any], *, blueprint: str, interface: str
+    ) -> object:
+        """Store a record under `key`."""
+        ...
+
+
+class MemoryStore:
+    """Certificates of this process alone."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, dict[str, Any]] = {}
+
+    def certificate(self, key: str) -> dict[str, Any] | None:
+        """Return the record stored under `key`, or None."""
+        return self._records.get(key)
+
+    def put_certificate(
+        self, key: str, record: dict[str, Any], *, blueprint: str, interface: str
+    ) -> None:
+        """Store a record under `key`."""
+        self._records[key] = record
+
+
+@dataclass(frozen=True, slots=True)
+class LegalPair:
+    """A certified blueprint at a site, with what the certificate measured."""
+
+    site: Site
+    blueprint: str
+    blend: BlendMode
+    parameters: int
+
+
+def certify(
+    blueprint: str, site: Site, store: CertificateStore, *, drill: bool = False
+) -> Certificate:
+    """Return the certificate of a blueprint at a site, proving it now if none is stored."""
+    key = certificate_key(blueprint, site.interface)
+    record = store.certificate(key)
+    if record is not None:
+        return Certificate.from_json(json.dumps(record))
+    certificate = prove(blueprint, site.interface, drill=drill)
+    record = json.loads(certificate.to_json())
+    store.put_certificate(key, record, blueprint=blueprint, interface=site.interface.key)
+    return certificate
+
+
+def legal_pairs(
+    sites: Sequence[Site],
+    store: CertificateStore,
+    *,
+    tiers: Iterable[str],
+    only: Iterable[str] | None = None,
+    drill: bool = False,
+    progress: Progress | None = None,
+) -> list[LegalPair]:
+    """Return every certified pair of a site and a blueprint of the allowed tiers.
+
+    What is not yet certified is proved now, with `progress(done, total, what)`.
+    """
+    wanted = None if only is None else set(only)
+    allowed = set(tiers)
+    pairs = [
+        (site, blueprint.id)
+        for site in sites
+        for blueprint in blueprints_for(site.interface, drill=drill)
+        if (blueprint.tier in allowed) and (wanted is None or blueprint.id in wanted)
+    ]
+    found = []
+    for done, (site, blueprint) in enumerate(pairs):
+        if progress is not None:
+            progress(done, len(pairs), f"{blueprint} at {site.name}")
+        certificate = certify(blueprint, site, store, drill=drill)
+        if certificate.passed and certificate.parameter_count is not None:
+            output = kernel_class(blueprint, drill=drill).output
+            blend: BlendMode = "residual" if output == "change" else "convex"
+            found.append(LegalPair(site, blueprint, blend, certificate.parameter_count))
+    if progress is not None:
+        progress(len(pairs), len(pairs), "done")
+    return found

@@ -1,0 +1,50 @@
+"""Random streams: each owner of randomness draws from its own, and leaves the others alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def fresh_stream(*parts: int | str) -> Tensor:
+    """Return the state (bytes) of a CPU generator seeded by `parts`, the same for the same parts.
+
+    The global generators are not touched.
+    """
+    digest = 0xCBF29CE484222325
+    for byte in "/".join(map(str, parts)).encode():
+        digest = ((digest ^ byte) * 0x100000001B3) % 2**64
+    generator = torch.Generator()
+    generator.manual_seed(digest % 2**63)
+    return generator.get_state()
+
+
+class RandomStream:
+    """One owner's stream of random numbers, kept apart from the global one.
+
+    `with stream.active():` draws from it; the global CPU and CUDA states are restored on exit, also
+    when the body raises.
+    """
+
+    def __init__(self, state: Tensor) -> None:
+        self.state = state
+        self._cuda_state: Tensor | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this the global stream for the length of a block."""
+        outside = torch.get_rng_state()
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        outside_cuda = torch.cuda.get_rng_state() if cuda else None
+        torch.set_rng_state(self.state)
+        if cuda and self._cuda_state is not None:
+            torch.cuda.set_rng_state(self._cuda_state)
+        try:
+            yield
+        finally:
+            self.state = torch.get_rng_state()
+            torch.set_rng_state(outside)
+            if outside_cuda is not None:
+                self._cuda_state = torch.cuda.get_rng_state()
+                torch.cuda.set_rng_state(outside_cuda)

@@ -1,0 +1,128 @@
+"""A seed: one kernel at one site, with its stage, its optimizer and what was measured of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper_async.kasmina.gates import GateResult
+from esper_async.kasmina.kernels.graft import BlendMode, Graft
+from esper_async.kasmina.quantity import Quantity
+from esper_async.kasmina.random_state import RandomStream, fresh_stream
+from esper_async.kasmina.sites import Site
+from esper_async.kasmina.stage import Stage
+
+GRADIENT_GRACE_STEPS = 20
+"""Shadow steps within which every tensor of a kernel must have received a gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A kernel proposed for a site: what a GERMINATE command plants."""
+
+    site: str
+    blueprint: str
+    blend: BlendMode | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "site": self.site,
+            "blueprint": self.blueprint,
+            "blend": self.blend,
+            "parameters": dict(self.parameters),
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class GradientRecord:
+    """What is known of a kernel's gradients; tensors, so that no step waits for the device."""
+
+    steps: int = 0
+    reached: Tensor | None = None
+    birth_norm: Tensor | None = None
+    last_norm: Tensor | None = None
+    finite: Tensor | None = None
+
+    def note(self, norms: Tensor) -> Tensor:
+        """Take in the gradient norms (T,) of the kernel's tensors; return the total norm ()."""
+        total = torch.linalg.vector_norm(norms)
+        if self.reached is None or self.finite is None:
+            self.reached = norms > 0
+            self.birth_norm = total
+            self.finite = torch.isfinite(total)
+        else:
+            self.finite = self.finite & torch.isfinite(total)
+            if self.steps < GRADIENT_GRACE_STEPS:
+                self.reached = self.reached | (norms > 0)
+        self.last_norm = total
+        self.steps += 1
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the record as tensors and numbers."""
+        return {name: getattr(self, name) for name in _RECORD_FIELDS}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for name in _RECORD_FIELDS:
+            setattr(self, name, state[name])
+
+
+_RECORD_FIELDS = ("steps", "reached", "birth_norm", "last_norm", "finite")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Seed:
+    """One kernel at one site of a run.
+
+    Until BLENDING the kernel is no part of the model; `optimizer` (None for a kernel without
+    parameters) belongs to the seed for its whole life. `buffers` are the shadow's own copies of
+    the host's buffers while it trains.
+    """
+
+    id: str
+    site: Site
+    candidate: Candidate
+    graft: Graft
+    optimizer: Optimizer | None
+    tournament: str
+    born_boundary: int
+    stream: RandomStream
+    stage: Stage = Stage.GERMINATED
+    stage_steps: int = 0
+    stage_boundaries: int = 0
+    windows: int = 0
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    gradients: GradientRecord = field(default_factory=GradientRecord)
+    clean_contribution: Quantity | None = None
+    dependence: Quantity | None = None
+    benefit_vs_twin: Quantity | None = None
+    gates: list[GateResult] = field(default_factory=list)
+    ended_boundary: int | None = None
+    rest_boundaries: int = 0
+    held: bool = False
+
+    @property
+    def kernel(self) -> nn.Module:
+        """The kernel's module."""
+        return self.graft.kernel
+
+    @property
+    def attribute(self) -> str:
+        """Name of the graft in the module tree, from BLENDING on."""
+        return f"esper_{self.id}"
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of the kernel's parameters."""
+        return sum(parameter.numel() for parameter in self.kernel.parameters())
+
+
+def seed_stream(run_seed: int, seed_id: str) -> RandomStream:
+    """Return the stream from which a seed draws its randomness while it trains in shadow."""
+    return RandomStream(fresh_stream(run_seed, "seed", seed_id))

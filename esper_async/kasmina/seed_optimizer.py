@@ -1,0 +1,44 @@
+"""The optimizer of one seed: the host's kind and hyper-parameters, its own state and rate."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+
+
+def base_rate(optimizer: Optimizer) -> float:
+    """Return the rate that the host's first group started with."""
+    group = optimizer.param_groups[0]
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def sibling_optimizer(host: Optimizer, parameters: Iterable[nn.Parameter]) -> Optimizer | None:
+    """Build an optimizer of the host's kind over a seed's parameters; None if there are none.
+
+    Its rate starts at 0: the learning-rate authority sets it. An optimizer whose constructor cannot
+    be called with its own defaults (a wrapper, say) is replaced by AdamW.
+    """
+    owned = list(parameters)
+    if not owned:
+        return None
+    kind = type(host)
+    accepted = inspect.signature(kind.__init__).parameters
+    settings: dict[str, Any] = {
+        name: value
+        for name, value in host.defaults.items()
+        if name in accepted and name not in {"lr", "fused", "foreach"}
+    }
+    if isinstance(host, _FUSED):
+        settings["fused"] = True
+    try:
+        optimizer = kind(owned, lr=base_rate(host), **settings)  # type: ignore[call-arg]
+    except TypeError:
+        optimizer = torch.optim.AdamW(owned, lr=base_rate(host), fused=True)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    return optimizer

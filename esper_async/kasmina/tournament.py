@@ -1,0 +1,46 @@
+"""Choosing among candidates that trained in shadow at the same time."""
+
+import math
+from collections.abc import Sequence
+
+from esper_async.kasmina.seed import Seed
+
+BIRTH_WEIGHT = 0.5
+"""Weight of the gradient norm at birth beside the clean contribution, both standardised."""
+
+
+def rank(seeds: Sequence[Seed]) -> list[Seed]:
+    """Return the seeds, the best first: by clean contribution and gradient norm at birth.
+
+    A seed whose contribution was not measured, or is not finite, comes last; ties keep order.
+    """
+    contributions = [_contribution(seed) for seed in seeds]
+    births = [_log_birth(seed) for seed in seeds]
+    scores = [
+        one + BIRTH_WEIGHT * other
+        for one, other in zip(_standardised(contributions), _standardised(births), strict=True)
+    ]
+    order = sorted(range(len(seeds)), key=lambda index: -scores[index])
+    return [seeds[index] for index in order]
+
+
+def _contribution(seed: Seed) -> float:
+    return -math.inf if seed.clean_contribution is None else seed.clean_contribution.mean
+
+
+def _log_birth(seed: Seed) -> float:
+    norm = seed.gradients.birth_norm
+    if norm is None:
+        return -math.inf
+    value = float(norm)
+    return math.log(value) if value > 0 and math.isfinite(value) else -math.inf
+
+
+def _standardised(values: Sequence[float]) -> list[float]:
+    """Centre and scale the finite values; the others stay worst."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return [0.0] * len(values)
+    mean = sum(finite) / len(finite)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in finite) / len(finite)) or 1.0
+    return [(value - mean) / spread if math.isfinite(value) else -1e9 for value in values]

@@ -1,0 +1,156 @@
+"""A trial: the one seed that is in the forward pass and must show that the run is better for it.
+
+Beside the run a twin goes on from the instant before the blend, on the same batches, without the
+seed. Both are judged on their averaged weights. A run whose twin cannot be trained keeps the
+snapshot alone, to go back to.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper_async.kasmina.averaging import WeightAverage
+from esper_async.kasmina.branch import Branch
+from esper_async.kasmina.call import Call, Forward
+from esper_async.kasmina.evaluation import Variant
+from esper_async.kasmina.kernels.graft import attach, detach
+from esper_async.kasmina.random_state import RandomStream
+from esper_async.kasmina.seed import Seed
+
+TrainStep = Callable[[nn.Module, Optimizer, Any], Tensor]
+
+
+class Trial:
+    """One seed from BLENDING to its verdict.
+
+    Args:
+        branch: the run's own branch; the seed is attached to it at once, with alpha 0.
+        seed: the seed on trial.
+        train_step: trains the twin on a batch; None keeps the snapshot without training it.
+        stream: the twin's random numbers.
+        ramp_steps: optimizer steps over which alpha rises to 1.
+        horizon_steps: horizon of the averaged weights.
+    """
+
+    def __init__(
+        self,
+        branch: Branch,
+        seed: Seed,
+        *,
+        train_step: TrainStep | None,
+        stream: RandomStream,
+        ramp_steps: int,
+        horizon_steps: int,
+    ) -> None:
+        self.seed = seed
+        self.branch = branch
+        self.twin = branch.copy()
+        self.stream = stream
+        self.ramp_steps = max(ramp_steps, 1)
+        self.ramp_step = 0
+        self.boundaries_past_ramp = 0
+        self._train_step = train_step
+        self._horizon = horizon_steps
+        self.average: WeightAverage | None = None
+        self.twin_average: WeightAverage | None = None
+        self.twin_steps = 0
+        seed.graft.set_alpha(0.0)
+        self.attach()
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether the other branch is trained; else it is a snapshot."""
+        return self._train_step is not None
+
+    @property
+    def ramp_complete(self) -> bool:
+        """Whether alpha has reached its target."""
+        return self.ramp_step >= self.ramp_steps
+
+    def attach(self) -> None:
+        """Join the seed to the run's branch: forward pass, module tree and optimizer."""
+        site = self.branch.model.get_submodule(self.seed.site.path)
+        attach(site, self.seed.graft, self.seed.attribute)
+        if self.seed.optimizer is not None:
+            self.branch.seed_optimizers[self.seed.id] = self.seed.optimizer
+
+    def after_step(self, batch: Any) -> None:
+        """Go on by one optimizer step: alpha, the twin, the averages."""
+        if not self.seed.held and not self.ramp_complete:
+            self.ramp_step += 1
+            self.seed.graft.set_alpha(self.ramp_step / self.ramp_steps)
+        if self._train_step is not None:
+            self.twin.follow_rates(self.branch)
+            with self.stream.active():
+                self._train_step(self.twin.model, self.twin.optimizer, batch)
+            self.twin_steps += 1
+        if self.average is not None:
+            self.average.update()
+        if self.twin_average is not None:
+            self.twin_average.update()
+
+    def start_averaging(self) -> None:
+        """Begin the window: both branches are averaged from here on."""
+        self.average = WeightAverage(self.branch.model, self._horizon)
+        if self.has_twin:
+            self.twin_average = WeightAverage(self.twin.model, self._horizon)
+
+    def variants(self, forward: Forward) -> dict[str, Variant]:
+        """Return what to evaluate at a boundary: the off-path, and the averaged branches."""
+        alpha = f"{self.seed.site.path}.{self.seed.attribute}.alpha"
+        call = Call(self.branch.model, forward)
+        off = {alpha: self.seed.graft.alpha.new_zeros(())}
+        found: dict[str, Variant] = {"off": _swapped(call, off)}
+        if self.average is not None and self.average.steps:
+            found["averaged"] = _swapped(call, self.average.tensors())
+        if self.twin_average is not None and self.twin_average.steps:
+            other = Call(self.twin.model, forward)
+            found["twin"] = _swapped(other, self.twin_average.tensors())
+        return found
+
+    def keep(self) -> None:
+        """End the trial with the seed in the network; the twin is dropped."""
+        self.twin.close()
+
+    def withdraw(self) -> None:
+        """End the trial without the seed: the run takes over the twin, or the snapshot."""
+        site = self.branch.model.get_submodule(self.seed.site.path)
+        detach(site, self.seed.attribute)
+        self.branch.seed_optimizers.pop(self.seed.id, None)
+        self.branch.adopt(self.twin)
+        self.twin.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed trial needs beyond the run's own branch."""
+        return {
+            "seed": self.seed.id,
+            "twin": self.twin.state_dict(),
+            "stream": self.stream.state,
+            "ramp_steps": self.ramp_steps,
+            "ramp_step": self.ramp_step,
+            "boundaries_past_ramp": self.boundaries_past_ramp,
+            "horizon": self._horizon,
+            "twin_steps": self.twin_steps,
+            "average": None if self.average is None else self.average.state_dict(),
+            "twin_average": None if self.twin_average is None else self.twin_average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned; the topology must be the same already."""
+        self.twin.load_state_dict(state["twin"])
+        self.stream.state = state["stream"]
+        for name in ("ramp_steps", "ramp_step", "boundaries_past_ramp", "twin_steps"):
+            setattr(self, name, state[name])
+        self._horizon = state["horizon"]
+        if state["average"] is not None:
+            self.start_averaging()
+            assert self.average is not None
+            self.average.load_state_dict(state["average"])
+        if self.twin_average is not None and state["twin_average"] is not None:
+            self.twin_average.load_state_dict(state["twin_average"])
+
+
+def _swapped(call: Call, tensors: dict[str, Tensor]) -> Variant:
+    return lambda batch: call.with_tensors(tensors, batch)

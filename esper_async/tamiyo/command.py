@@ -1,0 +1,72 @@
+"""The commands a policy can give, and the decision that carries one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper_async.kasmina.seed import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class NoOp:
+    """Leave everything as it is."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the command as JSON values."""
+        return {"type": "NO_OP", "operation": None, "candidates": [], "target": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Germinate:
+    """Plant 1 to 8 candidates as one tournament."""
+
+    candidates: tuple[Candidate, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the command as JSON values."""
+        return {
+            "type": "SEED",
+            "operation": "GERMINATE",
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "target": None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cull:
+    """Remove a seed that is not yet kept."""
+
+    seed: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the command as JSON values."""
+        return {"type": "SEED", "operation": "CULL", "candidates": [], "target": self.seed}
+
+
+Command = NoOp | Germinate | Cull
+
+
+def command_from_json(data: Mapping[str, Any]) -> Command:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ValueError: the operation is not known.
+    """
+    operation = data["operation"]
+    if operation is None:
+        return NoOp()
+    if operation == "CULL":
+        return Cull(data["target"])
+    if operation == "GERMINATE":
+        return Germinate(tuple(Candidate(**candidate) for candidate in data["candidates"]))
+    raise ValueError(f"unknown seed operation {operation!r}; known: GERMINATE, CULL")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One command with the reason for it and how likely the policy was to give it."""
+
+    command: Command
+    reason: str
+    probability: float = 1.0
+    alternatives: tuple[Mapping[str, Any], ...] = field(default=())

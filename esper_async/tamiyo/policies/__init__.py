@@ -1,0 +1,29 @@
+"""Policies by name."""
+
+from collections.abc import Callable
+
+from esper_async.tamiyo.policies.heuristic import HeuristicPolicy
+from esper_async.tamiyo.policies.policy import Policy
+from esper_async.tamiyo.policies.sampled import PeriodicPolicy, RandomPolicy
+from esper_async.tamiyo.policies.static import StaticPolicy
+
+POLICIES: dict[str, Callable[[int], Policy]] = {
+    "static": lambda seed: StaticPolicy(),
+    "random": RandomPolicy,
+    "periodic": PeriodicPolicy,
+    "heuristic": HeuristicPolicy,
+}
+
+
+def make_policy(name: str, seed: int) -> Policy:
+    """Return a policy by name.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
+    return POLICIES[name](seed)
+
+
+__all__ = ["POLICIES", "Policy", "make_policy"]

@@ -1,0 +1,35 @@
+"""Drawing placements at random, from a stream that can be saved and restored."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from esper_async.tamiyo.view import Placement
+
+
+class Draw:
+    """A policy's own random numbers."""
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        self._random = random.Random(f"{seed}/{purpose}")  # noqa: S311 - not for secrets
+
+    def sample(self, placements: Sequence[Placement], count: int) -> list[Placement]:
+        """Draw `count` different placements, or all if there are fewer."""
+        return self._random.sample(list(placements), min(count, len(placements)))
+
+    def weighted(
+        self, placements: Sequence[Placement], weights: Sequence[float], count: int
+    ) -> list[Placement]:
+        """Draw `count` different placements with probabilities in proportion to `weights`."""
+        keys = [self._random.random() ** (1.0 / max(weight, 1e-12)) for weight in weights]
+        order = sorted(range(len(placements)), key=lambda index: -keys[index])
+        return [placements[index] for index in order[:count]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stream's state."""
+        version, internal, gauss = self._random.getstate()
+        return {"version": version, "internal": list(internal), "gauss": gauss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self._random.setstate((state["version"], tuple(state["internal"]), state["gauss"]))

@@ -1,0 +1,286 @@
+"""`Grower`: growth inside a training loop that somebody else wrote."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from torch import nn
+from torch.optim import Optimizer
+
+from esper_async.kasmina.branch import Branch
+from esper_async.kasmina.call import Call, Forward, default_forward
+from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, evaluate
+from esper_async.kasmina.executor import Executor
+from esper_async.kasmina.gates import GateResult
+from esper_async.kasmina.legal import CertificateStore, LegalPair, MemoryStore, Progress, legal_pairs
+from esper_async.kasmina.modes import evaluation_mode
+from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.sites import Site, find_sites
+from esper_async.kasmina.stage import Stage
+from esper_async.kasmina.trial import TrainStep
+from esper_async.tamiyo.command import Command, Cull, Decision, Germinate, NoOp
+from esper_async.tamiyo.policies import Policy, make_policy
+from esper_async.tolaria.lr import LRController
+from esper_async.tolaria.seeds_view import policy_view
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A seed's change of stage at a boundary, and the gate that allowed or forced it."""
+
+    seed: Seed
+    source: Stage
+    target: Stage
+    gate: GateResult | None
+
+
+@dataclass(slots=True)
+class BoundaryReport:
+    """What happened at a boundary: metrics, the decision, stage changes, and the time it took."""
+
+    boundary: int
+    metrics: dict[str, float]
+    decision: Decision
+    transitions: list[Transition] = field(default_factory=list)
+    duration_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Grower:
+    """Grows a model while a loop of the caller's trains it.
+
+    Wrap each step (forward, backward, `optimizer.step()`) in `with grower.step(batch)`, call
+    `boundary` after each epoch and `finish` after the last one. Seeds' parameters have optimizers
+    of their own that follow the caller's; the caller's groups are never touched.
+
+    Args:
+        model: the host, on the device where it is trained.
+        optimizer: the one that trains it.
+        loss: `loss(output, target)`.
+        policy: a policy's name or a policy.
+        seed: weights and random numbers of seeds, and the policy's choices, derive from it.
+        train_step: `(model, optimizer, batch) -> loss`, with which a twin is trained; without it
+            trials are judged against a trend, at twice the margin.
+        forward: `(model, batch) -> (output, target)`, for batches that are not (input, target).
+        metrics: further metrics of a boundary.
+        sites: site name to submodule path; found by tracing the first batch if None.
+        growth: limits, schedule and margins.
+        boundaries: how many boundaries the run has, where that is known.
+        certificates: where kernels' certificates are kept; this process's memory if None.
+        blueprints: ids to choose from; all of the allowed tiers if None.
+        rates: the learning-rate authority; one that leaves the host's rates alone if None.
+        progress: told of certificates being proved: `(done, total, what)`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        loss: Loss,
+        policy: str | Policy = "heuristic",
+        seed: int = 0,
+        train_step: TrainStep | None = None,
+        forward: Forward | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        sites: Mapping[str, str] | None = None,
+        growth: GrowthOptions | None = None,
+        boundaries: int | None = None,
+        certificates: CertificateStore | None = None,
+        blueprints: Sequence[str] | None = None,
+        rates: LRController | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.options = growth or GrowthOptions()
+        self.policy = make_policy(policy, seed) if isinstance(policy, str) else policy
+        self.seed = seed
+        self.boundaries = boundaries
+        self.sites: list[Site] = []
+        self.legal: list[LegalPair] = []
+        self.executor: Executor | None = None
+        self.history: list[dict[str, float]] = []
+        self._branch = Branch(model, optimizer, clip_norm=self.options.clip_norm)
+        self._loss = SampleLoss(loss)
+        self._forward = forward or default_forward
+        self._train_step = train_step
+        self._metrics = dict(metrics or {})
+        self._named_sites = sites
+        self._store = certificates if certificates is not None else MemoryStore()
+        self._blueprints = blueprints
+        self._progress = progress
+        self._rates = rates or LRController(optimizer, warmup_steps=self.options.warmup_steps)
+        self._transitions: list[Transition] = []
+        self._step = _Step(self)
+        self._grows = self.policy.name != "static"
+        self._boundary = 0
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def step(self, batch: Any) -> "_Step":
+        """Return the context manager for one step of the caller's on `batch`."""
+        if self._grows and self.executor is None:
+            self.prepare(batch)
+        self._step.batch = batch
+        return self._step
+
+    def prepare(self, batch: Any) -> None:
+        """Find the sites by tracing `batch`, and certify what may be planted at them.
+
+        Called by the first `step`; calling it before makes that step as quick as any other.
+
+        Raises:
+            NoSiteError: there is no place to grow.
+        """
+        self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
+        self.executor = Executor(
+            self._branch,
+            forward=self._forward,
+            loss=self._loss,
+            sites=self.sites,
+            options=self.options,
+            run_seed=self.seed,
+            train_step=self._train_step,
+            on_transition=self._note,
+        )
+        self.legal = legal_pairs(
+            self.sites,
+            self._store,
+            tiers=self.options.tiers,
+            only=self._blueprints,
+            drill=self.options.drill,
+            progress=self._progress,
+        )
+
+    def after_step(self, batch: Any) -> None:
+        """Go on by one optimizer step; `step` calls it."""
+        executor = self.executor
+        if executor is not None:
+            self._rates.step(executor.with_optimizer())
+            executor.after_step(batch)
+
+    def boundary(
+        self, validation_loader: Iterable[Any], *, training_loss: float | None = None
+    ) -> BoundaryReport:
+        """Evaluate, judge the seeds, decide, and carry the decision out.
+
+        The model's mode is left as it was. The loader is iterated once.
+
+        Raises:
+            EmptyLoaderError: the loader yields nothing.
+        """
+        started = time.perf_counter()
+        self._boundary += 1
+        if self.executor is not None:
+            self.executor.start_boundary()
+        results = self._evaluate(validation_loader)
+        evaluated = time.perf_counter()
+        metrics = self._metrics_of(results["host"], training_loss)
+        if "twin" in results:
+            metrics["twin_loss"] = results["twin"].loss
+            metrics["averaged_loss"] = results["averaged"].loss
+        self.history.append(metrics)
+        if self.executor is not None:
+            self.executor.advance(results)
+        judged = time.perf_counter()
+        decision = self._decide()
+        decided = time.perf_counter()
+        self.carry_out(decision.command)
+        self._rates.boundary()
+        ended = time.perf_counter()
+        return BoundaryReport(
+            self._boundary,
+            metrics,
+            decision,
+            self._take_transitions(),
+            {
+                "validation": 1e3 * (evaluated - started),
+                "assembly": 1e3 * (judged - evaluated),
+                "decision": 1e3 * (decided - judged),
+                "apply": 1e3 * (ended - decided),
+                "total": 1e3 * (ended - evaluated),
+            },
+        )
+
+    def carry_out(self, command: Command) -> None:
+        """Carry out a command now.
+
+        Raises:
+            CommandRefusedError: it cannot be carried out; nothing was changed.
+        """
+        if isinstance(command, NoOp) or self.executor is None:
+            return
+        if isinstance(command, Germinate):
+            self.executor.germinate(command.candidates)
+        elif isinstance(command, Cull):
+            self.executor.cull(command.seed, "culled on command")
+
+    def finish(self, validation_loader: Iterable[Any]) -> list[Transition]:
+        """End growth: drop what trains in shadow, judge the trial on the window it has."""
+        if self.executor is not None:
+            self.executor.finish(self._evaluate(validation_loader))
+        return self._take_transitions()
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _evaluate(self, loader: Iterable[Any]) -> dict[str, Evaluation]:
+        call = Call(self.model, self._forward)
+        variants = {"host": call}
+        modules: list[nn.Module] = [self.model]
+        if self.executor is not None:
+            variants |= self.executor.variants()
+            modules += self.executor.modules()
+        with evaluation_mode(modules):
+            return evaluate(variants, loader, self._loss, metrics=self._metrics)
+
+    def _metrics_of(self, host: Evaluation, training_loss: float | None) -> dict[str, float]:
+        metrics = {"validation_loss": host.loss}
+        metrics |= {f"validation_{name}": value for name, value in host.metrics.items()}
+        if training_loss is not None:
+            metrics["training_loss"] = training_loss
+        return metrics
+
+    def _decide(self) -> Decision:
+        if self.executor is None:
+            return Decision(NoOp(), "nothing has been trained yet")
+        view = policy_view(
+            self.executor,
+            self.legal,
+            self.history,
+            boundary=self._boundary,
+            last_boundary=self.boundaries,
+        )
+        return self.policy.decide(view)
+
+    def _note(
+        self, seed: Seed, source: Stage, target: Stage, gate: GateResult | None
+    ) -> None:
+        self._transitions.append(Transition(seed, source, target, gate))
+
+    def _take_transitions(self) -> list[Transition]:
+        taken, self._transitions = self._transitions, []
+        return taken
+
+
+class _Step:
+    """The context manager of one step; one object serves them all."""
+
+    def __init__(self, grower: Grower) -> None:
+        self._grower = grower
+        self.batch: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        batch, self.batch = self.batch, None
+        if kind is None:
+            self._grower.after_step(batch)

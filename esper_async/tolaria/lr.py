@@ -1,0 +1,100 @@
+"""The one authority over learning rates: no group's rate changes but through it."""
+
+import math
+from collections.abc import Callable, Iterable
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.seed_optimizer import base_rate
+from esper_async.kasmina.stage import Stage
+
+_TOLERANCE = 1e-9
+
+
+class LRController:
+    """Sets the rates of the seeds at every step, and of the host at every boundary.
+
+    With a scheduler the host's groups are the authority's too: it verifies at each step that nobody
+    else changed them, restores them if so, and counts it in `violations`. Without one (in somebody
+    else's loop) they belong to the caller.
+
+    A seed's rate warms up over `warmup_steps` to the host's base rate and stays there, whatever the
+    host's schedule: a newborn on a decayed rate starves. A kept seed follows the host's schedule.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        warmup_steps: int,
+        scheduler: LRScheduler | None = None,
+        on_violation: Callable[[str], None] | None = None,
+    ) -> None:
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._warmup = max(warmup_steps, 1)
+        self._base = base_rate(optimizer)
+        self._expected = self._host_rates()
+        self._ages: dict[str, int] = {}
+        self._on_violation = on_violation
+        self.violations = 0
+
+    def step(self, seeds: Iterable[Seed]) -> None:
+        """Set every seed's rate for the coming step, and hold the host's."""
+        if self._scheduler is not None:
+            self._hold_host()
+        for seed in seeds:
+            if seed.optimizer is not None:
+                age = self._ages.get(seed.id, 0) + 1
+                self._ages[seed.id] = age
+                rate = self._rate(seed.stage, age)
+                for group in seed.optimizer.param_groups:
+                    group["lr"] = rate
+
+    def boundary(self) -> None:
+        """Let the host's schedule go on by one boundary."""
+        if self._scheduler is not None:
+            self._scheduler.step()
+            self._expected = self._host_rates()
+
+    def host_rate(self) -> float:
+        """Return the present rate of the host's first group."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def _rate(self, stage: Stage, age: int) -> float:
+        if stage is Stage.FOSSILIZED:
+            return self.host_rate() * min(1.0, age / self._warmup)
+        return self._base * min(1.0, age / self._warmup)
+
+    def _host_rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    def _hold_host(self) -> None:
+        groups = self._optimizer.param_groups
+        for index, (group, expected) in enumerate(zip(groups, self._expected, strict=True)):
+            if not math.isclose(group["lr"], expected, rel_tol=_TOLERANCE):
+                self.violations += 1
+                if self._on_violation is not None:
+                    self._on_violation(
+                        f"the rate of group {index} was set to {group['lr']} from outside; "
+                        f"restored to {expected}"
+                    )
+                group["lr"] = expected
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the schedule's state and the seeds' ages in steps."""
+        scheduler = None if self._scheduler is None else self._scheduler.state_dict()
+        return {"scheduler": scheduler, "ages": dict(self._ages), "violations": self.violations}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take over what `state_dict` returned; the optimizer's own state is loaded before."""
+        if self._scheduler is not None:
+            assert isinstance(state["scheduler"], dict)
+            self._scheduler.load_state_dict(state["scheduler"])
+        ages, violations = state["ages"], state["violations"]
+        assert isinstance(ages, dict)
+        assert isinstance(violations, int)
+        self._ages, self.violations = dict(ages), violations
+        self._expected = self._host_rates()

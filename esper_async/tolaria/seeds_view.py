@@ -1,0 +1,58 @@
+"""What the policy gets to see: the executor's state as plain values."""
+
+from collections.abc import Sequence
+
+from esper_async.kasmina.executor import Executor
+from esper_async.kasmina.legal import LegalPair
+from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.stage import ACTIVE, Stage
+from esper_async.tamiyo.view import Placement, SeedView, View
+
+
+def policy_view(
+    executor: Executor,
+    legal: Sequence[LegalPair],
+    history: Sequence[dict[str, float]],
+    *,
+    boundary: int,
+    last_boundary: int | None,
+) -> View:
+    """Return the view of a run at a boundary."""
+    options = executor.options
+    active = executor.in_stage(*ACTIVE, Stage.FOSSILIZED)
+    training = len(executor.in_stage(Stage.GERMINATED, Stage.TRAINING))
+    return View(
+        boundary=boundary,
+        last_boundary=last_boundary,
+        validation_losses=[entry["validation_loss"] for entry in history],
+        training_losses=[entry["training_loss"] for entry in history if "training_loss" in entry],
+        seeds=[
+            SeedView(
+                seed.id, seed.site.name, seed.candidate.blueprint, seed.stage, seed.parameter_count
+            )
+            for seed in active
+        ],
+        placements=_placements(executor, legal),
+        free_candidates=options.max_candidates - training,
+        host_parameters=executor.host_parameters,
+        remaining_parameters=executor.remaining_parameters,
+        trial_boundaries=_trial_boundaries(options, executor.steps_per_boundary),
+    )
+
+
+def _placements(executor: Executor, legal: Sequence[LegalPair]) -> list[Placement]:
+    if not executor.room_for_a_seed():
+        return []
+    resting = executor.resting_sites()
+    return [
+        Placement(
+            pair.site.name, pair.site.depth, pair.blueprint, pair.blend, pair.parameters
+        )
+        for pair in legal
+        if pair.site.name not in resting and pair.parameters <= executor.remaining_parameters
+    ]
+
+
+def _trial_boundaries(options: GrowthOptions, steps_per_boundary: int) -> int:
+    dwell = -(-options.dwell_steps // steps_per_boundary)
+    return dwell + options.ramp_boundaries + options.window_boundaries
