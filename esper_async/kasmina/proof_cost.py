@@ -18,7 +18,7 @@ def measure_cost(kernel: Kernel, batch: Tensor) -> dict[str, int | float]:
 
     Returns the certificate's fields for cost; FLOPs and saved bytes are of one sample.
     """
-    forward_flops, training_flops = _count_flops(kernel, batch)
+    forward_flops, training_flops = count_flops(kernel, batch)
     forward_ms, training_ms = _time(kernel, batch)
     return {
         "parameter_count": sum(p.numel() for p in kernel.parameters()),
@@ -33,7 +33,7 @@ def measure_cost(kernel: Kernel, batch: Tensor) -> dict[str, int | float]:
     }
 
 
-def _count_flops(kernel: Kernel, batch: Tensor) -> tuple[int, int]:
+def count_flops(kernel: Kernel, batch: Tensor) -> tuple[int, int]:
     """Count a batch's FLOPs: forward alone, and forward with backward.
 
     Attention is spelled out for the count: torch has no formula for its fused form on the CPU.

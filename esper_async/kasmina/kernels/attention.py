@@ -13,7 +13,6 @@ from esper_async.kasmina.kernels.registry import register
 from esper_async.kasmina.kernels.setting import Setting, Widened
 
 _MOST_POSITIONS = 1024
-_HEAD_WIDTH = Setting("head_width", 4, 128, Widened(1, 16), "channels of each head")
 _SHARED_WIDTH = Setting("width", 8, 512, Widened(1, 32), "channels over all heads, rounded up")
 
 
@@ -140,7 +139,7 @@ class MultiHeadAttention8(_Attending):
         kinds=("spatial", "sequence"),
         settings=(
             Setting("heads", 1, 16, 4, "heads of attention"),
-            _HEAD_WIDTH,
+            Setting("attention_width", 8, 512, Widened(1, 32), "channels over all heads"),
             Setting("width", 4, 2048, Widened(2, 64), "hidden channels of the wide layer"),
         ),
         least_channels=2,
@@ -151,9 +150,9 @@ class MultiHeadAttention8(_Attending):
 class TransformerBlock(Kernel):
     """a = attention(norm(h)); s = a + feedforward(norm(h + a))."""
 
-    def __init__(self, site: SiteInterface, heads: int, head_width: int, width: int) -> None:
+    def __init__(self, site: SiteInterface, heads: int, attention_width: int, width: int) -> None:
         super().__init__()
-        self.attention = Attention(site, heads=heads, head_width=head_width)
+        self.attention = Attention(site, heads=heads, head_width=-(-attention_width // heads))
         self.feedforward = GatedFeedforward(site, width)
 
     def forward(self, h: Tensor) -> Tensor:

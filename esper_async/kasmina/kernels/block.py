@@ -98,7 +98,7 @@ class FeedforwardGated(Kernel):
         "(Huang et al. 2017).",
         kinds=("spatial", "sequence", "feature"),
         settings=(
-            Setting("growth", 2, 256, Widened(1, 16), "channels that each layer adds"),
+            Setting("growth", 2, 256, 16, "channels that each layer adds"),
             Setting("layers", 1, 6, 3, "layers in the chain"),
             KERNEL_SIZE,
         ),
@@ -139,7 +139,7 @@ class DenseConnection(Kernel):
         "fuses what they say.",
         kinds=("spatial", "sequence", "feature"),
         settings=(
-            Setting("branch_width", 2, 256, Widened(1, 16), "channels of each branch"),
+            Setting("branch_width", 2, 256, Widened(1, 24), "channels of each branch"),
             Setting("branches", 2, 4, 3, "branches, of 1, 3, 5 .. taps"),
         ),
         least_channels=2,

@@ -9,7 +9,7 @@ from esper_async.kasmina.kernels.blueprint import Blueprint
 from esper_async.kasmina.kernels.kernel import Kernel
 from esper_async.kasmina.kernels.layers import local, norm, pointwise, silent
 from esper_async.kasmina.kernels.registry import register
-from esper_async.kasmina.kernels.setting import KERNEL_SIZE, WIDTH, LineOrPlane, Setting, Widened
+from esper_async.kasmina.kernels.setting import KERNEL_SIZE, LineOrPlane, Setting, Widened
 
 _DEPTH = Setting("layers", 1, 5, 3, "layers, each reaching twice as far as the one before")
 
@@ -144,7 +144,7 @@ class DilatedConv(_Reaching):
         "(Bai et al. 2018; van den Oord et al. 2016).",
         kinds=("spatial", "sequence"),
         settings=(
-            WIDTH,
+            Setting("width", 4, 1024, Widened(1, 32), "hidden channels"),
             Setting("kernel_size", 3, 11, 5, "taps along the last axis", odd=True),
         ),
         least_positions=2,

@@ -97,7 +97,7 @@ def resolve(
 
 
 # The settings that many kernels share.
-WIDTH = Setting("width", 4, 1024, Widened(1, 32), "hidden channels")
+WIDTH = Setting("width", 4, 1024, Widened(1, 64), "hidden channels")
 KERNEL_SIZE = Setting(
     "kernel_size",
     1,

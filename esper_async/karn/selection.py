@@ -1,0 +1,86 @@
+"""Selection: a query answered, counted, and cut back to the simplest when something is wrong."""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from esper_async.karn.catalogue import Catalogue, Query
+from esper_async.karn.metrics import KarnMetrics
+from esper_async.karn.record import BlueprintRecord, Cost
+from esper_async.karn.tallies import Outcome, Tallies
+from esper_async.runtime.breaker import BreakerState, CircuitBreaker
+from esper_async.runtime.clock import Clock
+from esper_async.runtime.errors import BreakerOpen
+
+_GAUGE: dict[BreakerState, float] = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The answer to a query. `conservative` says why it was cut back; None when it was not."""
+
+    records: tuple[BlueprintRecord, ...]
+    conservative: str | None = None
+
+
+class Selector:
+    """Answers queries from memory and keeps the tallies on disk behind a breaker.
+
+    While the breaker is not closed, the answer is drawn from BP001 to BP010 alone: what cannot be
+    counted should be simple. It ends by itself when the disk takes counts again. Calls are short
+    and synchronous; use one from one thread at a time.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, tallies: Tallies, metrics: KarnMetrics, clock: Clock
+    ) -> None:
+        self.catalogue = catalogue
+        self._tallies = tallies
+        self._metrics = metrics
+        self._clock = clock
+        self.breaker = CircuitBreaker(
+            "karn.tallies", timeout_s=5.0, clock=clock, on_transition=self._show
+        )
+        self._show("karn.tallies", "closed", "closed")
+
+    def select(self, query: Query, *, costs: Mapping[str, Cost] | None = None) -> Selection:
+        """Answer a query; `costs` as for `Catalogue.query`."""
+        began = self._clock.monotonic()
+        if self.breaker.state == "closed":
+            selection = Selection(self.catalogue.query(query, costs=costs))
+        else:
+            reason = f"the tallies' breaker is {self.breaker.state.replace('_', ' ')}"
+            selection = Selection(self.catalogue.conservative(query), reason)
+        self._metrics.selection.observe((self._clock.monotonic() - began) * 1e3)
+        return selection
+
+    def request(self, blueprint_id: str, *, drill: bool = False) -> BlueprintRecord:
+        """Hand out a record to plant, and count it.
+
+        A count that the disk refuses is lost, and opens the breaker when it happens again and
+        again; the record is handed out all the same.
+
+        Raises:
+            UnknownBlueprintError: there is none.
+            QuarantinedError: it is adversarial and this is no drill.
+        """
+        record = self.catalogue.get(blueprint_id, drill=drill)
+        self._metrics.requests.add(1, tier=record.tier)
+        try:
+            self.breaker.call_sync(self._tallies.count_request, blueprint_id)
+        except (BreakerOpen, sqlite3.Error, OSError):
+            return record
+        return record
+
+    def count_outcome(self, report_id: str, blueprint_id: str, outcome: Outcome) -> bool:
+        """Count what a field report says; False if it was counted before.
+
+        Raises:
+            BreakerOpen: the disk has failed repeatedly; deliver the report again later.
+            sqlite3.Error: the count was not written; deliver the report again.
+        """
+        return self.breaker.call_sync(self._tallies.count_outcome, report_id, blueprint_id, outcome)
+
+    def _show(self, name: str, _old: BreakerState, new: BreakerState) -> None:
+        self._metrics.breaker.set(_GAUGE[new], breaker=name)
+        self._metrics.conservative.set(float(new != "closed"))
