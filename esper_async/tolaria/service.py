@@ -1,0 +1,308 @@
+"""Tolaria's supervisor side: the queue of runs, and one training process for each that runs.
+
+A training process that ends without a final word is started again and resumes from its own
+checkpoint, within limits by cause. Draining asks it to write a checkpoint and leave; such a run
+goes on at the next start. This module never imports torch.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+
+from esper_async.runtime.child import Child, ChildSpec
+from esper_async.runtime.child_exit import Cause, ChildExit
+from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.errors import ChildStartError
+from esper_async.runtime.restart import RestartLimiter, RestartPolicy
+from esper_async.tolaria.run_file import RunFile, parse_run
+from esper_async.tolaria.runs import ENDED, Run, RunConflictError, RunState, RunStore
+
+log = structlog.get_logger(__name__)
+TARGET = "esper_async.tolaria.process:train"
+EXIT_REFUSED = 4
+RESUMES_BY_CAUSE: Mapping[Cause, int] = MappingProxyType(
+    {"signal": 8, "hung": 3, "out_of_memory": 2, "cuda": 3, "error": 1, "done": 0, "stopped": 1}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TolariaOptions:
+    """How training processes are run; times in seconds.
+
+    `heartbeat_timeout_s` is how long a run's step count may stand still, `stop_s` the time a
+    draining run has for its checkpoint, `resume_window_s` the window of the limits by cause.
+    """
+
+    concurrent_runs: int = 1
+    nice: int = 10
+    heartbeat_timeout_s: float = 120.0
+    start_timeout_s: float = 300.0
+    stop_s: float = 18.0
+    resume_window_s: float = 600.0
+    target: str = TARGET
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class TolariaService:
+    """The queue of runs. All calls from the supervisor's event loop."""
+
+    name = "tolaria"
+    essential = True
+
+    def __init__(
+        self,
+        state_dir: Path,
+        redis_url: Callable[[], str],
+        *,
+        options: TolariaOptions | None = None,
+        needs: tuple[str, ...] = ("oona",),
+        clock: Clock | None = None,
+        source: random.Random | None = None,
+        on_change: Callable[[Run], None] | None = None,
+    ) -> None:
+        self.needs = needs
+        self.store = RunStore(state_dir / "runs")
+        self._state_dir = state_dir
+        self._redis_url = redis_url
+        self._options = options or TolariaOptions()
+        self._clock: Clock = clock or SystemClock()
+        self._random = source or random.Random()  # noqa: S311 - jitter, not a secret
+        self._on_change = on_change
+        self._children: dict[str, Child] = {}
+        self._asked_to_stop: set[str] = set()
+        self._changed = asyncio.Event()
+        self._conducted: set[str] = set()
+        self._endings: dict[str, asyncio.Event] = {}
+
+    def detail(self) -> dict[str, object]:
+        """Return how many runs are in each state."""
+        counts: dict[str, object] = {}
+        for state in ("queued", "running", "paused"):
+            counts[state] = sum(run.state == state for run in self.store.all())
+        return counts
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Start queued runs as places become free; drain the running ones when cancelled."""
+        self._children.clear()
+        self._conducted.clear()
+        for run in self.store.load():
+            self._take_up(run)
+        ready()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                for run in self._next_runs():
+                    self._conducted.add(run.id)
+                    group.create_task(self._conduct(run), name=f"run {run.id}")
+                await self._changed.wait()
+
+    # --- what operators ask for -------------------------------------------------------------
+
+    def submit(self, config: Mapping[str, Any] | RunFile, *, base: Path | None = None) -> Run:
+        """Queue a new run; raises ConfigurationError when the run file is not right."""
+        run_file = config if isinstance(config, RunFile) else parse_run(config, base=base)
+        run = self.store.create(run_file, self._clock.time())
+        log.info("run_submitted", run=run.id, task=run_file.run.task)
+        self._announce(run)
+        return run
+
+    def runs(self) -> list[Run]:
+        """Return every run, oldest first."""
+        return self.store.all()
+
+    def get(self, run_id: str) -> Run:
+        """Return a run; raises RunNotFoundError."""
+        return self.store.get(run_id)
+
+    def pause(self, run_id: str) -> Run:
+        """Hold a run where it is; raises RunConflictError when it has ended."""
+        run = self._alive(run_id, "paused")
+        if run.state != "paused":
+            self._ask(run, "pause")
+            self._enter(run, "paused")
+        return run
+
+    def resume(self, run_id: str) -> Run:
+        """Let a paused run go on; raises RunConflictError when it has ended."""
+        run = self._alive(run_id, "resumed")
+        if run.state == "paused":
+            here = self._ask(run, "resume")
+            self._enter(run, "running" if here else "queued")
+        return run
+
+    def stop(self, run_id: str) -> Run:
+        """End a run for good, keeping what it has; raises RunConflictError when it has ended."""
+        run = self._alive(run_id, "stopped")
+        self._asked_to_stop.add(run_id)
+        if not self._ask(run, "stop", final=True) and run_id not in self._conducted:
+            self._enter(run, "stopped")
+        return run
+
+    def rollback(self, run_id: str, to_boundary: int | None = None) -> Run:
+        """Send a running run back to an earlier boundary (default: its last checkpoint)."""
+        return self._steer(run_id, "rollback", to_boundary=to_boundary)
+
+    def cull(self, run_id: str, seed: str) -> Run:
+        """Have a running run remove one of its seeds."""
+        return self._steer(run_id, "cull", seed=seed)
+
+    async def wait_ended(self, run_id: str) -> Run:
+        """Wait until a run has ended; raises RunNotFoundError."""
+        run = self.store.get(run_id)
+        if not run.ended:
+            await self._endings.setdefault(run_id, asyncio.Event()).wait()
+        return run
+
+    def progress(self, run_id: str) -> dict[str, Any]:
+        """Return what the run's training process last reported with its heartbeat, else {}."""
+        child = self._children.get(run_id)
+        return {} if child is None else {"step": child.step, **child.progress}
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _take_up(self, run: Run) -> None:
+        """At the start of the service: put an unfinished run back where it belongs."""
+        if run.ended:
+            return
+        run.pid = None
+        if not self._adopt_result(run) and run.state == "running":
+            run.state = "queued"
+            self.store.save(run)
+
+    def _next_runs(self) -> list[Run]:
+        places = self._options.concurrent_runs - len(self._conducted)
+        waiting = [
+            r for r in self.store.all() if r.state == "queued" and r.id not in self._conducted
+        ]
+        return waiting[: max(0, places)]
+
+    async def _conduct(self, run: Run) -> None:
+        """See one run through, over as many training processes as it takes."""
+        limits: dict[Cause, RestartLimiter] = {}
+        try:
+            while True:
+                outcome = await self._train(run)
+                delay_s = self._verdict(run, outcome, limits)
+                if delay_s is None:
+                    return
+                await self._clock.sleep(delay_s)
+                if run.id in self._asked_to_stop:
+                    self._enter(run, "stopped")
+                    return
+        finally:
+            self._conducted.discard(run.id)
+            self._asked_to_stop.discard(run.id)
+            run.pid = None
+            self._announce(run)
+
+    async def _train(self, run: Run) -> ChildExit:
+        """Start the run's training process and wait for its end; drain it when cancelled."""
+        options = self._options
+        spec = ChildSpec(
+            name=f"train-{run.id}",
+            target=options.target,
+            args={
+                "run_dir": str(run.folder),
+                "state_dir": str(self._state_dir),
+                "redis_url": self._redis_url(),
+                "key_path": str(self._state_dir / "leyline.key"),
+            },
+            nice=options.nice,
+            heartbeat_timeout_s=options.heartbeat_timeout_s,
+            start_timeout_s=options.start_timeout_s,
+            environment=options.environment,
+            log_path=run.folder / "log.jsonl",
+        )
+        child = Child(spec, clock=self._clock)
+        try:
+            await child.start()
+        except ChildStartError as error:
+            return ChildExit(None, None, str(error), "error")
+        self._children[run.id] = child
+        run.pid = child.pid
+        if run.state != "paused":
+            self._enter(run, "running")
+        else:
+            child.request("pause")
+        if run.id in self._asked_to_stop:
+            child.request("stop", final=True)
+        try:
+            return await child.wait()
+        except asyncio.CancelledError:
+            await child.stop(options.stop_s)
+            self._adopt_result(run)
+            raise
+        finally:
+            del self._children[run.id]
+
+    def _verdict(
+        self, run: Run, outcome: ChildExit, limits: dict[Cause, RestartLimiter]
+    ) -> float | None:
+        """Decide what a training process's end means: None when the run is over, else the wait."""
+        if self._adopt_result(run):
+            return None
+        if run.id in self._asked_to_stop:
+            self._enter(run, "stopped")
+            return None
+        if outcome.code == EXIT_REFUSED:
+            self._enter(run, "failed", outcome.reason)
+            return None
+        cause = outcome.cause
+        if cause not in limits:
+            policy = RestartPolicy(
+                limit=RESUMES_BY_CAUSE[cause], window_s=self._options.resume_window_s
+            )
+            limits[cause] = RestartLimiter(policy, self._clock, self._random)
+        delay_s = limits[cause].next_delay_s()
+        if delay_s is None:
+            again = "" if limits[cause].total == 0 else f", {limits[cause].total + 1} times"
+            self._enter(run, "failed", f"{outcome.reason}{again}; see {run.folder / 'log.jsonl'}")
+            return None
+        run.resumes += 1
+        self.store.save(run)
+        log.warning("run_resumes", run=run.id, reason=outcome.reason, delay_s=round(delay_s, 2))
+        return delay_s
+
+    def _adopt_result(self, run: Run) -> bool:
+        """Take over the final state that the training process wrote, if it has."""
+        result = run.result
+        if result is None or result.get("state") not in ENDED:
+            return False
+        self._enter(run, result["state"], result.get("error"))
+        return True
+
+    def _alive(self, run_id: str, deed: str) -> Run:
+        run = self.store.get(run_id)
+        if run.ended:
+            raise RunConflictError(f"run {run_id} is {run.state} and cannot be {deed}")
+        return run
+
+    def _steer(self, run_id: str, request: str, **fields: Any) -> Run:
+        run = self._alive(run_id, "steered")
+        if not self._ask(run, request, **fields):
+            raise RunConflictError(f"run {run_id} is {run.state}: it has no training process yet")
+        return run
+
+    def _ask(self, run: Run, request: str, **fields: Any) -> bool:
+        child = self._children.get(run.id)
+        return child is not None and child.request(request, **fields)
+
+    def _enter(self, run: Run, state: RunState, error: str | None = None) -> None:
+        run.state = state
+        run.error = error
+        self.store.save(run)
+        log.info("run_state", run=run.id, state=state, error=error)
+        if run.ended and run.id in self._endings:
+            self._endings.pop(run.id).set()
+        self._announce(run)
+
+    def _announce(self, run: Run) -> None:
+        self._changed.set()
+        if self._on_change is not None:
+            self._on_change(run)

@@ -1,0 +1,180 @@
+"""The queue of runs: states, requests, resumes and drains, with real children."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esper_async.tolaria.runs import Run, RunConflictError, RunNotFoundError
+from esper_async.tolaria.service import TolariaOptions, TolariaService
+
+ROOT = str(Path(__file__).parents[2])
+
+
+class NoWait(random.Random):
+    def uniform(self, a: float, _b: float) -> float:
+        return a
+
+
+def service_in(folder: Path, **options: Any) -> TolariaService:
+    return TolariaService(
+        folder,
+        lambda: "unix:///nowhere",
+        source=NoWait(),
+        options=TolariaOptions(
+            target="tests.supervisor.training_targets:train",
+            environment={"PYTHONPATH": ROOT},
+            nice=0,
+            **options,
+        ),
+    )
+
+
+def config(act: str, name: str = "t") -> dict[str, Any]:
+    return {"run": {"name": name, "task": "any.module:make", "options": {"act": act}}}
+
+
+@asynccontextmanager
+async def running(service: TolariaService) -> AsyncIterator[TolariaService]:
+    ready = asyncio.Event()
+    async with asyncio.timeout(30):
+        task = asyncio.ensure_future(service.run(ready.set))
+        try:
+            await ready.wait()
+            yield service
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled(), task.exception()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(15):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def requests_of(run: Run) -> str:
+    path = run.folder / "requests"
+    return path.read_text() if path.exists() else ""
+
+
+async def test_a_run_completes_with_the_training_processs_own_word(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("complete"))
+        assert run.state == "queued"
+        await service.wait_ended(run.id)
+        assert (run.state, run.error, run.resumes) == ("completed", None, 0)
+        assert run.result is not None
+        assert len(run.result["comparison"]) == 2
+
+
+async def test_one_run_trains_at_a_time_by_default(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        first = service.submit(config("until_stopped"))
+        second = service.submit(config("complete"))
+        await until(lambda: first.state == "running" and service.progress(first.id).get("step"))
+        assert second.state == "queued"
+        service.stop(first.id)
+        await service.wait_ended(second.id)
+        assert (first.state, second.state) == ("stopped", "completed")
+
+
+async def test_two_run_side_by_side_when_configured(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path, concurrent_runs=2)) as service:
+        runs = [service.submit(config("until_stopped")) for _ in range(2)]
+        await until(lambda: all(run.state == "running" for run in runs))
+
+
+async def test_a_refused_run_fails_with_its_reason_and_is_not_repeated(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("refuse"))
+        await service.wait_ended(run.id)
+        assert (run.state, run.error) == ("failed", "the loader is empty")
+        assert (run.folder / "lives").read_text() == "1"
+
+
+async def test_a_killed_training_process_is_started_again(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("crash_once"))
+        await service.wait_ended(run.id)
+        assert (run.state, run.resumes) == ("completed", 1)
+
+
+async def test_a_run_that_always_fails_is_given_up_with_its_reason(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("crash_always"))
+        await service.wait_ended(run.id)
+        assert run.state == "failed"
+        assert run.error is not None
+        assert "the task is broken" in run.error
+        assert (run.folder / "lives").read_text() == "2"
+
+
+async def test_requests_reach_the_training_process(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        service.pause(run.id)
+        assert run.state == "paused"
+        service.resume(run.id)
+        assert run.state == "running"
+        service.rollback(run.id, 3)
+        service.cull(run.id, "seed-1")
+        await until(lambda: "cull" in requests_of(run))
+        assert requests_of(run).splitlines() == [
+            "pause {}", "resume {}", 'rollback {"to_boundary": 3}', 'cull {"seed": "seed-1"}',
+        ]  # fmt: skip
+
+
+async def test_an_unfinished_run_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+    assert (run.folder / "checkpoints" / "last").exists(), "draining leaves a checkpoint"
+    async with running(service_in(tmp_path)) as again:
+        resumed = again.get(run.id)
+        await until(lambda: resumed.state == "running" and again.progress(run.id).get("step"))
+        assert (run.folder / "lives").read_text() == "2"
+        again.stop(run.id)
+        await again.wait_ended(run.id)
+    assert service_in(tmp_path).store.load()[0].state == "stopped"
+
+
+async def test_a_result_written_while_the_supervisor_was_dead_is_adopted(tmp_path: Path) -> None:
+    service = service_in(tmp_path)
+    service.store.load()
+    run = service.submit(config("complete"))
+    run.state = "running"
+    service.store.save(run)
+    (run.folder / "result.json").write_text('{"state": "completed", "error": null}')
+    async with running(service_in(tmp_path)) as again:
+        assert again.get(run.id).state == "completed"
+        assert not (run.folder / "lives").exists()
+
+
+async def test_a_queued_run_can_be_paused_resumed_and_stopped(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        service.submit(config("until_stopped"))
+        waiting = service.submit(config("complete"))
+        service.pause(waiting.id)
+        assert waiting.state == "paused"
+        service.resume(waiting.id)
+        assert waiting.state == "queued"
+        with pytest.raises(RunConflictError, match="no training process"):
+            service.cull(waiting.id, "s")
+        service.stop(waiting.id)
+        assert waiting.state == "stopped"
+        for deed in (service.pause, service.resume, service.stop):
+            with pytest.raises(RunConflictError, match="is stopped"):
+                deed(waiting.id)
+
+
+async def test_an_unknown_run_is_named(tmp_path: Path) -> None:
+    async with running(service_in(tmp_path)) as service:
+        with pytest.raises(RunNotFoundError, match="r-404"):
+            service.pause("r-404")
