@@ -1,0 +1,289 @@
+"""A child process's way to the bus: a thread of its own, so that Redis never pauses training.
+
+`offer` takes what may be dropped and never waits; `spool` takes what may not and returns when it
+is on disk. The thread publishes both. What is durable and not yet acknowledged when the bridge
+closes, or dies, stays in the spool directory for its next owner.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+from google.protobuf.message import Message
+
+from esper_async.leyline.envelope import event_id_of, wrap
+from esper_async.leyline.names import short_name
+from esper_async.leyline.registry import TOPICS, PayloadSpec, spec_of
+from esper_async.leyline.signing import Signer
+from esper_async.leyline.v1.enums_pb2 import MessagePriority
+from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
+from esper_async.leyline.validation import validate
+from esper_async.oona.bus import Bus
+from esper_async.oona.connection import ReconnectGate, connect
+from esper_async.oona.errors import FAULTS
+from esper_async.oona.groups import ensure_groups
+from esper_async.oona.outbox import Outbox, Parcel
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.spool import Spool
+from esper_async.oona.streams import WIRE_FIELD, lane_for
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 0.01
+_LINGER_S = 0.002
+_JOIN_MARGIN_S = 2.0
+
+Callback = Callable[[Any, EventEnvelope], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeReport:
+    """What became of everything the bridge was given; `clean` when nothing is left or lost."""
+
+    offered: int
+    published: int
+    dropped: dict[str, int]
+    spooled: int
+    unacknowledged: int
+    error: str
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was dropped, all is acknowledged and the thread was well."""
+        return not (self.dropped or self.unacknowledged or self.error)
+
+
+class Bridge:
+    """One child's bridge; its methods may be called from any thread of the child.
+
+    `key` is Leyline's signing key, `producer` the source in every envelope. Raises SpoolBusy when
+    another process owns the spool.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        spool_dir: Path,
+        key: bytes,
+        producer: str,
+        *,
+        settings: BusSettings | None = None,
+        queue_entries: int = 4_096,
+        queue_bytes: int = 16 * 1024 * 1024,
+    ) -> None:
+        self._url = redis_url
+        self._signer = Signer(key)
+        self._producer = producer
+        self._settings = settings or BusSettings(drain_s=1.0)
+        self._spool = Spool(spool_dir)
+        self._outbox = Outbox(entries_limit=queue_entries, bytes_limit=queue_bytes)
+        self._guard = threading.Lock()
+        self._sequences: Counter[str] = Counter()
+        self._spooled = 0
+        self._subscriptions: list[tuple[str, str, Callback]] = []
+        self._thread = threading.Thread(target=self._run, name="oona-bridge", daemon=True)
+        self._running = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._bus: Bus | None = None
+        self._error = ""
+        self._report: BridgeReport | None = None
+
+    def start(self) -> "Bridge":
+        """Start the thread; Redis need not be there. Returns the bridge."""
+        self._thread.start()
+        self._running.wait()
+        return self
+
+    def subscribe(self, topic: str, group: str, callback: Callback) -> None:
+        """Have `callback(message, envelope)` called in the bridge's thread; say so before `start`.
+
+        Raises RuntimeError afterwards.
+        """
+        if self._thread.ident is not None:
+            raise RuntimeError("subscribe before start")
+        self._subscriptions.append((topic, group, callback))
+
+    def offer(self, message: Message, *, priority: MessagePriority.ValueType | None = None) -> bool:
+        """Queue a message that may be dropped; False when it was, counted. Never waits.
+
+        Raises Refused for a message that must not be published, ValueError for a durable one.
+        """
+        spec = spec_of(message)
+        validate(message, spec)
+        if spec.durable:
+            raise ValueError(f"{spec.name} must not be lost: hand it to `spool`")
+        chosen = spec.priority if priority is None else priority
+        topic = spec.topic.name
+        parcel = Parcel(
+            stream=lane_for(topic, chosen),
+            topic=topic,
+            priority=short_name(MessagePriority, chosen).lower(),
+            wire=self._wrap(message, spec, event_id_of(message, spec), chosen),
+        )
+        accepted = self._outbox.put(parcel)
+        if accepted and not self._news.is_set():
+            self._in_thread(self._news.set)
+        return accepted
+
+    def spool(self, message: Message, *, priority: MessagePriority.ValueType | None = None) -> None:
+        """Write a message that must not be lost to disk, fsync, then have it published.
+
+        The same message again (by its identity) waits once. Raises Refused for a message that
+        must not be published, ValueError for one that is not durable, RuntimeError after `close`,
+        sqlite3.Error when the disk fails.
+        """
+        spec = spec_of(message)
+        validate(message, spec)
+        if not spec.durable:
+            raise ValueError(f"{spec.name} may be dropped: hand it to `offer`")
+        if self._report is not None:
+            raise RuntimeError("the bridge is closed")
+        chosen = spec.priority if priority is None else priority
+        topic = spec.topic.name
+        event_id = event_id_of(message, spec)
+        self._spool.append(
+            event_id=event_id,
+            stream=lane_for(topic, chosen),
+            topic=topic,
+            wire=self._wrap(message, spec, event_id, chosen),
+        )
+        with self._guard:
+            self._spooled += 1
+        if self._bus is not None:
+            self._in_thread(self._bus.wake_courier)
+
+    def close(self, deadline_s: float = 5.0) -> BridgeReport:
+        """Take nothing more, drain, end the thread, and report. Idempotent.
+
+        Draining means that the queue is published and the spool acknowledged, within
+        `deadline_s`; what is still in the spool then stays on disk.
+        """
+        if self._report is not None:
+            return self._report
+        self._outbox.shut()
+        give_up = time.monotonic() + deadline_s
+        while self._thread.is_alive() and time.monotonic() < give_up:
+            if not len(self._outbox) and not len(self._spool):
+                break
+            self._thread.join(_POLL_S)
+        if self._thread.ident is not None:
+            self._in_thread(self._stop.set)
+            self._thread.join(max(0.0, give_up - time.monotonic()) + _JOIN_MARGIN_S)
+            if self._thread.is_alive():
+                self._error = self._error or "the bridge's thread did not end in time"
+        self._outbox.abandon()
+        self._report = BridgeReport(
+            offered=self._outbox.offered,
+            published=self._outbox.sent,
+            dropped=dict(self._outbox.dropped),
+            spooled=self._spooled,
+            unacknowledged=len(self._spool),
+            error=self._error,
+        )
+        self._spool.close()
+        return self._report
+
+    def _wrap(
+        self,
+        message: Message,
+        spec: PayloadSpec,
+        event_id: str,
+        priority: MessagePriority.ValueType,
+    ) -> bytes:
+        with self._guard:
+            self._sequences[spec.topic.name] += 1
+            sequence = self._sequences[spec.topic.name]
+        return wrap(
+            message,
+            source=self._producer,
+            signer=self._signer,
+            priority=priority,
+            event_id=event_id,
+            time_to_live_ms=int((spec.topic.retention_s or 0) * 1000),
+            sequence=sequence,
+        )
+
+    def _in_thread(self, action: Callable[[], None]) -> None:
+        """Have `action` done by the bridge's loop, if that still runs."""
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(action)
+            except RuntimeError:
+                _LOG.debug("the bridge's loop has ended")
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception as error:  # noqa: BLE001 - reported by `close`; training goes on
+            _LOG.exception("the bridge's thread failed")
+            self._error = repr(error)
+            self._outbox.shut()
+        finally:
+            self._running.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        bus = Bus(
+            self._url,
+            signer=self._signer,
+            source=self._producer,
+            spool=self._spool,
+            settings=self._settings,
+        )
+        async with bus, asyncio.TaskGroup() as tasks:
+            self._bus = bus
+            self._running.set()
+            work = [tasks.create_task(self._pump())]
+            work += [tasks.create_task(self._listen(bus, *each)) for each in self._subscriptions]
+            await self._stop.wait()
+            for task in work:
+                task.cancel()
+
+    async def _listen(self, bus: Bus, topic: str, group: str, callback: Callback) -> None:
+        async def handler(message: Any, envelope: EventEnvelope) -> None:
+            callback(message, envelope)
+
+        optional = group not in TOPICS[topic].required_groups
+        await bus.consume(topic, group, handler, consumer=self._producer, optional=optional)
+
+    async def _pump(self) -> None:
+        """Publish the outbox in batches; while Redis is away it fills up."""
+        gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+        client = connect(self._url, timeout_s=self._settings.command_timeout_s)
+        prepared: set[str] = set()
+        try:
+            while True:
+                await self._news.wait()
+                await asyncio.sleep(_LINGER_S)
+                self._news.clear()
+                while batch := self._outbox.peek(self._settings.batch):
+                    try:
+                        await _send(client, batch, prepared)
+                    except FAULTS as error:
+                        _LOG.debug("telemetry waits for redis: %s", error)
+                        prepared.clear()
+                        await gate.pause()
+                    else:
+                        self._outbox.settle(len(batch))
+                        gate.passed()
+        finally:
+            await client.aclose()
+
+
+async def _send(client: redis.asyncio.Redis, batch: list[Parcel], prepared: set[str]) -> None:
+    for parcel in batch:
+        if parcel.stream not in prepared:
+            await ensure_groups(client, parcel.stream, TOPICS[parcel.topic].required_groups)
+            prepared.add(parcel.stream)
+    async with client.pipeline(transaction=False) as pipeline:
+        for parcel in batch:
+            pipeline.xadd(parcel.stream, {WIRE_FIELD: parcel.wire})
+        await pipeline.execute()

@@ -1,0 +1,247 @@
+"""Reads one topic for one consumer of a group: emergency lane first, nothing lost on the way.
+
+A blocking read is never cancelled: its reply could be in flight and its entries would be owned
+but unseen. Stopping is a flag; the read is released with CLIENT UNBLOCK, and entries that were
+delivered but not acknowledged are read again (id 0) whenever a connection begins.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import anyio
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from esper_async.leyline.admission import Admission
+from esper_async.leyline.registry import TOPICS
+from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
+from esper_async.oona.connection import ReconnectGate, connect, connect_reader
+from esper_async.oona.delivery import Delivery, Entry
+from esper_async.oona.errors import FAULTS
+from esper_async.oona.groups import ensure_groups
+from esper_async.oona.leases import Leases
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.streams import WIRE_FIELD, lanes
+from esper_async.runtime.breaker import CircuitBreaker
+from esper_async.runtime.errors import BreakerOpen
+
+_LOG = logging.getLogger(__name__)
+_READ_MARGIN_S = 5.0
+
+
+class Consumer:
+    """One consumer of one group of one topic; `run` returns only by cancellation."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        topic: str,
+        group: str,
+        consumer: str,
+        handler: Callable[[Any, EventEnvelope], Awaitable[None]],
+        optional: bool,
+        admission: Admission,
+        settings: BusSettings,
+        metrics: BusMetrics,
+    ) -> None:
+        required = TOPICS[topic].required_groups
+        if optional is (group in required):
+            raise ValueError(
+                f"{topic} has the required groups {required}; {group!r} was declared "
+                f"{'optional' if optional else 'required'}"
+            )
+        self._url = url
+        self._topic = topic
+        self._group = group
+        self._name = consumer
+        self._optional = optional
+        self._settings = settings
+        self._metrics = metrics
+        self._streams = lanes(topic)
+        self._stopping = False
+        self._reader_id: int | None = None
+        self._client = connect(url, timeout_s=settings.command_timeout_s)
+        self._delivery = Delivery(
+            self._client,
+            topic=topic,
+            group=group,
+            handler=handler,
+            admission=admission,
+            settings=settings,
+            metrics=metrics,
+        )
+        self._leases = Leases(
+            self._client,
+            topic=topic,
+            group=group,
+            consumer=consumer,
+            delivery=self._delivery,
+            settings=settings,
+            metrics=metrics,
+        )
+        self._breaker = CircuitBreaker(
+            f"oona.consume.{topic}.{group}",
+            failures=settings.breaker_failures,
+            open_s=settings.consume_open_s,
+            on_transition=metrics.breaker_moved,
+            is_failure=lambda error: isinstance(error, FAULTS),
+        )
+
+    async def run(self) -> None:
+        """Consume until cancelled; then finish the handler at work and acknowledge."""
+        work = asyncio.create_task(self._work(), name=f"oona.consume.{self._topic}.{self._group}")
+        try:
+            await asyncio.shield(work)
+        finally:
+            self._stopping = True
+            with anyio.CancelScope(shield=True):
+                await self._finish(work)
+                await self._client.aclose()
+
+    async def _finish(self, work: "asyncio.Task[None]") -> None:
+        """Let `work` end by itself within the drain deadline, then cancel it."""
+        if not work.done():
+            await self._release_reader()
+        _, late = await asyncio.wait({work}, timeout=self._settings.drain_s)
+        if late:
+            _LOG.warning("a handler of %s did not finish in time", self._topic)
+            work.cancel()
+            await asyncio.wait({work})
+        if not work.cancelled() and (error := work.exception()) is not None:
+            _LOG.error("the consumer of %s failed: %r", self._topic, error)
+
+    async def _release_reader(self) -> None:
+        if self._reader_id is None:
+            return
+        try:
+            await self._client.client_unblock(self._reader_id)
+        except FAULTS as error:
+            _LOG.debug("the reader ends by its own time-out: %s", error)
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(self._leases.run())
+            gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+            try:
+                while not self._stopping:
+                    try:
+                        await self._session(gate)
+                    except (*FAULTS, BreakerOpen) as error:
+                        await self._recover(error)
+                        await gate.pause()
+            finally:
+                keeper.cancel()
+
+    async def _recover(self, error: Exception) -> None:
+        self._metrics.reconnects.add(role="consumer")
+        _LOG.debug("consumer of %s starts again: %s", self._topic, error)
+        if self._optional and isinstance(error, ResponseError) and "NOGROUP" in str(error):
+            try:
+                await self._skip_to_end()
+            except FAULTS as fault:
+                _LOG.debug("the group of %s is not back yet: %s", self._topic, fault)
+
+    async def _skip_to_end(self) -> None:
+        """An evicted optional group begins again at the end of a stream that is still long."""
+        for stream in self._streams:
+            long = await self._client.xlen(stream) > self._settings.optional_lag_limit
+            await ensure_groups(self._client, stream, [self._group], at="$" if long else "0")
+
+    async def _session(self, gate: ReconnectGate) -> None:
+        """Read over one connection until stopped or until it breaks."""
+        reader = connect_reader(self._url, connect_timeout_s=self._settings.command_timeout_s)
+        try:
+            await self._breaker.call(self._open, reader)
+            gate.passed()
+            self._delivery.resume()
+            await self._replay(reader)
+            while not self._stopping:
+                await self._cycle(reader)
+            await self._delivery.flush()
+        finally:
+            self._reader_id = None
+            await reader.aclose()
+
+    async def _open(self, reader: redis.asyncio.Redis) -> None:
+        """Connect, and make sure that the groups are there."""
+        async with asyncio.timeout(self._settings.command_timeout_s):
+            self._reader_id = int(await reader.client_id())
+        for stream in self._streams:
+            await ensure_groups(self._client, stream, [self._group])
+
+    async def _replay(self, reader: redis.asyncio.Redis) -> None:
+        """Handle again what an earlier connection of this consumer left unacknowledged."""
+        for stream in self._streams:
+            cursor = "0"
+            while not self._stopping:
+                entries = await self._read(reader, {stream: cursor}, redelivered=True)
+                if not entries:
+                    break
+                cursor = entries[-1].entry_id
+                await self._deliver_all(reader, entries)
+
+    async def _cycle(self, reader: redis.asyncio.Redis) -> None:
+        """Deliver one round: what was claimed, what is due again, what is new."""
+        await self._deliver_all(reader, self._leases.take_claimed())
+        await self._delivery.retry_due()
+        emergency, normal = self._streams
+        entries = await self._read(reader, {emergency: ">"})
+        if not entries and self._delivery.has_room:
+            entries = await self._read(reader, {normal: ">"})
+        if not entries:
+            await self._delivery.flush()
+            wait_s = min(self._settings.block_s, self._delivery.next_due_s())
+            waiting = {emergency: ">", normal: ">"} if self._delivery.has_room else {emergency: ">"}
+            if wait_s > 0 and not self._stopping:
+                entries = await self._read(reader, waiting, block_s=wait_s)
+        await self._deliver_all(reader, entries)
+
+    async def _deliver_all(self, reader: redis.asyncio.Redis, entries: Iterable[Entry]) -> None:
+        """Deliver in order, letting emergencies pass in front of ordinary entries."""
+        batch = self._delivery.take(entries)
+        emergency = self._streams[0]
+        clock = asyncio.get_running_loop().time
+        looked_at = clock()
+        for entry in batch:
+            if self._stopping:
+                break
+            urgent_due = clock() - looked_at > self._settings.emergency_every_s
+            if entry.stream != emergency and urgent_due:
+                urgent = self._delivery.take(await self._read(reader, {emergency: ">"}))
+                for each in urgent:
+                    await self._delivery.deliver(each)
+                looked_at = clock()
+            await self._delivery.deliver(entry)
+        await self._delivery.flush()
+        if self._stopping:
+            self._delivery.let_go()
+
+    async def _read(
+        self,
+        reader: redis.asyncio.Redis,
+        streams: dict[str, str],
+        *,
+        block_s: float | None = None,
+        redelivered: bool = False,
+    ) -> list[Entry]:
+        """Read new (`>`) or own unacknowledged entries; emergency entries come first."""
+        block_ms = None if block_s is None else max(1, int(block_s * 1000))
+        async with asyncio.timeout((block_s or 0.0) + _READ_MARGIN_S):
+            reply: Any = await reader.xreadgroup(
+                self._group,
+                self._name,
+                dict[Any, Any](streams),
+                count=self._settings.batch,
+                block=block_ms,
+            )
+        by_stream = {name.decode(): rows for name, rows in reply or []}
+        entries = []
+        for stream in streams:
+            for entry_id, fields in by_stream.get(stream, []):
+                wire = (fields or {}).get(WIRE_FIELD, b"")
+                entries.append(Entry(stream, entry_id.decode(), wire, redelivered))
+        return entries

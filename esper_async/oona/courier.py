@@ -1,0 +1,162 @@
+"""Carries a spool to Redis, in order, until every required group has acknowledged each message.
+
+XADD's reply proves little: a server killed a moment later may lose the entry. So an entry leaves
+the spool only when, within one and the same life of the server, it was added and then seen below
+every required group's floor. A restarted, failed-over or emptied server is another life: whatever
+is left is published again, under the same event ids.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+
+from esper_async.leyline.registry import TOPICS
+from esper_async.oona.connection import (
+    ReconnectGate,
+    connect,
+    queue_server_identity,
+    server_identity,
+)
+from esper_async.oona.errors import FAULTS
+from esper_async.oona.groups import ensure_groups, group_states
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.spool import Spool, SpoolEntry
+from esper_async.oona.streams import WIRE_FIELD, EntryId, parse_id
+
+_LOG = logging.getLogger(__name__)
+_BEYOND_EVERY_ENTRY: EntryId = (2**64, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """Where a spooled message lies in this life of the server."""
+
+    topic: str
+    stream: str
+    entry_id: EntryId
+
+
+class Courier:
+    """Publishes one spool. `run` goes on until cancelled; `wake` may be called in its loop."""
+
+    def __init__(
+        self, url: str, spool: Spool, *, settings: BusSettings, metrics: BusMetrics
+    ) -> None:
+        self._url = url
+        self._spool = spool
+        self._settings = settings
+        self._metrics = metrics
+        self._news = asyncio.Event()
+        self._life = ""
+        self._cursor = 0
+        self._furthest = 0
+        self._sent: dict[int, _Sent] = {}
+        self._prepared: set[str] = set()
+
+    def wake(self) -> None:
+        """Say that the spool has something new."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Carry until cancelled. A Redis that is away is waited for."""
+        gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+        client = connect(self._url, timeout_s=self._settings.command_timeout_s)
+        try:
+            while True:
+                try:
+                    await self._round(client)
+                    gate.passed()
+                except FAULTS as error:
+                    _LOG.debug("spool waits for redis: %s", error)
+                    self._metrics.reconnects.add(role="courier")
+                    await gate.pause()
+        finally:
+            await client.aclose()
+
+    async def _round(self, client: redis.asyncio.Redis) -> None:
+        """Publish what is new, forget what is acknowledged, then wait for more."""
+        self._news.clear()
+        batch = await asyncio.to_thread(self._spool.after, self._cursor, self._settings.batch)
+        if batch:
+            await self._publish(client, batch)
+        if self._sent:
+            await self._collect(client)
+        self._metrics.spool_depth.set(len(self._sent))
+        if len(batch) < self._settings.batch:
+            patience = self._settings.spool_poll_s if self._sent else None
+            try:
+                async with asyncio.timeout(patience):
+                    await self._news.wait()
+            except TimeoutError:
+                return
+
+    async def _publish(self, client: redis.asyncio.Redis, batch: list[SpoolEntry]) -> None:
+        for entry in batch:
+            if entry.stream not in self._prepared:
+                await ensure_groups(client, entry.stream, TOPICS[entry.topic].required_groups)
+                self._prepared.add(entry.stream)
+
+        def add_all(pipeline: Any) -> None:
+            for entry in batch:
+                pipeline.xadd(entry.stream, {WIRE_FIELD: entry.wire})
+
+        replies = await self._in_one_life(client, add_all)
+        if replies is None:
+            return
+        for entry, reply in zip(batch, replies, strict=True):
+            self._sent[entry.seq] = _Sent(entry.topic, entry.stream, parse_id(reply))
+            self._metrics.published.add(topic=entry.topic)
+            if entry.seq <= self._furthest:
+                self._metrics.republished.add()
+        self._cursor = batch[-1].seq
+        self._furthest = max(self._furthest, self._cursor)
+
+    async def _collect(self, client: redis.asyncio.Redis) -> None:
+        """Remove from the spool what every required group has acknowledged in this life."""
+        floors: dict[str, EntryId] = {}
+        for stream, topic in {(sent.stream, sent.topic) for sent in self._sent.values()}:
+            states = await group_states(client, stream, lag_limit=1)
+            required = TOPICS[topic].required_groups
+            if any(group not in states for group in required):
+                _LOG.warning("stream %s lost a required group; publishing again", stream)
+                self._rewind("")
+                return
+            floors[stream] = min(
+                (states[group].floor for group in required), default=_BEYOND_EVERY_ENTRY
+            )
+        if await self._in_one_life(client, lambda pipeline: None) is None:
+            return
+        done = [seq for seq, sent in self._sent.items() if sent.entry_id < floors[sent.stream]]
+        if done:
+            await asyncio.to_thread(self._spool.remove, done)
+            for seq in done:
+                del self._sent[seq]
+
+    async def _in_one_life(
+        self, client: redis.asyncio.Redis, fill: Callable[[Any], None]
+    ) -> list[Any] | None:
+        """Run a transaction; None, with everything rewound, when the server's life is a new one."""
+        async with client.pipeline(transaction=True) as pipeline:
+            queue_server_identity(pipeline, uuid.uuid4().hex)
+            fill(pipeline)
+            replies = await pipeline.execute()
+        life = server_identity(replies)
+        if life == self._life:
+            return list(replies[3:])
+        known = bool(self._life)
+        self._rewind(life)
+        return None if known else list(replies[3:])
+
+    def _rewind(self, life: str) -> None:
+        """Start over with everything that is left on disk."""
+        self._life = life
+        self._cursor = 0
+        self._sent.clear()
+        self._prepared.clear()
+        self._news.set()

@@ -1,0 +1,225 @@
+"""What happens to one entry: admitted or refused, handled, acknowledged, retried or set aside."""
+
+import heapq
+import itertools
+import logging
+import random
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from google.protobuf.message import Message
+
+from esper_async.leyline.admission import Admission
+from esper_async.leyline.errors import Refusal, Refused
+from esper_async.leyline.limits import LIMITS
+from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
+from esper_async.oona.dead_letters import dead_letter_fields
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.streams import DEAD_LETTERS, attempts_key
+
+_LOG = logging.getLogger(__name__)
+_REMEMBERED = 10_000
+_WAITING_LIMIT = 1_000
+_KEPT_FOR_PEOPLE = frozenset(
+    {Refusal.WRONG_VERSION, Refusal.UNKNOWN_TYPE, Refusal.INVALID, Refusal.MALFORMED}
+)
+"""Authentic messages that this version cannot act on: set aside, not thrown away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream. `redelivered`: somebody may have begun to handle it before."""
+
+    stream: str
+    entry_id: str
+    wire: bytes
+    redelivered: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies the entry on its topic."""
+        return self.stream, self.entry_id
+
+
+class Delivery:
+    """Delivers entries of one topic to one handler, one at a time."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        topic: str,
+        group: str,
+        handler: Callable[[Any, EventEnvelope], Awaitable[None]],
+        admission: Admission,
+        settings: BusSettings,
+        metrics: BusMetrics,
+    ) -> None:
+        self._client = client
+        self._topic = topic
+        self._group = group
+        self._handler = handler
+        self._admission = admission
+        self._settings = settings
+        self._metrics = metrics
+        self.in_hand: set[tuple[str, str]] = set()
+        self._waiting: list[tuple[float, int, Entry, int]] = []
+        self._order = itertools.count()
+        self._done: defaultdict[str, list[str]] = defaultdict(list)
+        self._flushed_at = 0.0
+        self._handled: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether ordinary entries may be read: not too many wait for another attempt."""
+        return len(self._waiting) < _WAITING_LIMIT
+
+    def next_due_s(self) -> float:
+        """Return the seconds until an entry is due again; infinite if none waits."""
+        return max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else float("inf")
+
+    def take(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Take entries in hand, so that their leases are kept; those in hand are left out."""
+        fresh = [entry for entry in entries if entry.key not in self.in_hand]
+        self.in_hand.update(entry.key for entry in fresh)
+        return fresh
+
+    def resume(self) -> None:
+        """Begin over a new connection: forget what was in hand but neither done nor waiting."""
+        self.in_hand = {entry.key for _, _, entry, _ in self._waiting}
+        self.in_hand.update((stream, each) for stream, ids in self._done.items() for each in ids)
+
+    def let_go(self) -> None:
+        """Give up what is in hand; it stays unacknowledged and will be read again."""
+        self.in_hand.clear()
+        self._waiting.clear()
+
+    async def deliver(self, entry: Entry) -> None:
+        """Bring one entry, which was taken, to its end or to its next attempt."""
+        if not entry.wire:
+            await self._acknowledge(entry)  # trimmed or deleted while it was pending
+            return
+        try:
+            message, envelope = self._admission.admit(
+                entry.wire, topic=self._topic, delivery="/".join(entry.key)
+            )
+        except Refused as refused:
+            await self._refuse(entry, refused)
+            return
+        if envelope.event_id in self._handled:
+            self._metrics.duplicates.add(topic=self._topic, group=self._group)
+            await self._acknowledge(entry)
+            return
+        if entry.redelivered and await self._died_before(entry, envelope):
+            await self._set_aside(entry, "its handling ended without an answer each time")
+            return
+        await self._attempt(entry, message, envelope, attempt=1)
+
+    async def retry_due(self) -> None:
+        """Attempt again what is due."""
+        while self._waiting and self._waiting[0][0] <= time.monotonic():
+            _, _, entry, attempt = heapq.heappop(self._waiting)
+            try:
+                message, envelope = self._admission.admit(
+                    entry.wire, topic=self._topic, delivery="/".join(entry.key)
+                )
+            except Refused as refused:
+                await self._refuse(entry, refused)
+            else:
+                await self._attempt(entry, message, envelope, attempt)
+
+    async def flush(self) -> None:
+        """Acknowledge what is done. What cannot be acknowledged now stays for the next flush."""
+        if not self._done:
+            return
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for stream, ids in self._done.items():
+                pipeline.xack(stream, self._group, *ids)
+            await pipeline.execute()
+        for stream, ids in self._done.items():
+            self.in_hand.difference_update((stream, entry_id) for entry_id in ids)
+        self._done.clear()
+        self._flushed_at = time.monotonic()
+
+    async def _attempt(
+        self, entry: Entry, message: Message, envelope: EventEnvelope, attempt: int
+    ) -> None:
+        try:
+            await self._handler(message, envelope)
+        except Exception as error:  # noqa: BLE001 - any failure is retried, then a dead letter
+            await self._failed(entry, envelope, attempt, error)
+            return
+        self._remember(envelope.event_id)
+        self._metrics.handled.add(topic=self._topic, group=self._group)
+        age_ms = max(0.0, (time.time() - envelope.created_at) * 1000)
+        self._metrics.consume_latency.observe(age_ms, topic=self._topic)
+        if entry.redelivered:
+            await self._client.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
+        await self._acknowledge(entry)
+
+    async def _failed(
+        self, entry: Entry, envelope: EventEnvelope, attempt: int, error: Exception
+    ) -> None:
+        self._metrics.retried.add(topic=self._topic, group=self._group)
+        _LOG.warning("handling %s failed (attempt %d): %r", envelope.event_id, attempt, error)
+        if attempt >= (envelope.attempts_allowed or LIMITS.retries):
+            await self._set_aside(entry, f"{type(error).__name__}: {error}", attempts=attempt)
+            return
+        ceiling_s = min(
+            self._settings.retry_cap_s, self._settings.retry_base_s * 2 ** (attempt - 1)
+        )
+        due = time.monotonic() + random.uniform(ceiling_s / 2, ceiling_s)  # noqa: S311 - jitter
+        heapq.heappush(self._waiting, (due, next(self._order), entry, attempt + 1))
+
+    async def _refuse(self, entry: Entry, refused: Refused) -> None:
+        self._metrics.refused.add(topic=self._topic, reason=refused.reason.value)
+        _LOG.warning("refused an entry of %s: %s", self._topic, refused)
+        if refused.reason in _KEPT_FOR_PEOPLE:
+            await self._set_aside(entry, str(refused))
+        else:
+            await self._acknowledge(entry)
+
+    async def _died_before(self, entry: Entry, envelope: EventEnvelope) -> bool:
+        """Count that handling begins; tell whether it began too often without coming to an end.
+
+        Only redelivered entries are counted: one that kills its consumer is one of them, and an
+        innocent one that was merely read along with it is not counted until its own turn.
+        """
+        began = await self._client.hincrby(
+            attempts_key(self._topic, self._group), "/".join(entry.key), 1
+        )
+        return int(began) > (envelope.attempts_allowed or LIMITS.retries)
+
+    async def _set_aside(self, entry: Entry, reason: str, *, attempts: int = 0) -> None:
+        """Move the entry to the dead letters, in one transaction with its acknowledgement."""
+        fields = dead_letter_fields(
+            entry.wire,
+            topic=self._topic,
+            stream=entry.stream,
+            group=self._group,
+            entry_id=entry.entry_id,
+            reason=reason,
+            attempts=attempts,
+        )
+        async with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.xadd(DEAD_LETTERS, fields)
+            pipeline.xack(entry.stream, self._group, entry.entry_id)
+            pipeline.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
+            await pipeline.execute()
+        self.in_hand.discard(entry.key)
+        self._metrics.dead_letters.add(topic=self._topic, group=self._group)
+
+    async def _acknowledge(self, entry: Entry) -> None:
+        self._done[entry.stream].append(entry.entry_id)
+        if time.monotonic() - self._flushed_at > self._settings.acknowledge_every_s:
+            await self.flush()
+
+    def _remember(self, event_id: str) -> None:
+        self._handled[event_id] = None
+        if len(self._handled) > _REMEMBERED:
+            self._handled.popitem(last=False)

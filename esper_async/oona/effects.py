@@ -1,0 +1,47 @@
+"""Effects that happen once: the event's id is recorded in the transaction of its effect.
+
+with connection:                                    # one transaction
+    if first_time(connection, envelope.event_id, group="simic"):
+        connection.execute("INSERT INTO reports ...")
+"""
+
+import sqlite3
+import time
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS seen_events (
+    consumer TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    seen_at REAL NOT NULL,
+    PRIMARY KEY (consumer, event_id)
+) WITHOUT ROWID
+"""
+
+
+def prepare_effects(connection: sqlite3.Connection) -> None:
+    """Create the table `seen_events` where it is missing."""
+    with connection:
+        connection.execute(_TABLE)
+
+
+def first_time(connection: sqlite3.Connection, event_id: str, *, group: str) -> bool:
+    """Record the event for `group`; tell whether it had not been recorded before.
+
+    Belongs into the transaction of the effect and rolls back with it. Raises RuntimeError on a
+    connection in autocommit mode outside a transaction, where the two could come apart.
+    """
+    if connection.isolation_level is None and not connection.in_transaction:
+        raise RuntimeError("first_time needs a transaction: use `with connection:` or BEGIN")
+    done = connection.execute(
+        "INSERT OR IGNORE INTO seen_events VALUES (?, ?, ?)", (group, event_id, time.time())
+    )
+    return done.rowcount == 1
+
+
+def forget_events(connection: sqlite3.Connection, *, older_than_s: float) -> int:
+    """Forget events seen longer ago than any redelivery can take; return how many."""
+    with connection:
+        done = connection.execute(
+            "DELETE FROM seen_events WHERE seen_at < ?", (time.time() - older_than_s,)
+        )
+    return done.rowcount

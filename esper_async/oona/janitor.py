@@ -1,0 +1,100 @@
+"""Keeps Redis small without ever removing what a required group has not acknowledged."""
+
+import asyncio
+import logging
+
+import redis.asyncio
+
+from esper_async.leyline.registry import TOPICS, Topic
+from esper_async.oona.connection import ReconnectGate
+from esper_async.oona.errors import FAULTS
+from esper_async.oona.groups import GroupState, group_states
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.streams import EntryId, format_id, lanes
+
+_LOG = logging.getLogger(__name__)
+
+
+class Janitor:
+    """Sweeps every topic each second. Idempotent, so several may run on one bus."""
+
+    def __init__(
+        self, client: redis.asyncio.Redis, *, settings: BusSettings, metrics: BusMetrics
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Sweep until cancelled; a Redis that is away is waited for."""
+        gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+        while True:
+            try:
+                await self.sweep()
+                gate.passed()
+                await asyncio.sleep(self._settings.janitor_every_s)
+            except FAULTS as error:
+                _LOG.debug("the janitor waits for redis: %s", error)
+                self._metrics.reconnects.add(role="janitor")
+                await gate.pause()
+
+    async def sweep(self) -> None:
+        """Measure, evict, trim and tidy each topic once."""
+        for topic in TOPICS.values():
+            depth = 0
+            for stream in lanes(topic.name):
+                states = await group_states(
+                    self._client, stream, lag_limit=self._settings.optional_lag_limit + 1
+                )
+                states = await self._evict(topic, stream, states)
+                await self._trim(topic, stream, states)
+                await self._remove_idle_consumers(stream, states)
+                required = [states[name] for name in topic.required_groups if name in states]
+                depth = max(depth, *(state.depth for state in required), 0)
+            self._metrics.depth.set(depth, topic=topic.name)
+
+    async def _evict(
+        self, topic: Topic, stream: str, states: dict[str, GroupState]
+    ) -> dict[str, GroupState]:
+        """Remove optional groups that lag too far, so that they hold nobody up."""
+        kept = {}
+        for name, state in states.items():
+            expendable = name not in topic.required_groups
+            if expendable and state.depth > self._settings.optional_lag_limit:
+                await self._client.xgroup_destroy(stream, name)
+                self._metrics.evicted.add(topic=topic.name, group=name)
+                _LOG.error("evicted group %s of %s: %d entries behind", name, stream, state.depth)
+            else:
+                kept[name] = state
+        return kept
+
+    async def _trim(self, topic: Topic, stream: str, states: dict[str, GroupState]) -> None:
+        if topic.retention_s is not None:
+            removed = await self._expire(stream, topic.retention_s)
+        elif all(name in states for name in topic.required_groups):
+            floor: EntryId = min(state.floor for state in states.values())
+            removed = await self._client.xtrim(stream, minid=format_id(floor), approximate=False)
+        else:
+            return
+        if removed:
+            self._metrics.trimmed.add(int(removed), topic=topic.name)
+
+    async def _expire(self, stream: str, retention_s: float) -> int:
+        """Remove what is older than its retention, by the server's clock, or too much."""
+        seconds, _ = await self._client.time()
+        oldest_ms = int((seconds - retention_s) * 1000)
+        removed = await self._client.xtrim(stream, minid=f"{oldest_ms}-0", approximate=False)
+        return int(removed) + int(
+            await self._client.xtrim(
+                stream, maxlen=self._settings.expendable_entries, approximate=False
+            )
+        )
+
+    async def _remove_idle_consumers(self, stream: str, states: dict[str, GroupState]) -> None:
+        """Forget consumers that own nothing and have not been seen for long."""
+        for name in states:
+            for row in await self._client.xinfo_consumers(stream, name):
+                idle_s = int(row["idle"]) / 1000
+                if not row["pending"] and idle_s > self._settings.idle_consumer_s:
+                    await self._client.xgroup_delconsumer(stream, name, row["name"])

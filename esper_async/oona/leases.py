@@ -1,0 +1,104 @@
+"""Keeps the leases of what a consumer has in hand, and takes over from consumers that died.
+
+An entry's idle time is its lease: while it is in hand it is renewed, so that a long handler is
+not taken for a dead one.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+import redis.asyncio
+
+from esper_async.oona.delivery import Delivery, Entry
+from esper_async.oona.errors import FAULTS
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.streams import WIRE_FIELD, lanes, sweeper_key
+
+_LOG = logging.getLogger(__name__)
+_OWN_PENDING = 1_000
+
+
+class Leases:
+    """Runs beside a consumer; what it claims waits in `take_claimed`."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        topic: str,
+        group: str,
+        consumer: str,
+        delivery: Delivery,
+        settings: BusSettings,
+        metrics: BusMetrics,
+    ) -> None:
+        self._client = client
+        self._topic = topic
+        self._group = group
+        self._consumer = consumer
+        self._delivery = delivery
+        self._settings = settings
+        self._metrics = metrics
+        self._claimed: deque[Entry] = deque()
+        self._cursors = dict.fromkeys(lanes(topic), "0-0")
+
+    def take_claimed(self) -> list[Entry]:
+        """Return what was claimed since the last call."""
+        entries = list(self._claimed)
+        self._claimed.clear()
+        return entries
+
+    async def run(self) -> None:
+        """Renew and claim until cancelled."""
+        period_s = min(self._settings.claim_every_s, self._settings.lease_s / 3)
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                for stream in self._cursors:
+                    await self._renew(stream)
+                await self._sweep(period_s)
+            except FAULTS as error:
+                _LOG.debug("leases of %s wait for redis: %s", self._topic, error)
+
+    async def _renew(self, stream: str) -> None:
+        """Reset the idle time of entries in hand that are still ours."""
+        held = {entry_id for name, entry_id in self._delivery.in_hand if name == stream}
+        if not held:
+            return
+        rows: Any = await self._client.xpending_range(
+            stream,
+            self._group,
+            min="-",
+            max="+",
+            count=_OWN_PENDING,
+            consumername=self._consumer,
+        )
+        ours = [row["message_id"] for row in rows if row["message_id"].decode() in held]
+        if ours:
+            await self._client.xclaim(stream, self._group, self._consumer, 0, ours, justid=True)
+
+    async def _sweep(self, period_s: float) -> None:
+        """Claim entries whose lease has run out; one consumer of the group does it at a time."""
+        key = sweeper_key(self._topic, self._group)
+        mine = await self._client.set(key, self._consumer, nx=True, px=max(1, int(period_s * 900)))
+        if not mine:
+            return
+        for stream, cursor in self._cursors.items():
+            reply = await self._client.xautoclaim(
+                stream,
+                self._group,
+                self._consumer,
+                int(self._settings.lease_s * 1000),
+                start_id=cursor,
+                count=self._settings.batch,
+            )
+            self._cursors[stream] = reply[0].decode()
+            for entry_id, fields in reply[1]:
+                if entry_id is None:
+                    continue  # deleted; 6.2 reports it so
+                wire = (fields or {}).get(WIRE_FIELD, b"")
+                self._claimed.append(Entry(stream, entry_id.decode(), wire, redelivered=True))
+                self._metrics.claimed.add(topic=self._topic, group=self._group)

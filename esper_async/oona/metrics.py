@@ -1,0 +1,63 @@
+"""Everything the bus measures, named once."""
+
+from esper_async.runtime.metrics import Registry
+
+BREAKER_LEVELS = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+
+
+class BusMetrics:
+    """The bus's metrics in one registry; a child process has its own."""
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self.registry = Registry() if registry is None else registry
+        counter, gauge = self.registry.counter, self.registry.gauge
+        histogram = self.registry.histogram
+        self.published = counter("oona.published", "Messages Redis has taken.", ("topic",))
+        self.publish_latency = histogram(
+            "oona.publish.latency_ms", "From publish to Redis's answer.", ("topic",)
+        )
+        self.consume_latency = histogram(
+            "oona.consume.latency_ms", "From publishing to the handler's return.", ("topic",)
+        )
+        self.depth = gauge(
+            "oona.queue.depth", "Entries required groups have still to acknowledge.", ("topic",)
+        )
+        self.dropped = counter(
+            "oona.publish.dropped", "Messages dropped before Redis.", ("priority", "reason")
+        )
+        self.rerouted = counter(
+            "oona.publish.rerouted", "Messages that ride the emergency lane.", ("topic",)
+        )
+        self.refused = counter("oona.refused", "Messages refused on arrival.", ("topic", "reason"))
+        self.handled = counter("oona.handled", "Messages handled.", ("topic", "group"))
+        self.retried = counter("oona.retried", "Handlings that failed.", ("topic", "group"))
+        self.duplicates = counter("oona.duplicates", "Repeats absorbed.", ("topic", "group"))
+        self.claimed = counter(
+            "oona.claimed", "Entries taken over from dead consumers.", ("topic", "group")
+        )
+        self.dead_letters = counter(
+            "oona.dead_letters", "Messages set aside as undeliverable.", ("topic", "group")
+        )
+        self.trimmed = counter("oona.trimmed", "Entries the janitor removed.", ("topic",))
+        self.evicted = counter(
+            "oona.groups.evicted", "Optional groups evicted for their lag.", ("topic", "group")
+        )
+        self.reconnects = counter("oona.reconnects", "Times Redis had to be sought.", ("role",))
+        self.spool_depth = gauge("oona.spool.depth", "Durable messages not yet acknowledged.")
+        self.republished = counter(
+            "oona.spool.republished", "Durable messages sent again as the server lost data."
+        )
+        self.breaker_state = gauge(
+            "oona.breaker.state", "0 closed, 1 half open, 2 open.", ("breaker",)
+        )
+        self.conservative = gauge(
+            "oona.conservative_mode", "1 while low priority is shed.", ("topic",)
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return an exposed sample, say `esper_oona_handled_total`; 0.0 when there is none."""
+        return self.registry.collectors.get_sample_value(name, labels) or 0.0
+
+    def breaker_moved(self, name: str, _old: str, new: str) -> None:
+        """Take in a breaker's transition."""
+        self.breaker_state.set(BREAKER_LEVELS[new], breaker=name)

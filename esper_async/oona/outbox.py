@@ -1,0 +1,72 @@
+"""A bounded queue between threads for messages that may be dropped, each drop counted."""
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One wrapped message with the stream it goes to."""
+
+    stream: str
+    topic: str
+    priority: str
+    wire: bytes
+
+
+class Outbox:
+    """Filled by any thread, emptied by one. A full outbox refuses the newest."""
+
+    def __init__(self, *, entries_limit: int, bytes_limit: int) -> None:
+        self._entries_limit = entries_limit
+        self._bytes_limit = bytes_limit
+        self._guard = threading.Lock()
+        self._queue: deque[Parcel] = deque()
+        self._size_bytes = 0
+        self._open = True
+        self.offered = 0
+        self.sent = 0
+        self.dropped: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many parcels wait."""
+        return len(self._queue)
+
+    def put(self, parcel: Parcel) -> bool:
+        """Queue a parcel; False when it was dropped."""
+        with self._guard:
+            self.offered += 1
+            size = self._size_bytes + len(parcel.wire)
+            full = len(self._queue) >= self._entries_limit or size > self._bytes_limit
+            if full or not self._open:
+                self.dropped[parcel.priority] += 1
+                return False
+            self._queue.append(parcel)
+            self._size_bytes = size
+            return True
+
+    def peek(self, limit: int) -> list[Parcel]:
+        """Return up to `limit` parcels, oldest first; they stay until `settle`."""
+        with self._guard:
+            return [self._queue[place] for place in range(min(limit, len(self._queue)))]
+
+    def settle(self, count: int) -> None:
+        """Remove the `count` oldest parcels: they were sent."""
+        with self._guard:
+            for _ in range(count):
+                self._size_bytes -= len(self._queue.popleft().wire)
+            self.sent += count
+
+    def shut(self) -> None:
+        """Drop whatever is offered from now on."""
+        with self._guard:
+            self._open = False
+
+    def abandon(self) -> None:
+        """Drop, and count, what still waits."""
+        with self._guard:
+            self._open = False
+            self.dropped.update(parcel.priority for parcel in self._queue)
+            self._queue.clear()
+            self._size_bytes = 0

@@ -1,0 +1,168 @@
+"""Oona's supervisor side: the server, the janitor, the services' bus, and orphaned spools."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from esper_async.leyline.signing import Signer
+from esper_async.oona.bus import Bus
+from esper_async.oona.connection import connect, connect_once
+from esper_async.oona.courier import Courier
+from esper_async.oona.dead_letters import DeadLetters
+from esper_async.oona.errors import FAULTS, BusUnavailable, SpoolBusy
+from esper_async.oona.janitor import Janitor
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.server import EmbeddedServer
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.spool import Spool
+
+_LOG = logging.getLogger(__name__)
+_ADOPT_EVERY_S = 2.0
+_ADOPT_FOR_S = 1.0
+_RESTART_PAUSE_S = 0.2
+
+
+class OonaService:
+    """Starts Redis (unless `redis_url` names one), keeps it running and keeps it tidy.
+
+    `url`, `bus` and `dead_letters` are there once it is ready. Spools that dead children left
+    under `state_dir/runs/*/spool` are carried to the end.
+    """
+
+    name = "oona"
+    needs: tuple[str, ...] = ()
+    essential = True
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        signer: Signer,
+        redis_url: str = "",
+        settings: BusSettings | None = None,
+        metrics: BusMetrics | None = None,
+    ) -> None:
+        self._state_dir = state_dir
+        self._signer = signer
+        self._settings = settings or BusSettings()
+        self._metrics = metrics or BusMetrics()
+        self.server = None if redis_url else EmbeddedServer(state_dir / "redis")
+        self._external_url = redis_url
+        self._bus: Bus | None = None
+        self._dead_letters: DeadLetters | None = None
+        self._restarts = 0
+
+    @property
+    def url(self) -> str:
+        """The URL of the Redis in use."""
+        return self.server.url if self.server is not None else self._external_url
+
+    @property
+    def bus(self) -> Bus:
+        """The supervisor's own bus. Raises RuntimeError while the service is not ready."""
+        if self._bus is None:
+            raise RuntimeError("oona is not ready")
+        return self._bus
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters. Raises RuntimeError while the service is not ready."""
+        if self._dead_letters is None:
+            raise RuntimeError("oona is not ready")
+        return self._dead_letters
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled, then close the bus and stop the server.
+
+        Raises ServerStartError or BusUnavailable when Redis does not come up.
+        """
+        await self._start_redis()
+        client = connect(self.url, timeout_s=self._settings.command_timeout_s)
+        spool = Spool(self._state_dir / "oona" / "spool")
+        try:
+            async with self._new_bus(spool) as bus, asyncio.TaskGroup() as tasks:
+                self._bus = bus
+                self._dead_letters = DeadLetters(client)
+                janitor = Janitor(client, settings=self._settings, metrics=self._metrics)
+                tasks.create_task(janitor.run())
+                tasks.create_task(self._adopt_spools())
+                if self.server is not None:
+                    tasks.create_task(self._keep_server(self.server))
+                ready()
+        finally:
+            self._bus = self._dead_letters = None
+            spool.close()
+            await client.aclose()
+            if self.server is not None:
+                await self.server.stop()
+
+    def detail(self) -> dict[str, object]:
+        """Return what readiness shows: where Redis is and how often it had to be started again."""
+        kind = "external" if self.server is None else "embedded"
+        return {
+            "redis": kind,
+            "pid": self.server.pid if self.server else None,
+            "redis_restarts": self._restarts,
+        }
+
+    def breakers(self) -> dict[str, str]:
+        """Return the state of the publishing breaker."""
+        return {} if self._bus is None else {self._bus.breaker.name: self._bus.breaker.state}
+
+    def _new_bus(self, spool: Spool) -> Bus:
+        return Bus(
+            self.url,
+            signer=self._signer,
+            source="supervisor",
+            spool=spool,
+            settings=self._settings,
+            metrics=self._metrics,
+        )
+
+    async def _start_redis(self) -> None:
+        if self.server is not None:
+            await self.server.start()
+            return
+        client = connect_once(self._external_url, timeout_s=self._settings.command_timeout_s)
+        try:
+            await client.ping()
+        except FAULTS as error:
+            raise BusUnavailable(
+                f"no Redis answers at oona.redis_url: {error}; start it, mend the URL, or leave it "
+                "empty to use the embedded server"
+            ) from error
+        finally:
+            await client.aclose()
+
+    async def _keep_server(self, server: EmbeddedServer) -> None:
+        """Start the embedded server again whenever it ends; its file has its data."""
+        while True:
+            code = await server.wait()
+            self._restarts += 1
+            _LOG.error("the embedded redis ended with code %d; starting it again", code)
+            await asyncio.sleep(_RESTART_PAUSE_S)
+            await server.start()
+
+    async def _adopt_spools(self) -> None:
+        """Carry what dead children left, in short turns, so that a resumed run gets its spool."""
+        while True:
+            for path in sorted(self._state_dir.glob("runs/*/spool/spool.sqlite")):
+                await self._adopt(path.parent)
+            await asyncio.sleep(_ADOPT_EVERY_S)
+
+    async def _adopt(self, directory: Path) -> None:
+        try:
+            spool = await asyncio.to_thread(Spool, directory, patience_s=0.0)
+        except SpoolBusy:
+            return  # its child lives
+        try:
+            if len(spool):
+                _LOG.info("carrying %d messages left in %s", len(spool), directory)
+                courier = Courier(self.url, spool, settings=self._settings, metrics=self._metrics)
+                async with asyncio.timeout(_ADOPT_FOR_S):
+                    await courier.run()
+        except TimeoutError:
+            return
+        finally:
+            spool.close()

@@ -1,0 +1,104 @@
+"""A durable, ordered queue on disk for messages that must not be lost."""
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from esper_async.oona.errors import SpoolBusy
+
+_LOCK_POLL_S = 0.02
+_TABLE = """
+CREATE TABLE IF NOT EXISTS spool (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL UNIQUE,
+    stream TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    wire BLOB NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolEntry:
+    """One message that waits; `seq` is its place in the order."""
+
+    seq: int
+    event_id: str
+    stream: str
+    topic: str
+    wire: bytes
+
+
+class Spool:
+    """One spool directory, owned by one process at a time; its methods may be called from threads.
+
+    Raises SpoolBusy when another process still has it after `patience_s`.
+    """
+
+    def __init__(self, directory: Path, *, patience_s: float = 5.0) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._owner = _own(directory, patience_s)
+        self._guard = threading.Lock()
+        self._database = sqlite3.connect(directory / "spool.sqlite", check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        with self._database:
+            self._database.execute(_TABLE)
+
+    def append(self, *, event_id: str, stream: str, topic: str, wire: bytes) -> bool:
+        """Write one message and fsync. False when it already waits under this event id."""
+        with self._guard, self._database:
+            done = self._database.execute(
+                "INSERT OR IGNORE INTO spool (event_id, stream, topic, wire) VALUES (?, ?, ?, ?)",
+                (event_id, stream, topic, wire),
+            )
+        return done.rowcount == 1
+
+    def after(self, seq: int, limit: int) -> list[SpoolEntry]:
+        """Return up to `limit` entries behind `seq`, in order."""
+        with self._guard:
+            rows = self._database.execute(
+                "SELECT seq, event_id, stream, topic, wire FROM spool WHERE seq > ? "
+                "ORDER BY seq LIMIT ?",
+                (seq, limit),
+            ).fetchall()
+        return [SpoolEntry(*row) for row in rows]
+
+    def remove(self, seqs: Iterable[int]) -> None:
+        """Forget entries that every required group has acknowledged."""
+        with self._guard, self._database:
+            self._database.executemany("DELETE FROM spool WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def __len__(self) -> int:
+        """Return how many entries wait."""
+        with self._guard:
+            return int(self._database.execute("SELECT COUNT(*) FROM spool").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the files; what waits stays on disk. Idempotent."""
+        with self._guard:
+            self._database.close()
+            if self._owner >= 0:
+                os.close(self._owner)
+                self._owner = -1
+
+
+def _own(directory: Path, patience_s: float) -> int:
+    """Lock the directory; the lock ends with this process, however that ends."""
+    handle = os.open(directory / "spool.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                os.close(handle)
+                raise SpoolBusy(f"another process owns the spool in {directory}") from None
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return handle
