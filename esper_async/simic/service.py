@@ -1,0 +1,111 @@
+"""The supervisor side of the coach: experience from the bus into the store."""
+
+import contextlib
+import functools
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+
+from esper_async.leyline import TOPICS, EventEnvelope
+from esper_async.runtime.breaker import CircuitBreaker
+from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.errors import BreakerOpen
+from esper_async.runtime.metrics import Registry
+from esper_async.simic.metrics import CoachMetrics
+from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from esper_async.oona import Bus
+
+_TOPICS = (TOPICS["field_reports"].name, TOPICS["decisions"].name)
+
+_COUNT_EVERY_S = 0.5
+
+
+class SimicService:
+    """The coach. It keeps experience; no learner is configured yet, and it says so."""
+
+    name = "simic"
+    needs: tuple[str, ...] = ("oona",)
+    essential = False
+
+    def __init__(
+        self,
+        state_dir: Path,
+        bus: "Bus",
+        *,
+        bounds: Bounds | None = None,
+        registry: Registry | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._path = state_dir / "simic" / "experience.sqlite"
+        self._bus = bus
+        self._bounds = bounds
+        self._metrics = CoachMetrics(registry or Registry())
+        self._clock: Clock = clock or SystemClock()
+        self._disk = CircuitBreaker(
+            "simic.store",
+            clock=self._clock,
+            is_failure=lambda error: isinstance(error, OSError | sqlite3.Error),
+        )
+        self._counts: dict[str, int] = {}
+        self._changed = anyio.Event()
+        self.store: ExperienceStore | None = None
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Store what arrives until cancelled; a message is acknowledged once it is on disk."""
+        store = self.store = await to_thread.run_sync(self._open)
+        try:
+            await self._recount(store)
+            async with anyio.create_task_group() as group:
+                for topic in _TOPICS:
+                    handler = functools.partial(self._take, store)
+                    group.start_soon(
+                        functools.partial(self._bus.consume, topic, GROUP, handler, consumer=GROUP)
+                    )
+                group.start_soon(self._keep_count, store)
+                ready()
+        finally:
+            self.store = None
+            store.close()
+
+    def detail(self) -> dict[str, object]:
+        """What is kept, for readiness."""
+        return {"learner": "no learner configured", **self._counts}
+
+    def breakers(self) -> dict[str, str]:
+        """The state of each breaker."""
+        return {self._disk.name: self._disk.state}
+
+    def _open(self) -> ExperienceStore:
+        return ExperienceStore(self._path, now=self._clock.time, bounds=self._bounds)
+
+    async def _take(
+        self, store: ExperienceStore, message: "Message", envelope: EventEnvelope
+    ) -> None:
+        """Store one message. Raises when the disk fails, so that the bus delivers it again."""
+        event = envelope.event_id
+        result = await self._disk.call(to_thread.run_sync, store.take, message, event)
+        self._metrics.experiences.add(1, result=result)
+        if result is not Intake.DUPLICATE:
+            self._changed.set()
+
+    async def _keep_count(self, store: ExperienceStore) -> None:
+        """Count again after changes, but not for every single one."""
+        while True:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            with contextlib.suppress(BreakerOpen, sqlite3.Error):
+                await self._recount(store)
+            await self._clock.sleep(_COUNT_EVERY_S)
+
+    async def _recount(self, store: ExperienceStore) -> None:
+        self._counts = await self._disk.call(to_thread.run_sync, store.count)
+        for kind in ("reports", "decisions"):
+            self._metrics.size.set(self._counts[kind], kind=kind)

@@ -1,0 +1,244 @@
+"""The experience store holds each experience once, whatever order and however often it comes."""
+
+import math
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from experiences import decision, quantity, report
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper_async.leyline import KernelRequest
+from esper_async.simic import Bounds, ExperienceStore, Intake
+
+
+class Now:
+    """A wall clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    opened = ExperienceStore(tmp_path / "experience.sqlite", now=Now())
+    yield opened
+    opened.close()
+
+
+def content(store: ExperienceStore) -> list[bytes]:
+    messages = [message for _, message in [*store.reports(), *store.decisions()]]
+    return sorted(message.SerializeToString(deterministic=True) for message in messages)
+
+
+EXPERIENCES = [
+    (message, f"{type(message).__name__}:{index}")
+    for index, message in enumerate(
+        [
+            *(report("a", boundary) for boundary in range(3)),
+            *(decision("a", boundary) for boundary in range(4)),
+            *(report("b", boundary) for boundary in range(2)),
+            decision("b", 0),
+        ]
+    )
+]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    order=st.permutations(range(len(EXPERIENCES))),
+    again=st.lists(st.integers(0, len(EXPERIENCES) - 1), max_size=12),
+    fresh_ids=st.booleans(),
+)
+def test_any_order_and_any_duplication_give_the_same_content(
+    tmp_path_factory: pytest.TempPathFactory,
+    order: list[int],
+    again: list[int],
+    fresh_ids: bool,
+):
+    """Duplicates come under the same event id, or under a new one after the bus lost its data."""
+    path = tmp_path_factory.mktemp("store") / "experience.sqlite"
+    store = ExperienceStore(path, now=Now())
+    arriving = [*order[: len(order) // 2], *again, *order[len(order) // 2 :], *again]
+    for place, index in enumerate(arriving):
+        message, event = EXPERIENCES[index]
+        store.take(message, f"{event}/{place}" if fresh_ids else event)
+    expected = sorted(m.SerializeToString(deterministic=True) for m, _ in EXPERIENCES)
+    assert content(store) == expected
+    assert store.count() == {"reports": 5, "decisions": 5, "rejected": 0}
+    trajectory = store.trajectory("a")
+    assert [step.boundary for step in trajectory.steps] == [0, 1, 2, 3]
+    assert [len(step.reports) for step in trajectory.steps] == [1, 1, 1, 0]
+    assert store.trajectory("b").unmatched[0].report_id == "b-r1"
+    store.close()
+
+
+def test_a_message_is_stored_once_and_said_to_be_a_duplicate_afterwards(store: ExperienceStore):
+    assert store.take(report("a", 1), "e1") is Intake.STORED
+    assert store.take(report("a", 1), "e1") is Intake.DUPLICATE
+    assert store.take(report("a", 1), "e2") is Intake.DUPLICATE
+    assert store.count()["reports"] == 1
+
+
+def test_what_was_taken_is_there_after_reopening(tmp_path: Path):
+    path = tmp_path / "experience.sqlite"
+    first = ExperienceStore(path, now=Now())
+    first.take(report("a", 1), "e1")
+    first.close()
+    second = ExperienceStore(path, now=Now())
+    assert second.take(report("a", 1), "e1") is Intake.DUPLICATE
+    assert second.count()["reports"] == 1
+    second.close()
+
+
+NAN = quantity(0.1)
+NAN.mean = math.nan
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (report("a", 1, version=2), "version 2"),
+        (report("a", 1, report_id=""), "report_id is empty"),
+        (report("", 1), "names no run"),
+        (report("a", 1, command_id=""), "names no command"),
+        (report("a", 1, outcome=0), "outcome"),
+        (report("a", 1, issued_at=math.inf), "issued_at"),
+        (decision("a", 1, decision_id=""), "decision_id is empty"),
+        (decision("a", 1, log_probability=math.nan), "log_probability"),
+        (decision("a", 1, log_probability=0.3), "log_probability"),
+        (decision("a", 1, decided_at=math.nan), "decided_at"),
+        (decision("a", 1, run_id="b"), "belongs to run a"),
+        (KernelRequest(version=1, request_id="k"), "KernelRequest is no experience"),
+    ],
+)
+def test_a_malformed_message_is_rejected_with_its_reason_and_counted(
+    store: ExperienceStore, message, reason: str
+):
+    assert store.take(message, "e1") is Intake.REJECTED
+    assert store.take(message, "e1") is Intake.DUPLICATE
+    assert store.count() == {"reports": 0, "decisions": 0, "rejected": 1}
+    (rejection,) = store.rejections()
+    assert reason in rejection.reason
+    assert rejection.event == "e1"
+
+
+def test_a_quantity_that_is_no_number_is_rejected(store: ExperienceStore):
+    broken = report("a", 1)
+    broken.benefit_vs_twin.CopyFrom(NAN)
+    assert store.take(broken, "e1") is Intake.REJECTED
+
+
+def test_the_same_id_with_other_content_is_rejected_and_the_first_stays(store: ExperienceStore):
+    store.take(report("a", 1), "e1")
+    assert store.take(report("a", 1, site="other"), "e2") is Intake.REJECTED
+    assert "other content" in store.rejections()[0].reason
+    assert store.reports()[0][1].site == "body"
+
+
+def test_the_count_of_rejected_messages_outlives_their_records(store: ExperienceStore):
+    for number in range(1_002):
+        store.take(report("", 1), f"e{number}")
+    store.prune()
+    assert store.count()["rejected"] == 1_002
+    assert len(store.rejections(limit=5_000)) == 1_000
+
+
+def test_the_effect_and_its_event_are_one_transaction(store: ExperienceStore, monkeypatch):
+    """When storing fails, the event counts as unseen and can be delivered again."""
+
+    def no_disk(*_: object) -> None:
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setattr(store, "_store", no_disk)
+    with pytest.raises(sqlite3.OperationalError):
+        store.take(report("a", 1), "e1")
+    monkeypatch.undo()
+    assert store.take(report("a", 1), "e1") is Intake.STORED
+
+
+def test_pages_follow_one_another_in_order_of_arrival(store: ExperienceStore):
+    for boundary in (3, 1, 2):
+        store.take(report("a", boundary), f"e{boundary}")
+    first = store.reports("a", limit=2)
+    rest = store.reports("a", limit=2, after=first[-1][0])
+    assert [message.report_id for _, message in [*first, *rest]] == ["a-r3", "a-r1", "a-r2"]
+    assert store.reports("b") == []
+
+
+def test_the_newest_are_kept_when_there_are_too_many_or_they_are_too_old(tmp_path: Path):
+    now = Now()
+    store = ExperienceStore(tmp_path / "e.sqlite", now=now, bounds=Bounds(entries=3, age_s=100))
+    for boundary in range(6):
+        store.take(report("a", boundary), f"r{boundary}")
+        store.take(decision("a", boundary), f"d{boundary}")
+    assert store.prune() == 6
+    assert [message.report_id for _, message in store.reports()] == ["a-r3", "a-r4", "a-r5"]
+    now.seconds += 101
+    store.take(report("a", 9), "r9")
+    store.prune()
+    assert store.count() == {"reports": 1, "decisions": 0, "rejected": 0}
+    store.close()
+
+
+def test_a_boundary_decided_twice_has_two_steps_and_a_gap_is_named(store: ExperienceStore):
+    for message in (decision("a", 1), decision("a", 4)):
+        store.take(message, message.decision_id)
+    again = decision("a", 1, decision_id="a-d1-again", decided_at=950.0)
+    again.command.command_id = "a-c1-again"
+    store.take(again, "again")
+    trajectory = store.trajectory("a")
+    assert [step.decision.decision_id for step in trajectory.steps] == [
+        "a-d1",
+        "a-d1-again",
+        "a-d4",
+    ]
+    assert trajectory.missing == (2, 3)
+    assert not trajectory.whole
+
+
+def test_every_run_has_its_trajectory(store: ExperienceStore):
+    for run in ("b", "a"):
+        store.take(decision(run, 0), run)
+    assert [trajectory.run for trajectory in store.trajectories()] == ["a", "b"]
+    assert store.trajectory("nobody").steps == ()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from experiences import report
+from esper_async.simic import ExperienceStore
+store = ExperienceStore(Path(sys.argv[1]), now=time.time)
+number = 0
+while True:
+    store.take(report("a", number), f"e{number}")
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path):
+    path = tmp_path / "experience.sqlite"
+    here = str(Path(__file__).parent)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path), here], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    last = 0
+    while last < 20:
+        last = int(writer.stdout.readline())
+    writer.kill()
+    writer.stdout.close()
+    writer.wait()
+    store = ExperienceStore(path, now=Now())
+    assert store.count()["reports"] > last
+    assert store.take(report("a", 0), "e0") is Intake.DUPLICATE
+    store.close()
