@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from esper_async.karn.catalogue import Catalogue, Query
@@ -46,6 +47,7 @@ class Selector:
     def select(self, query: Query, *, costs: Mapping[str, Cost] | None = None) -> Selection:
         """Answer a query; `costs` as for `Catalogue.query`."""
         began = self._clock.monotonic()
+        self._probe()
         if self.breaker.state == "closed":
             selection = Selection(self.catalogue.query(query, costs=costs))
         else:
@@ -53,6 +55,12 @@ class Selector:
             selection = Selection(self.catalogue.conservative(query), reason)
         self._metrics.selection.observe((self._clock.monotonic() - began) * 1e3)
         return selection
+
+    def _probe(self) -> None:
+        """Once an open breaker has waited long enough, see whether the disk takes counts again."""
+        if self.breaker.state == "open" and self.breaker.retry_after_s == 0.0:
+            with suppress(BreakerOpen, sqlite3.Error, OSError):
+                self.breaker.call_sync(self._tallies.touch)
 
     def request(self, blueprint_id: str, *, drill: bool = False) -> BlueprintRecord:
         """Hand out a record to plant, and count it.
@@ -66,10 +74,8 @@ class Selector:
         """
         record = self.catalogue.get(blueprint_id, drill=drill)
         self._metrics.requests.add(1, tier=record.tier)
-        try:
+        with suppress(BreakerOpen, sqlite3.Error, OSError):
             self.breaker.call_sync(self._tallies.count_request, blueprint_id)
-        except (BreakerOpen, sqlite3.Error, OSError):
-            return record
         return record
 
     def count_outcome(self, report_id: str, blueprint_id: str, outcome: Outcome) -> bool:

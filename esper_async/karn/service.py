@@ -1,4 +1,4 @@
-"""Karn's supervisor side: holds the catalogue, answers queries, tallies what came of each kernel."""
+"""Karn's supervisor side: answers queries, and tallies what came of each blueprint."""
 
 import asyncio
 import os

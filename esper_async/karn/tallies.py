@@ -71,6 +71,11 @@ class Tallies:
             )
             return cursor.rowcount == 1
 
+    def touch(self) -> None:
+        """Take the write lock and give it back: whether counts can be kept now."""
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+
     def read(self) -> dict[str, Tally]:
         """Return every blueprint's counts by id; one never asked for is absent."""
         with self._connection() as connection:
