@@ -23,8 +23,9 @@ class Cell:
     """Run one service; see the module's docstring for the contract.
 
     `needs` are the cells it stands on. `on_change(cell)` is called after each change of `state`.
-    `since` is the Unix time of that change, `error` the last failure, `next_attempt_s` the wait it
-    is in while backing off. Lives in one event loop.
+    `since` is the Unix time of that change, `error` the last failure, `error_at_stop` what went
+    wrong while it was stopped, `next_attempt_s` the wait it is in while backing off. Lives in one
+    event loop.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Cell:
         self.state: CellState = "waiting"
         self.since = clock.time()
         self.error: Exception | None = None
+        self.error_at_stop: Exception | None = None
         self.ever_ready = False
         self.next_attempt_s: float | None = None
         self._clock = clock
@@ -83,7 +85,7 @@ class Cell:
             while await self._needs_are_ready():
                 failure = await self._live()
                 if self._stopping.is_set():
-                    self.error = failure or self.error
+                    self.error_at_stop = failure
                     break
                 if failure is not None and not await self._may_restart(failure):
                     return
@@ -126,10 +128,9 @@ class Cell:
     ) -> None:
         """Cancel the service, once, when it must end; note in `interrupted` if it fails so."""
         lost = [need._is_down.wait() for need in self.needs]
-        await _first_of(self._stopping.wait(), self._start_late(), *lost)
-        asked = self._stopping.is_set() or any(need._is_down.is_set() for need in self.needs)
+        first = await _first_of(self._start_late(), self._stopping.wait(), *lost)
         late = StartTimeout(f"{self.name} was not ready within {self._start_timeout_s:g} s")
-        interrupted.append(None if asked else late)
+        interrupted.append(late if first == 0 else None)
         life.cancel()
 
     async def _start_late(self) -> None:
@@ -169,13 +170,14 @@ class Cell:
             self._on_change(self)
 
 
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait for the first of several waits to end, and cancel the others."""
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> int:
+    """Wait for the first of several waits to end, cancel the others, and return its index."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(wait) for wait in waits]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+    return max(tasks.index(task) for task in done)
 
 
 def _first_leaf(group: BaseExceptionGroup[Exception]) -> Exception:

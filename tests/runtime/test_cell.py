@@ -202,4 +202,4 @@ async def test_what_goes_wrong_while_stopping_is_kept() -> None:
     async with running(cell):
         await cell.wait_ready()
     assert cell.state == "stopped"
-    assert str(cell.error) == "could not flush"
+    assert str(cell.error_at_stop) == "could not flush"

@@ -1,0 +1,170 @@
+"""Every setting, from defaults, a TOML file, the environment and flags, in that order.
+
+`config/esper.toml` lists them all with a line of why; a test holds the two together. Unknown keys
+are errors that name the nearest known one and the source that they come from.
+
+The three sources are plain nested dictionaries, merged before they are checked: pydantic-settings
+would do the same for 0.2 s more of start-up, and could not say which source was wrong.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from esper_async.runtime.strict_model import ConfigurationError, StrictModel, problems_of
+
+PREFIX = "ESPER_"
+DELIMITER = "__"
+
+
+class SupervisorSettings(StrictModel):
+    """The supervisor itself: where its state is, how it starts, restarts and stops."""
+
+    state_dir: Path = Path(".esper")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    default_run: str = "digits"
+    shutdown_deadline_s: float = Field(default=25.0, gt=0, le=3_600)
+    start_timeout_s: float = Field(default=60.0, gt=0, le=3_600)
+    restart_limit: int = Field(default=3, ge=0, le=1_000)
+    restart_window_s: float = Field(default=60.0, gt=0)
+    stall_s: float = Field(default=0.25, gt=0)
+
+
+class HttpSettings(StrictModel):
+    """Where the supervisor listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8787, ge=0, le=65_535)
+
+
+class OonaSettings(StrictModel):
+    """The bus's server."""
+
+    redis_url: str = Field(default="", pattern=r"^$|^(redis|rediss|unix)://")
+
+
+class TolariaSettings(StrictModel):
+    """How training processes are run."""
+
+    concurrent_runs: int = Field(default=1, ge=1, le=256)
+    nice: int = Field(default=10, ge=0, le=19)
+    heartbeat_timeout_s: float = Field(default=120.0, gt=0)
+    start_timeout_s: float = Field(default=300.0, gt=0)
+    stop_s: float = Field(default=18.0, gt=0)
+    resume_window_s: float = Field(default=600.0, gt=0)
+
+
+class Settings(StrictModel):
+    """All settings, by section; made by `load_settings`."""
+
+    supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    oona: OonaSettings = Field(default_factory=OonaSettings)
+    tolaria: TolariaSettings = Field(default_factory=TolariaSettings)
+
+
+def load_settings(
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings from `config` (a TOML file), the environment and dotted `overrides`.
+
+    Raises ConfigurationError that lists every problem and names the source of each.
+    """
+    sources = {
+        "in a flag": _nested((overrides or {}).items(), "."),
+        "in the environment": _from_environment(os.environ if environment is None else environment),
+        f"in {config}": _read_toml(config) if config is not None else {},
+    }
+    merged: dict[str, Any] = {}
+    for document in reversed(sources.values()):
+        _lay_over(merged, document)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        where = [_origin(details["loc"], sources) for details in error.errors()]
+        problems = problems_of(error, Settings)
+        raise ConfigurationError(
+            "the configuration", [f"{p}{w}" for p, w in zip(problems, where, strict=True)]
+        ) from None
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn `key=value` flags into dotted overrides; raises ConfigurationError for another form."""
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigurationError(
+                f"--set {assignment}", ["expected key=value, such as http.port=9000"]
+            )
+        overrides[key.strip()] = value
+    return overrides
+
+
+def default_config() -> Path | None:
+    """Return the settings file used when none is named: ./esper.toml, if there is one."""
+    path = Path("esper.toml")
+    return path if path.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"it cannot be read: {error.strerror}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(str(path), [f"it is not valid TOML: {error}"]) from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the variables of the form ESPER_SECTION__KEY as a document.
+
+    Variables without the double underscore (ESPER_API_TOKEN, say) are no settings.
+    """
+    found = [
+        (name.removeprefix(PREFIX).lower(), value)
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and DELIMITER in name
+    ]
+    return _nested(found, DELIMITER)
+
+
+def _nested(items: Iterable[tuple[str, Any]], delimiter: str) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for name, value in items:
+        *sections, key = name.split(delimiter)
+        target = document
+        for section in sections:
+            inner = target.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigurationError(name, [f"{section!r} is given a value of its own as well"])
+            target = inner
+        target[key] = value
+    return document
+
+
+def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+            _lay_over(below[key], value)
+        else:
+            below[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _origin(location: Sequence[int | str], sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which source gave the value at `location`, in brackets; empty if none did."""
+    for name, document in sources.items():
+        value: Any = document
+        for part in location:
+            if not isinstance(value, Mapping) or part not in value:
+                break
+            value = value[part]
+        else:
+            return f" ({name})"
+    return ""

@@ -1,0 +1,85 @@
+"""Settings: one list of defaults, three sources over it, and no silent typo."""
+
+import itertools
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from esper_async.runtime.strict_model import ConfigurationError
+from esper_async.supervisor.settings import Settings, load_settings, parse_assignments
+
+LISTED = Path(__file__).parents[2] / "config" / "esper.toml"
+
+
+def test_the_shipped_file_lists_every_setting_with_its_default() -> None:
+    assert tomllib.loads(LISTED.read_text()) == Settings().model_dump(mode="json")
+
+
+def test_every_setting_in_the_shipped_file_has_a_line_of_why() -> None:
+    lines = LISTED.read_text().splitlines()
+    for above, line in itertools.pairwise(lines):
+        if "=" in line and not line.startswith(("#", "[")):
+            assert above.startswith("# "), f"no reason above {line!r}"
+
+
+def test_flags_override_the_environment_and_that_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "esper.toml"
+    file.write_text("[http]\nport = 1\nhost = 'from-file'\n[tolaria]\nnice = 1\n")
+    environment = {"ESPER_HTTP__PORT": "2", "ESPER_TOLARIA__NICE": "2"}
+    settings = load_settings(file, {"http.port": "3"}, environment)
+    assert (settings.http.port, settings.tolaria.nice, settings.http.host) == (3, 2, "from-file")
+
+
+def test_the_redis_url_comes_from_its_variable() -> None:
+    url = "redis://localhost:6379/0"
+    assert load_settings(environment={"ESPER_OONA__REDIS_URL": url}).oona.redis_url == url
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    assert load_settings(environment={"ESPER_API_TOKEN": "x"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "environment", "words"),
+    [
+        ("[oona]\nredis_ulr = ''", {}, {}, ("'oona.redis_ulr'", "'oona.redis_url'", "esper.toml")),
+        ("[ona]\n", {}, {}, ("'ona'", "did you mean 'oona'", "esper.toml")),
+        ("", {"http.prot": "1"}, {}, ("'http.prot'", "'http.port'", "in a flag")),
+        ("", {}, {"ESPER_HTTP__PROT": "1"}, ("'http.port'", "in the environment")),
+        ("", {"http.port": "many"}, {}, ("http.port = 'many'", "integer", "in a flag")),
+        ("", {"http.port": "70000"}, {}, ("http.port = '70000'", "65535")),
+        ("", {"oona.redis_url": "localhost"}, {}, ("oona.redis_url = 'localhost'", "redis")),
+        ("", {"http": "x"}, {}, ("http = 'x'",)),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_source(
+    text: str,
+    flags: dict[str, str],
+    environment: dict[str, str],
+    words: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "esper.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(file, flags, environment)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"gone\.toml.*\n.*cannot be read"):
+        load_settings(tmp_path / "gone.toml")
+    (tmp_path / "bad.toml").write_text("[oona\n")
+    with pytest.raises(ConfigurationError, match="not valid TOML"):
+        load_settings(tmp_path / "bad.toml")
+
+
+def test_an_assignment_without_a_value_is_refused() -> None:
+    assert parse_assignments(["http.port=1", "oona.redis_url=redis://a?b=c"]) == {
+        "http.port": "1",
+        "oona.redis_url": "redis://a?b=c",
+    }
+    with pytest.raises(ConfigurationError, match="key=value"):
+        parse_assignments(["http.port"])

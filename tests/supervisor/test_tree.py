@@ -1,0 +1,168 @@
+"""The tree starts in order, restarts alone, stops in reverse, and says who would not."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from esper_async.runtime.clock import FakeClock
+from esper_async.runtime.restart import RestartPolicy
+from esper_async.supervisor.errors import EssentialServiceFailedError, StartError
+from esper_async.supervisor.tree import StopReport, Tree
+from tests.supervisor.puppets import Puppet
+
+
+class NoWait(random.Random):
+    def uniform(self, a: float, _b: float) -> float:
+        return a
+
+
+def tree_of(*services: Puppet, limit: int = 3) -> Tree:
+    return Tree(services, clock=FakeClock(), source=NoWait(), policy=RestartPolicy(limit=limit))
+
+
+def family(diary: list[str]) -> tuple[Puppet, Puppet, Puppet]:
+    """Two that need a third: c needs b, b needs a; given here in the wrong order."""
+    return (
+        Puppet("c", ("b",), diary=diary),
+        Puppet("b", ("a",), diary=diary),
+        Puppet("a", essential=True, diary=diary),
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def running(tree: Tree) -> AsyncIterator["asyncio.Task[StopReport]"]:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        task = group.create_task(tree.run(5.0))
+        await until(lambda: tree.started)
+        yield task
+        tree.stop()
+
+
+async def test_services_start_in_the_order_of_their_needs_and_stop_in_reverse() -> None:
+    diary: list[str] = []
+    tree = tree_of(*family(diary))
+    async with running(tree) as task:
+        assert tree.status == "ready"
+    assert diary == ["+a", "+b", "+c", "-c", "-b", "-a"]
+    assert task.result() == StopReport((), ())
+    assert task.result().clean
+
+
+async def test_a_failure_restarts_the_service_and_those_that_need_it_only() -> None:
+    diary: list[str] = []
+    c, b, a = family(diary)
+    tree = tree_of(c, b, a)
+    async with running(tree):
+        b.ends.put_nowait(RuntimeError("boom"))
+        await until(lambda: c.lives == 2 and tree.status == "ready")
+        assert (a.lives, b.lives, c.lives) == (1, 2, 2)
+        assert tree.snapshot()["b"]["restarts"] == 1
+        assert tree.snapshot()["b"]["error"] == "RuntimeError: boom"
+        assert tree.snapshot()["c"]["restarts"] == 0
+
+
+async def test_a_failure_to_start_is_reported_as_such_and_the_rest_is_stopped() -> None:
+    diary: list[str] = []
+    c, b, a = family(diary)
+    b.fails_at_start = OSError("no room")
+    with pytest.raises(StartError, match="b could not start: no room"):
+        async with asyncio.timeout(5):
+            await tree_of(c, b, a).run(1.0)
+    assert (b.lives, diary) == (1, ["+a", "-a"])
+
+
+async def test_an_essential_service_past_its_limit_ends_the_tree_with_its_reason() -> None:
+    diary: list[str] = []
+    c, b, a = family(diary)
+    tree = tree_of(c, b, a, limit=1)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        verdict = group.create_task(_only_verdict(tree))
+        await until(lambda: tree.started)
+        a.ends.put_nowait(RuntimeError("one"))
+        await until(lambda: a.lives == 2 and tree.status == "ready")
+        a.ends.put_nowait(RuntimeError("two"))
+    assert "restarted once and failed again: two" in str(verdict.result())
+    assert verdict.result().exit_code == 3
+    assert diary.count("+c") == diary.count("-c"), "the rest was not stopped"
+
+
+async def _only_verdict(tree: Tree) -> EssentialServiceFailedError:
+    with pytest.raises(EssentialServiceFailedError) as caught:
+        await tree.run(1.0)
+    return caught.value
+
+
+async def test_another_service_past_its_limit_leaves_the_system_degraded() -> None:
+    a, b = Puppet("a", essential=True), Puppet("b")
+    tree = tree_of(a, b, limit=0)
+    async with running(tree):
+        b.ends.put_nowait(RuntimeError("boom"))
+        await until(lambda: tree.snapshot()["b"]["state"] == "failed")
+        assert (tree.status, tree.ready, a.lives) == ("degraded", True, 1)
+
+
+async def test_readiness_turns_false_with_the_stop() -> None:
+    stuck = asyncio.Event()
+    a = Puppet("a", essential=True, stuck=stuck)
+    tree = tree_of(a)
+    async with running(tree):
+        assert tree.ready
+        tree.stop()
+        assert not tree.ready
+        assert tree.status == "stopping"
+        stuck.set()
+
+
+async def test_what_did_not_stop_in_time_is_named_and_not_what_waits_for_it() -> None:
+    stuck = asyncio.Event()
+    a = Puppet("a")
+    b = Puppet("b", ("a",), stuck=stuck)
+    tree = tree_of(a, b)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        task = group.create_task(tree.run(0.05))
+        await until(lambda: tree.started)
+        tree.stop()
+        report = await task
+        assert report.overdue == ("b",)
+        assert not report.clean
+        stuck.set()
+
+
+async def test_a_second_stop_cuts_the_first_short() -> None:
+    stuck = asyncio.Event()
+    tree = tree_of(Puppet("a", stuck=stuck))
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        task = group.create_task(tree.run(3_600))
+        await until(lambda: tree.started)
+        tree.stop()
+        await asyncio.sleep(0)
+        tree.stop()
+        assert (await task).overdue == ("a",)
+        stuck.set()
+
+
+async def test_a_service_that_an_essential_one_needs_is_essential_too() -> None:
+    tree = tree_of(Puppet("a"), Puppet("b", ("a",), essential=True), Puppet("c"))
+    assert tree.essential == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("services", "words"),
+    [
+        ([Puppet("a", ("b",)), Puppet("b", ("a",))], "circle"),
+        ([Puppet("a", ("z",))], "'z', which is no service"),
+        ([Puppet("a"), Puppet("a")], "the same name"),
+    ],
+)
+async def test_a_tree_that_cannot_be_is_refused(services: list[Puppet], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tree_of(*services)
