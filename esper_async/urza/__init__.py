@@ -7,5 +7,6 @@ and what is damaged is quarantined, reported and absent until the forge makes it
 
 from esper_async.urza.library import CERTIFICATE, Library
 from esper_async.urza.records import Asset, Lifecycle
+from esper_async.urza.service import UrzaService, UrzaSettings
 
-__all__ = ["CERTIFICATE", "Asset", "Library", "Lifecycle"]
+__all__ = ["CERTIFICATE", "Asset", "Library", "Lifecycle", "UrzaService", "UrzaSettings"]

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from esper_async.runtime.breaker import BreakerState, CircuitBreaker
 from esper_async.runtime.clock import Clock, SystemClock
-from esper_async.urza import metrics, rows
+from esper_async.urza import rows
 from esper_async.urza.errors import IllegalLifecycleError, UnknownAssetError
 from esper_async.urza.garbage import Collected
 from esper_async.urza.records import NEXT, SERVED, Asset, Lifecycle, canonical
@@ -20,7 +20,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CERTIFICATE = "certificate"
-Observe = Callable[[str, float], None]
 Transition = Callable[[str, BreakerState, BreakerState], None]
 
 
@@ -32,12 +31,17 @@ class Statistics:
     cache_hits: int = 0
     integrity_failures: int = 0
 
+    @property
+    def hit_ratio(self) -> float | None:
+        """The share of reads answered from memory; None before the first."""
+        return self.cache_hits / self.reads if self.reads else None
+
 
 class Library:
     """Immutable versioned assets under `directory`; several processes may use one directory.
 
-    `actor` is the name under which changes are audited. `observe(name, value)` is told each
-    disk query's milliseconds and each integrity failure, `on_damage` what was damaged.
+    `actor` is the name under which changes are audited. `on_query` is told the
+    milliseconds of each call that went to disk, `on_damage` what was found damaged.
     Thread-safe; calls block on the disk (a coroutine calls from a thread).
 
     Every call that reaches the disk goes through one circuit breaker and may raise BreakerOpen,
@@ -52,7 +56,7 @@ class Library:
         actor: str = "library",
         cache_bytes: int = 16 << 20,
         clock: Clock | None = None,
-        observe: Observe | None = None,
+        on_query: Callable[[float], None] | None = None,
         on_transition: Transition | None = None,
         on_damage: Callable[[IntegrityFailure], None] | None = None,
     ) -> None:
@@ -61,7 +65,7 @@ class Library:
         self.actor = actor
         self.statistics = Statistics()
         self._clock: Clock = clock or SystemClock()
-        self._observe = observe
+        self._on_query = on_query
         self._on_damage = on_damage
         self._shelves = Shelves(
             directory,
@@ -273,14 +277,11 @@ class Library:
     def _guarded(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         started = self._clock.monotonic()
         result = self.breaker.call_sync(function, *args, **kwargs)
-        if self._observe is not None:
-            elapsed_ms = (self._clock.monotonic() - started) * 1000.0
-            self._observe(metrics.QUERY_DURATION_MS, elapsed_ms)
+        if self._on_query is not None:
+            self._on_query((self._clock.monotonic() - started) * 1000.0)
         return result
 
     def _damage_found(self, failure: IntegrityFailure) -> None:
         self.statistics.integrity_failures += 1
-        if self._observe is not None:
-            self._observe(metrics.INTEGRITY_FAILURES, 1.0)
         if self._on_damage is not None:
             self._on_damage(failure)

@@ -1,9 +1,11 @@
 """Rows, sidecars, blobs and memory cache kept in step; every read verified, damage dealt with."""
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from esper_async.urza import garbage, rows
 from esper_async.urza.blobs import BlobStore
@@ -20,6 +22,7 @@ from esper_async.urza.healing import (
 from esper_async.urza.records import SERVED, Asset, Lifecycle, digest_of
 from esper_async.urza.sidecars import Sidecars
 
+T = TypeVar("T")
 Change = Callable[[Asset], Asset]
 
 
@@ -50,6 +53,7 @@ class Shelves:
     ) -> None:
         self._actor = actor
         self._now = now
+        self._local = threading.local()
         self._on_damage = on_damage
         self._blobs = BlobStore(directory)
         self._sidecars = Sidecars(directory)
@@ -70,7 +74,7 @@ class Shelves:
                 kept = replace(asset, blob=blob, version=newest.version + 1)
             return self._keep(connection, kept, "put", {"blob": blob, "kind": kept.kind})
 
-        kept = self.database.write(work)
+        kept = self._write(work)
         self._cache.drop(asset.key)
         return kept
 
@@ -79,7 +83,7 @@ class Shelves:
         try:
             return self.database.read(lambda c: newest_or_damage(c, self._sidecars, key))
         except DamagedRecordError:
-            return self.database.write(lambda c: self._newest_healed(c, key))
+            return self._write(lambda c: self._newest_healed(c, key))
 
     def cached(self, key: str) -> bytes | None:
         """The content if it is in memory and nothing has changed in the catalogue since."""
@@ -111,7 +115,7 @@ class Shelves:
         """The verified content of a version; one that is missing or damaged is quarantined."""
         content = self._blobs.read(asset.blob)
         if content is None:
-            self.database.write(lambda connection: self._quarantine(connection, asset.id))
+            self._write(lambda connection: self._quarantine(connection, asset.id))
             content = self._blobs.read(asset.blob)
         return content
 
@@ -148,7 +152,7 @@ class Shelves:
                 return asset
             return self._keep(connection, changed, action, detail)
 
-        changed = self.database.write(work)
+        changed = self._write(work)
         self._cache.drop(changed.key)
         return changed
 
@@ -160,7 +164,7 @@ class Shelves:
                 f"{reason}: {repairs.damaged_rows} damaged rows, "
                 f"{repairs.restored_rows} restored from sidecars"
             )
-            self.database.write(lambda connection: self._report(connection, "row", "", detail))
+            self._write(lambda connection: self._report(connection, "row", "", detail))
         return repairs
 
     def check_structure(self) -> str | None:
@@ -171,7 +175,7 @@ class Shelves:
         if found == "ok":
             return None
         self.database.rebuild(found)
-        self.database.write(lambda connection: self._report(connection, "catalogue", "", found))
+        self._write(lambda connection: self._report(connection, "catalogue", "", found))
         return found
 
     def everything(self) -> Iterator[Asset]:
@@ -181,7 +185,7 @@ class Shelves:
     def collect_garbage(self, min_age_s: float) -> garbage.Collected:
         """Delete what nobody can be served and nobody refers to."""
         now = self._now()
-        return self.database.write(
+        return self._write(
             lambda c: garbage.collect(c, self._sidecars, self._blobs, now, min_age_s, self._actor)
         )
 
@@ -227,4 +231,18 @@ class Shelves:
     def _report(self, connection: sqlite3.Connection, what: str, asset: str, detail: str) -> None:
         failure = {"what": what, "detail": detail}
         rows.note(connection, self._now(), self._actor, "integrity_failure", asset, failure)
-        self._on_damage(IntegrityFailure(what, asset, detail))
+        self._local.failures.append(IntegrityFailure(what, asset, detail))
+
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """One transaction; what it reports is announced once it is committed."""
+        failures: list[IntegrityFailure] = []
+
+        def fresh(connection: sqlite3.Connection) -> T:
+            failures.clear()
+            self._local.failures = failures
+            return work(connection)
+
+        result = self.database.write(fresh)
+        for failure in failures:
+            self._on_damage(failure)
+        return result

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from experiences import quantity, report
+from tests.simic.experiences import quantity, report
 
 import esper_async.simic.evidence
 import esper_async.simic.reward

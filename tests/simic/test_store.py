@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiences import decision, quantity, report
+from tests.simic.experiences import decision, quantity, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -214,7 +214,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from experiences import report
+from tests.simic.experiences import report
 from esper_async.simic import ExperienceStore
 store = ExperienceStore(Path(sys.argv[1]), now=time.time)
 number = 0
