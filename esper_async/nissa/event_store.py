@@ -78,7 +78,7 @@ class Query:
 
 
 class EventStore:
-    """The events of a state directory.
+    """The events of a state directory. Closed until `open`; events may be added before that.
 
     Args:
         path: the database file; its folder is made.
@@ -94,17 +94,23 @@ class EventStore:
         capacity: int = 10_000,
         clock: Clock | None = None,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._retention_s = retention_s
         self._capacity = capacity
         self._clock = clock or SystemClock()
         self._waiting: deque[Event] = deque()
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
-        self._writer = _connect(path)
-        self._writer.executescript(_SCHEMA)
-        self._reader = _connect(path)
-        self._reader.execute("PRAGMA query_only = 1")
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
         self.dropped = 0
+
+    def open(self) -> None:
+        """Open the database, making it if there is none. Blocking; raises sqlite3.Error."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        writer = _connect(self._path)
+        writer.executescript(_SCHEMA)
+        reader = _connect(self._path)
+        reader.execute("PRAGMA query_only = 1")
+        self._connections = writer, reader
 
     def add(self, event: Event) -> bool:
         """Queue an event for the next `flush`; False when the queue is full and it was dropped."""
@@ -162,10 +168,29 @@ class EventStore:
             return int(self._reader.execute("SELECT count(*) FROM events").fetchone()[0])
 
     def close(self) -> None:
-        """Write what waits and close; idempotent."""
-        self.flush()
-        self._writer.close()
-        self._reader.close()
+        """Write what waits and close; it can be opened again. Idempotent."""
+        if self._connections is None:
+            return
+        try:
+            self.flush()
+        finally:
+            with self._write_lock, self._read_lock:
+                for connection in self._connections:
+                    connection.close()
+                self._connections = None
+
+    @property
+    def _writer(self) -> sqlite3.Connection:
+        return self._open_connections()[0]
+
+    @property
+    def _reader(self) -> sqlite3.Connection:
+        return self._open_connections()[1]
+
+    def _open_connections(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        if self._connections is None:
+            raise sqlite3.ProgrammingError("the event store is not open")
+        return self._connections
 
 
 def _connect(path: Path) -> sqlite3.Connection:

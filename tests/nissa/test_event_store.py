@@ -19,6 +19,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def store(tmp_path: Path, clock: FakeClock) -> Iterator[EventStore]:
     store = EventStore(tmp_path / "nissa" / "events.sqlite", clock=clock, capacity=50)
+    store.open()
     yield store
     store.close()
 
@@ -94,9 +95,11 @@ def test_events_past_their_retention_are_deleted_and_no_longer_found(
 def test_events_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "events.sqlite"
     first = EventStore(path)
+    first.open()
     first.add(event(1, "kept"))
     first.close()
     second = EventStore(path)
+    second.open()
     assert [row["message"] for row in second.search(Query(words="kept"))] == ["kept"]
     second.close()
 
