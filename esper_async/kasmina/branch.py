@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper_async.kasmina.kernels.graft import attach, detach
+from esper_async.kasmina.seed import Seed
+
 
 class Branch:
     """A network, the host's optimizer and those of the seeds that are in the forward pass.
@@ -23,6 +26,7 @@ class Branch:
         self.model = model
         self.optimizer = optimizer
         self.seed_optimizers: dict[str, Optimizer] = {}
+        self.seed_order: list[str] = []
         self._clip_norm = clip_norm
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
 
@@ -31,6 +35,26 @@ class Branch:
             clip_gradients(seed_optimizer, self._clip_norm)
             seed_optimizer.step()
             seed_optimizer.zero_grad(set_to_none=True)
+
+    def attach(self, seed: Seed) -> None:
+        """Join a seed to the network: forward pass, module tree and optimizer."""
+        attach(self.model.get_submodule(seed.site.path), seed.graft, seed.attribute)
+        self.seed_order.append(seed.id)
+        if seed.optimizer is not None:
+            self.seed_optimizers[seed.id] = seed.optimizer
+
+    def detach(self, seed: Seed) -> None:
+        """Take a seed out of the network, its optimizer state with it."""
+        detach(self.model.get_submodule(seed.site.path), seed.attribute)
+        self.seed_order.remove(seed.id)
+        self.seed_optimizers.pop(seed.id, None)
+
+    def freeze(self, seed: Seed) -> None:
+        """Stop training a seed that stays in the network."""
+        self.seed_optimizers.pop(seed.id, None)
+        seed.optimizer = None
+        for parameter in seed.kernel.parameters():
+            parameter.requires_grad_(False)
 
     def copy(self) -> "Branch":
         """Return an independent branch in the same state; nothing is shared but hyper-parameters.
@@ -44,6 +68,7 @@ class Branch:
         twin = Branch(model, optimizer, clip_norm=self._clip_norm)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
             twin.seed_optimizers[seed_id] = copy.deepcopy(seed_optimizer, memo)
+        twin.seed_order = list(self.seed_order)
         return twin
 
     def follow_rates(self, other: "Branch") -> None:

@@ -23,11 +23,15 @@ class EmptyLoaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one variant scored on a split: losses (N,) in float64, weights (N,), metric means."""
+    """What one variant scored on a split: losses (N,) in float64, weights (N,), metric means.
+
+    `values` holds each metric by sample where the metric gives one a sample, else by batch.
+    """
 
     losses: Tensor
     weights: Tensor
     metrics: Mapping[str, float]
+    values: Mapping[str, Tensor]
     paired_by: PairedBy
 
     @property
@@ -91,6 +95,7 @@ class _Tally:
         self._losses: list[Tensor] = []
         self._weights: list[Tensor] = []
         self._sums = dict.fromkeys(metrics, 0.0)
+        self._values: dict[str, list[Tensor]] = {name: [] for name in metrics}
         self._count = 0
 
     def add(self, output: Tensor, target: Tensor, batch_size: int) -> None:
@@ -101,12 +106,14 @@ class _Tally:
         for name, metric in self._metrics.items():
             value = torch.as_tensor(metric(output, target)).double()
             self._sums[name] += float(value.mean()) * batch_size
+            self._values[name].append(value.reshape(-1))
 
     def result(self) -> Evaluation:
         return Evaluation(
             torch.cat(self._losses).cpu(),
             torch.cat(self._weights).cpu(),
             {name: total / self._count for name, total in self._sums.items()},
+            {name: torch.cat(values).cpu() for name, values in self._values.items()},
             self._loss.paired_by,
         )
 

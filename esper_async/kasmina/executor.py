@@ -1,12 +1,14 @@
 """The executor: plants, trains, blends, judges and removes seeds, on command and by rule."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from esper_async.kasmina.branch import Branch
-from esper_async.kasmina.call import Call, Forward
+from esper_async.kasmina.call import Call, Forward, first_batch_size
+from esper_async.kasmina.compute import count_macs, training_macs
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
 from esper_async.kasmina.gates import (
     GateResult,
@@ -23,6 +25,7 @@ from esper_async.kasmina.quantity import Quantity, paired_difference
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.seed import Candidate, Seed, seed_stream
 from esper_async.kasmina.seed_optimizer import sibling_optimizer
+from esper_async.kasmina.seed_state import load_seed, restore_seed, seed_state
 from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import ACTIVE, Stage, check_transition
@@ -31,6 +34,19 @@ from esper_async.kasmina.trend import LossTrend
 from esper_async.kasmina.trial import TrainStep, Trial
 
 TransitionListener = Callable[[Seed, Stage, Stage, GateResult | None], None]
+_COUNTERS = (
+    "boundary",
+    "steps",
+    "steps_per_boundary",
+    "shadow_passes",
+    "twin_steps",
+    "host_macs",
+    "shadow_macs",
+    "twin_macs",
+    "_macs",
+    "_steps_at_boundary",
+    "_margin_scale",
+)
 _RESTING = (Stage.CULLED, Stage.EMBARGOED, Stage.RESETTING)
 
 
@@ -74,6 +90,11 @@ class Executor:
         self.steps = 0
         self.steps_per_boundary = 1
         self.shadow_passes = 0
+        self.twin_steps = 0
+        self.host_macs = 0.0
+        self.shadow_macs = 0.0
+        self.twin_macs = 0.0
+        self._macs: dict[str, float] = {}
         self._steps_at_boundary = 0
         self._call = Call(branch.model, forward)
         self._forward = forward
@@ -174,31 +195,23 @@ class Executor:
     def _plant(self, candidate: Candidate, tournament: str) -> Seed:
         number = len(self.seeds) + 1
         site = self.sites[candidate.site]
-        kernel = build_kernel(
-            candidate.blueprint,
-            site.interface,
-            candidate.parameters,
-            seed=self._run_seed * 1000 + number,
-            drill=self.options.drill,
-        )
-        count = sum(parameter.numel() for parameter in kernel.parameters())
+        graft = self._build_graft(candidate, number)
+        count = sum(parameter.numel() for parameter in graft.parameters())
         if count > self.remaining_parameters:
             raise CommandRefusedError(
                 f"{candidate.blueprint} at {site.name} has {count} parameters; the budget has "
                 f"room for {self.remaining_parameters}"
             )
-        first = next(self.branch.model.parameters())
-        mode: BlendMode = "residual" if kernel.output == "change" else "convex"
-        graft = Graft(kernel, form=site.form, mode=candidate.blend or mode).to(first.device)
         seed = Seed(
             id=f"s{number}",
             site=site,
             candidate=candidate,
             graft=graft,
-            optimizer=sibling_optimizer(self.branch.optimizer, kernel.parameters()),
+            optimizer=sibling_optimizer(self.branch.optimizer, graft.parameters()),
             tournament=tournament,
             born_boundary=self.boundary,
             stream=seed_stream(self._run_seed, f"s{number}"),
+            parameter_count=count,
         )
         self.seeds[seed.id] = seed
         reason = f"{candidate.blueprint} fits {site.interface.key}"
@@ -211,6 +224,19 @@ class Executor:
         )
         return seed
 
+    def _build_graft(self, candidate: Candidate, number: int) -> Graft:
+        site = self.sites[candidate.site]
+        kernel = build_kernel(
+            candidate.blueprint,
+            site.interface,
+            candidate.parameters,
+            seed=self._run_seed * 1000 + number,
+            drill=self.options.drill,
+        )
+        device = next(self.branch.model.parameters()).device
+        mode: BlendMode = "residual" if kernel.output == "change" else "convex"
+        return Graft(kernel, form=site.form, mode=candidate.blend or mode).to(device)
+
     def _tournaments(self) -> int:
         return len({seed.tournament for seed in self.seeds.values()})
 
@@ -219,6 +245,8 @@ class Executor:
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step of the host, which was trained on `batch`."""
         self.steps += 1
+        size = first_batch_size(batch)
+        self.host_macs += size * self._host_macs(batch)
         if self._training:
             for seed in self._training:
                 seed.stage_steps += 1
@@ -227,14 +255,37 @@ class Executor:
         if self.trial is not None:
             self.trial.seed.stage_steps += 1
             self.trial.after_step(batch)
+            if self.trial.has_twin:
+                self.twin_steps += 1
+                self.twin_macs += size * self._macs["twin"]
 
     def _shadow(self, batch: Any) -> None:
+        size = first_batch_size(batch)
         for seed in self._training:
-            if not seed.held:
-                shadow_step(
-                    self._call, seed, batch, self._loss.mean, clip_norm=self.options.clip_norm
-                )
-                self.shadow_passes += 1
+            if seed.held:
+                continue
+            learn = partial(
+                shadow_step,
+                self._call,
+                seed,
+                batch,
+                self._loss.mean,
+                clip_norm=self.options.clip_norm,
+            )
+            if seed.id in self._macs:
+                learn()
+            else:
+                self._macs[seed.id] = count_macs(learn) / size
+            self.shadow_passes += 1
+            self.shadow_macs += size * self._macs[seed.id]
+
+    def _host_macs(self, batch: Any) -> float:
+        """Return the host's cost a sample, measured again when its topology has changed."""
+        if "host" not in self._macs:
+            self._macs["host"] = training_macs(
+                self.branch.model, self._forward, batch, self._loss.mean
+            )
+        return self._macs["host"]
 
     # -- every boundary ------------------------------------------------------------------------
 
@@ -338,7 +389,11 @@ class Executor:
         seed.buffers = {}
         self._move(seed, Stage.BLENDING, gate)
         self._trend.freeze()
-        self.trial = Trial(
+        self.trial = self._start_trial(seed)
+
+    def _start_trial(self, seed: Seed) -> Trial:
+        self._macs["twin"] = self._macs.pop("host", 0.0)
+        return Trial(
             self.branch,
             seed,
             train_step=self._train_step,
@@ -392,9 +447,7 @@ class Executor:
         self.trial = None
         seed = trial.seed
         if self.options.fossilized_frozen:
-            self.branch.seed_optimizers.pop(seed.id, None)
-            for parameter in seed.kernel.parameters():
-                parameter.requires_grad_(False)
+            self.branch.freeze(seed)
         self._move(seed, Stage.FOSSILIZED, gate)
 
     def finish(self, results: Mapping[str, Evaluation]) -> None:
@@ -427,11 +480,11 @@ class Executor:
         if self.trial is not None and self.trial.seed is seed:
             self.trial.withdraw()
             self.trial = None
+            self._macs.pop("host", None)
         else:
             self._training.remove(seed)
-        seed.buffers = {}
-        seed.optimizer = None
-        seed.ended_boundary = self.boundary
+        self._macs.pop(seed.id, None)
+        seed.release(self.boundary)
         seed.rest_boundaries = self.options.embargo_boundaries
         self._move(seed, Stage.CULLED, gate)
 
@@ -448,7 +501,7 @@ class Executor:
     def _reset_gate(self, seed: Seed) -> GateResult:
         site = self.branch.model.get_submodule(seed.site.path)
         return reset_done(
-            left_in_optimizers=int(seed.id in self.branch.seed_optimizers),
+            left_in_optimizers=int(seed.id in self.branch.seed_order),
             attached=hasattr(site, seed.attribute),
             boundary=self.boundary,
         )
@@ -465,3 +518,45 @@ class Executor:
             seed.gates.append(gate)
         if self._listener is not None:
             self._listener(seed, source, target, gate)
+
+    # -- saved and restored --------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs; tensors are shared with the living run."""
+        return {
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "training": [seed.id for seed in self._training],
+            "kept": [
+                seed_id
+                for seed_id in self.branch.seed_order
+                if self.trial is None or seed_id != self.trial.seed.id
+            ],
+            "seeds": [seed_state(seed) for seed in self.seeds.values()],
+            "trend": self._trend.state_dict(),
+            "trial": None if self.trial is None else self.trial.state_dict(),
+            "branch": self.branch.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rebuild the topology, then load every weight and optimizer state, strictly.
+
+        The executor must be fresh, on a host of the same architecture.
+        """
+        for number, saved in enumerate(state["seeds"], start=1):
+            seed = restore_seed(
+                saved, self.sites, lambda candidate, n=number: self._build_graft(candidate, n)
+            )
+            if not seed.ended:
+                seed.optimizer = sibling_optimizer(self.branch.optimizer, seed.graft.parameters())
+                load_seed(seed, saved)
+            self.seeds[seed.id] = seed
+        self._training = [self.seeds[seed_id] for seed_id in state["training"]]
+        for seed_id in state["kept"]:
+            self.branch.attach(self.seeds[seed_id])
+        if state["trial"] is not None:
+            self.trial = self._start_trial(self.seeds[state["trial"]["seed"]])
+            self.trial.load_state_dict(state["trial"])
+        self.branch.load_state_dict(state["branch"])
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self._trend.load_state_dict(state["trend"])

@@ -103,6 +103,7 @@ class Seed:
     dependence: Quantity | None = None
     benefit_vs_twin: Quantity | None = None
     gates: list[GateResult] = field(default_factory=list)
+    parameter_count: int
     ended_boundary: int | None = None
     rest_boundaries: int = 0
     held: bool = False
@@ -118,9 +119,22 @@ class Seed:
         return f"esper_{self.id}"
 
     @property
-    def parameter_count(self) -> int:
-        """Number of the kernel's parameters."""
-        return sum(parameter.numel() for parameter in self.kernel.parameters())
+    def ended(self) -> bool:
+        """Whether the seed was removed: its kernel is gone, its record stays."""
+        return self.ended_boundary is not None
+
+    @property
+    def alpha(self) -> float:
+        """How far the seed is blended in: 0 before BLENDING, although its shadow is fully on."""
+        return float(self.graft.alpha) if self.stage >= Stage.BLENDING else 0.0
+
+    def release(self, boundary: int) -> None:
+        """Free what a removed seed held: its kernel, its optimizer state, its buffers."""
+        self.graft = Graft(nn.Identity(), form=self.site.form, mode=self.graft.mode)
+        self.optimizer = None
+        self.buffers = {}
+        self.gradients = GradientRecord()
+        self.ended_boundary = boundary
 
 
 def seed_stream(run_seed: int, seed_id: str) -> RandomStream:

@@ -15,7 +15,6 @@ from esper_async.kasmina.averaging import WeightAverage
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.evaluation import Variant
-from esper_async.kasmina.kernels.graft import attach, detach
 from esper_async.kasmina.random_state import RandomStream
 from esper_async.kasmina.seed import Seed
 
@@ -57,7 +56,7 @@ class Trial:
         self.twin_average: WeightAverage | None = None
         self.twin_steps = 0
         seed.graft.set_alpha(0.0)
-        self.attach()
+        branch.attach(seed)
 
     @property
     def has_twin(self) -> bool:
@@ -68,13 +67,6 @@ class Trial:
     def ramp_complete(self) -> bool:
         """Whether alpha has reached its target."""
         return self.ramp_step >= self.ramp_steps
-
-    def attach(self) -> None:
-        """Join the seed to the run's branch: forward pass, module tree and optimizer."""
-        site = self.branch.model.get_submodule(self.seed.site.path)
-        attach(site, self.seed.graft, self.seed.attribute)
-        if self.seed.optimizer is not None:
-            self.branch.seed_optimizers[self.seed.id] = self.seed.optimizer
 
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step: alpha, the twin, the averages."""
@@ -116,9 +108,7 @@ class Trial:
 
     def withdraw(self) -> None:
         """End the trial without the seed: the run takes over the twin, or the snapshot."""
-        site = self.branch.model.get_submodule(self.seed.site.path)
-        detach(site, self.seed.attribute)
-        self.branch.seed_optimizers.pop(self.seed.id, None)
+        self.branch.detach(self.seed)
         self.branch.adopt(self.twin)
         self.twin.close()
 

@@ -1,7 +1,7 @@
 """`Grower`: growth inside a training loop that somebody else wrote."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,13 @@ from esper_async.kasmina.call import Call, Forward, default_forward
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, evaluate
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import GateResult
-from esper_async.kasmina.legal import CertificateStore, LegalPair, MemoryStore, Progress, legal_pairs
+from esper_async.kasmina.legal import (
+    CertificateStore,
+    LegalPair,
+    MemoryStore,
+    Progress,
+    legal_pairs,
+)
 from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Seed
@@ -24,7 +30,11 @@ from esper_async.kasmina.trial import TrainStep
 from esper_async.tamiyo.command import Command, Cull, Decision, Germinate, NoOp
 from esper_async.tamiyo.policies import Policy, make_policy
 from esper_async.tolaria.lr import LRController
+from esper_async.tamiyo.view import View
 from esper_async.tolaria.seeds_view import policy_view
+from esper_async.tolaria.site_state import pair_state, restore_pair, restore_site, site_state
+
+Decide = Callable[[Policy, View], Decision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,8 @@ class Grower:
         blueprints: ids to choose from; all of the allowed tiers if None.
         rates: the learning-rate authority; one that leaves the host's rates alone if None.
         progress: told of certificates being proved: `(done, total, what)`.
+        decide: `(policy, view) -> Decision`, called in place of `policy.decide(view)`: a run
+            journals there what it is about to do.
     """
 
     def __init__(
@@ -92,6 +104,7 @@ class Grower:
         blueprints: Sequence[str] | None = None,
         rates: LRController | None = None,
         progress: Progress | None = None,
+        decide: Decide | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -115,6 +128,7 @@ class Grower:
         self._rates = rates or LRController(optimizer, warmup_steps=self.options.warmup_steps)
         self._transitions: list[Transition] = []
         self._step = _Step(self)
+        self._decide_by = decide or _ask_policy
         self._grows = self.policy.name != "static"
         self._boundary = 0
 
@@ -136,7 +150,18 @@ class Grower:
             NoSiteError: there is no place to grow.
         """
         self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
-        self.executor = Executor(
+        self.executor = self._make_executor()
+        self.legal = legal_pairs(
+            self.sites,
+            self._store,
+            tiers=self.options.tiers,
+            only=self._blueprints,
+            drill=self.options.drill,
+            progress=self._progress,
+        )
+
+    def _make_executor(self) -> Executor:
+        return Executor(
             self._branch,
             forward=self._forward,
             loss=self._loss,
@@ -145,14 +170,6 @@ class Grower:
             run_seed=self.seed,
             train_step=self._train_step,
             on_transition=self._note,
-        )
-        self.legal = legal_pairs(
-            self.sites,
-            self._store,
-            tiers=self.options.tiers,
-            only=self._blueprints,
-            drill=self.options.drill,
-            progress=self._progress,
         )
 
     def after_step(self, batch: Any) -> None:
@@ -233,8 +250,18 @@ class Grower:
         if self.executor is not None:
             variants |= self.executor.variants()
             modules += self.executor.modules()
+        device = next(self.model.parameters()).device
         with evaluation_mode(modules):
-            return evaluate(variants, loader, self._loss, metrics=self._metrics)
+            return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)
+
+    def score(self, loader: Iterable[Any]) -> Evaluation:
+        """Evaluate the network as it is on a split, by sample."""
+        variants = {"host": Call(self.model, self._forward)}
+        device = next(self.model.parameters()).device
+        with evaluation_mode([self.model]):
+            return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)[
+                "host"
+            ]
 
     def _metrics_of(self, host: Evaluation, training_loss: float | None) -> dict[str, float]:
         metrics = {"validation_loss": host.loss}
@@ -253,16 +280,55 @@ class Grower:
             boundary=self._boundary,
             last_boundary=self.boundaries,
         )
-        return self.policy.decide(view)
+        return self._decide_by(self.policy, view)
 
-    def _note(
-        self, seed: Seed, source: Stage, target: Stage, gate: GateResult | None
-    ) -> None:
+    def _note(self, seed: Seed, source: Stage, target: Stage, gate: GateResult | None) -> None:
         self._transitions.append(Transition(seed, source, target, gate))
 
     def _take_transitions(self) -> list[Transition]:
         taken, self._transitions = self._transitions, []
         return taken
+
+    # -- saved and restored --------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, the network and its optimizers included.
+
+        Tensors are shared with the living run: save them, or copy them, before going on.
+        """
+        executor = self.executor
+        return {
+            "boundary": self._boundary,
+            "history": [dict(entry) for entry in self.history],
+            "policy": self.policy.state_dict(),
+            "rates": self._rates.state_dict(),
+            "sites": [site_state(site) for site in self.sites],
+            "legal": [pair_state(pair) for pair in self.legal],
+            "executor": None if executor is None else executor.state_dict(),
+            "branch": self._branch.state_dict() if executor is None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rebuild the grown topology on a fresh host and load everything, strictly.
+
+        Raises:
+            RuntimeError: the host is not of the architecture that was saved.
+        """
+        self._boundary = state["boundary"]
+        self.history = [dict(entry) for entry in state["history"]]
+        self.policy.load_state_dict(state["policy"])
+        if state["executor"] is None:
+            self._branch.load_state_dict(state["branch"])
+        else:
+            self.sites = [restore_site(site) for site in state["sites"]]
+            self.legal = [restore_pair(pair, self.sites) for pair in state["legal"]]
+            self.executor = self._make_executor()
+            self.executor.load_state_dict(state["executor"])
+        self._rates.load_state_dict(state["rates"])
+
+
+def _ask_policy(policy: Policy, view: View) -> Decision:
+    return policy.decide(view)
 
 
 class _Step:

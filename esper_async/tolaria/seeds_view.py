@@ -45,9 +45,7 @@ def _placements(executor: Executor, legal: Sequence[LegalPair]) -> list[Placemen
         return []
     resting = executor.resting_sites()
     return [
-        Placement(
-            pair.site.name, pair.site.depth, pair.blueprint, pair.blend, pair.parameters
-        )
+        Placement(pair.site.name, pair.site.depth, pair.blueprint, pair.blend, pair.parameters)
         for pair in legal
         if pair.site.name not in resting and pair.parameters <= executor.remaining_parameters
     ]

@@ -1,0 +1,103 @@
+"""A seed as values that can be saved, and back again."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from esper_async.kasmina.gates import GateResult
+from esper_async.kasmina.kernels.graft import Graft
+from esper_async.kasmina.quantity import Quantity
+from esper_async.kasmina.random_state import RandomStream
+from esper_async.kasmina.seed import Candidate, GradientRecord, Seed
+from esper_async.kasmina.sites import Site
+from esper_async.kasmina.stage import Stage
+
+_PLAIN = (
+    "tournament",
+    "born_boundary",
+    "stage_steps",
+    "stage_boundaries",
+    "windows",
+    "parameter_count",
+    "ended_boundary",
+    "rest_boundaries",
+    "held",
+)
+_QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
+
+
+def seed_state(seed: Seed) -> dict[str, Any]:
+    """Return a seed's state; weights, optimizer and buffers only while it lives."""
+    living = not seed.ended
+    return {
+        "id": seed.id,
+        "site": seed.site.name,
+        "candidate": seed.candidate.to_json(),
+        "stage": int(seed.stage),
+        "plain": {name: getattr(seed, name) for name in _PLAIN},
+        "quantities": {name: _quantity(getattr(seed, name)) for name in _QUANTITIES},
+        "gates": [(g.name, g.passed, g.reason, dict(g.numbers), g.boundary) for g in seed.gates],
+        "stream": seed.stream.state,
+        "graft": dict(seed.graft.state_dict()) if living else None,
+        "optimizer": seed.optimizer.state_dict() if seed.optimizer is not None else None,
+        "buffers": dict(seed.buffers),
+        "gradients": seed.gradients.state_dict(),
+    }
+
+
+def restore_seed(
+    saved: Mapping[str, Any],
+    sites: Mapping[str, Site],
+    build: Callable[[Candidate], Graft],
+) -> Seed:
+    """Return the seed with a kernel of its kind; `load_seed` fills in weights and optimizer."""
+    candidate = Candidate(**saved["candidate"])
+    site = sites[saved["site"]]
+    ended = saved["graft"] is None
+    graft = Graft(nn.Identity(), form=site.form, mode="residual") if ended else build(candidate)
+    plain = dict(saved["plain"])
+    seed = Seed(
+        id=saved["id"],
+        site=site,
+        candidate=candidate,
+        graft=graft,
+        optimizer=None,
+        tournament=plain.pop("tournament"),
+        born_boundary=plain.pop("born_boundary"),
+        parameter_count=plain.pop("parameter_count"),
+        stream=RandomStream(saved["stream"]),
+        stage=Stage(saved["stage"]),
+    )
+    for name, value in plain.items():
+        setattr(seed, name, value)
+    for name, value in saved["quantities"].items():
+        setattr(seed, name, None if value is None else Quantity(*value))
+    seed.gates = [GateResult(*gate) for gate in saved["gates"]]
+    seed.gradients = GradientRecord()
+    seed.gradients.load_state_dict(saved["gradients"])
+    return seed
+
+
+def load_seed(seed: Seed, saved: Mapping[str, Any]) -> None:
+    """Load the weights, buffers and optimizer state of a living seed, strictly."""
+    seed.graft.load_state_dict(saved["graft"], strict=True)
+    seed.buffers = dict(saved["buffers"])
+    if seed.optimizer is not None and saved["optimizer"] is not None:
+        seed.optimizer.load_state_dict(saved["optimizer"])
+    elif saved["optimizer"] is None:
+        seed.optimizer = None
+
+
+def _quantity(quantity: Quantity | None) -> tuple[Any, ...] | None:
+    if quantity is None:
+        return None
+    return (
+        quantity.mean,
+        quantity.low,
+        quantity.high,
+        quantity.n,
+        quantity.paired_by,
+        quantity.unit,
+        quantity.estimated,
+    )

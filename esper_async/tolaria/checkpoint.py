@@ -1,0 +1,160 @@
+"""Checkpoints on disk: complete, checksummed, replaced atomically, written beside training."""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+_KEPT = 2
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none that is whole can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A checkpoint that is on disk."""
+
+    boundary: int
+    path: Path
+    size_bytes: int
+    duration_ms: float
+
+
+def snapshot(value: Any) -> Any:
+    """Return a deep copy of a state: tensors are cloned on the CPU, containers rebuilt."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [snapshot(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(snapshot(item) for item in value)
+    return value
+
+
+class CheckpointStore:
+    """The checkpoints of one run: `<boundary>.pt` with its manifest `<boundary>.json`.
+
+    A checkpoint counts from the moment its manifest is in place. The newest two are kept. Writing
+    happens in a thread of its own, one at a time; its failure is raised by the next call.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._written: list[Written] = []
+
+    def save(self, boundary: int, state: Mapping[str, Any]) -> None:
+        """Copy `state` and write it beside the caller, once an earlier write has ended.
+
+        Raises:
+            CheckpointError: the write before this one failed.
+        """
+        copied = snapshot(state)
+        self.wait()
+        self._thread = threading.Thread(
+            target=self._write, args=(boundary, copied), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the write under way; raise CheckpointError if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise CheckpointError(f"a checkpoint could not be written: {failure}") from failure
+
+    def take_written(self) -> list[Written]:
+        """Return what has been written since the last call."""
+        taken, self._written = self._written, []
+        return taken
+
+    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Return (boundary, state) of the newest whole checkpoint; None if there is none.
+
+        Raises:
+            CheckpointError: there are checkpoints, and every one is damaged.
+        """
+        manifests = sorted(self._folder.glob("*.json"), reverse=True)
+        for manifest_path in manifests:
+            loaded = _read(manifest_path)
+            if loaded is not None:
+                return loaded
+        if manifests:
+            raise CheckpointError(
+                f"every checkpoint in {self._folder} is damaged; restore the folder from a backup, "
+                f"or remove it to train from the start"
+            )
+        return None
+
+    def _write(self, boundary: int, state: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        try:
+            path = self._folder / f"{boundary:08d}.pt"
+            _replace(path, lambda temporary: torch.save(state, temporary))
+            manifest = {
+                "format": FORMAT,
+                "boundary": boundary,
+                "file": path.name,
+                "size_bytes": path.stat().st_size,
+                "sha256": _digest(path),
+                "torch": torch.__version__,
+            }
+            manifest_path = path.with_suffix(".json")
+            _replace(manifest_path, lambda temporary: temporary.write_text(json.dumps(manifest)))
+            self._prune()
+            duration = 1e3 * (time.perf_counter() - started)
+            self._written.append(Written(boundary, path, manifest["size_bytes"], duration))
+        except Exception as failure:  # noqa: BLE001 - raised by the next call, in the caller's thread
+            self._failure = failure
+
+    def _prune(self) -> None:
+        for manifest in sorted(self._folder.glob("*.json"), reverse=True)[_KEPT:]:
+            manifest.unlink()
+            manifest.with_suffix(".pt").unlink(missing_ok=True)
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    write(temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(manifest_path: Path) -> tuple[int, dict[str, Any]] | None:
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        path = manifest_path.with_name(manifest["file"])
+        if manifest["format"] != FORMAT or _digest(path) != manifest["sha256"]:
+            return None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, KeyError):
+        return None
+    return manifest["boundary"], state

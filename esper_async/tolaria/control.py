@@ -1,0 +1,46 @@
+"""How somebody outside steers a run: asked once a batch, answered without waiting."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Kind = Literal["pause", "resume", "stop", "drain", "cull", "rollback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """One request. `drain` stops with a checkpoint, to go on later; `stop` ends the run."""
+
+    kind: Kind
+    seed: str | None = None
+    boundary: int | None = None
+
+
+class Control(Protocol):
+    """The engine's view of whoever steers it."""
+
+    def poll(self) -> Sequence[Steer]:
+        """Return and forget the requests since the last call; never blocks."""
+        ...
+
+    def heartbeat(self, step: int, **progress: Any) -> None:
+        """Tell that a step was reached; cheap."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep while the run is paused, at most so long, less if a request arrives."""
+        ...
+
+
+class NoControl:
+    """Nobody steers: a run in a script or a notebook."""
+
+    def poll(self) -> Sequence[Steer]:
+        """Return nothing."""
+        return ()
+
+    def heartbeat(self, step: int, **progress: Any) -> None:
+        """Tell nobody."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Not wait: nothing pauses such a run."""

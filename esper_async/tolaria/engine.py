@@ -1,0 +1,560 @@
+"""The engine: trains a task from its first epoch, or its last checkpoint, to its end."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from esper_async.kasmina.call import default_forward, first_batch_size, move
+from esper_async.kasmina.compute import training_macs
+from esper_async.kasmina.evaluation import Evaluation
+from esper_async.kasmina.executor import CommandRefusedError
+from esper_async.kasmina.legal import CertificateStore, Progress
+from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp, command_from_json
+from esper_async.tamiyo.policies import Policy
+from esper_async.tamiyo.reports import ReportBook
+from esper_async.tamiyo.view import View
+from esper_async.tolaria import global_random
+from esper_async.tolaria.checkpoint import CheckpointStore
+from esper_async.tolaria.control import Control, NoControl, Steer
+from esper_async.tolaria.epoch_loader import EpochLoader
+from esper_async.tolaria.grower import BoundaryReport, Grower
+from esper_async.tolaria.lr import LRController
+from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.records import seed_records, transition_record
+from esper_async.tolaria.run_journal import Listener, RunJournal
+from esper_async.tolaria.task import Task, TaskError
+from esper_async.tolaria.training import (
+    NonFiniteLossError,
+    check_finite,
+    choose_device,
+    choose_threads,
+    make_scheduler,
+    make_train_step,
+)
+
+State = Literal["completed", "stopped", "drained"]
+_OPERATOR = "operator"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended, with what it left: the grown model and what was recorded."""
+
+    state: State
+    grower: Grower
+    history: list[dict[str, Any]]
+    field_reports: list[dict[str, Any]]
+    transitions: list[dict[str, Any]]
+    decisions: list[dict[str, Any]]
+    test: Evaluation | None
+    wall_s: float
+    compute: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums since the last boundary."""
+
+    loss: Tensor | None = None
+    steps: int = 0
+    samples: int = 0
+    host_s: float = 0.0
+    total_s: float = 0.0
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        self.loss = loss.double() if self.loss is None else self.loss + loss.double()
+        self.steps += 1
+        self.samples += samples
+
+
+@dataclass(slots=True)
+class _Clock:
+    wall_s: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def total(self) -> float:
+        return self.wall_s + time.perf_counter() - self.since
+
+
+class Engine:
+    """Trains one task. With a folder it journals, checkpoints and resumes.
+
+    Args:
+        task: what to train; its model is trained in place.
+        options: how.
+        run_id: the name of the run in its records.
+        folder: the run's folder; None keeps nothing on disk.
+        control: who steers; nobody if None.
+        listener: told of every new record.
+        certificates: where kernels' certificates are kept.
+        progress: told of certificates being proved.
+        blueprints: ids to choose from; all of the allowed tiers if None.
+        policy: a policy of the caller's in place of the one the options name.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        options: RunOptions,
+        *,
+        run_id: str = "run",
+        folder: Path | None = None,
+        control: Control | None = None,
+        listener: Listener | None = None,
+        certificates: CertificateStore | None = None,
+        progress: Progress | None = None,
+        blueprints: list[str] | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.task = task
+        self.options = options
+        self._control = control or NoControl()
+        self._listener = listener
+        self._run_id = run_id
+        self._checkpoints = None if folder is None else CheckpointStore(folder / "checkpoints")
+        self._journal = RunJournal(
+            run_id, None if folder is None else folder / "journal.jsonl", self._announce
+        )
+        self._certificates = certificates
+        self._progress = progress
+        self._blueprints = blueprints
+        self._policy = policy
+        self._device = choose_device(options.device)
+        self._history: list[dict[str, Any]] = []
+        self._told: dict[str, list[dict[str, Any]]] = {
+            "field_report": [],
+            "transition": [],
+            "decision": [],
+        }
+        self._steps = 0
+        self._boundary = 0
+        self._pending: list[Steer] = []
+        self._ending: Literal["stopped", "drained"] | None = None
+        self._macs_per_sample = 0.0
+        self._samples = 0
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Train to the end, or until asked to stop.
+
+        The caller's random states, torch thread count and model mode are as they were afterwards.
+
+        Raises:
+            TaskError: the task cannot be trained; what was done so far is kept.
+        """
+        with global_random.preserved(self.task.model):
+            torch.set_num_threads(choose_threads(self.options))
+            try:
+                return self._run()
+            finally:
+                if self._checkpoints is not None:
+                    self._checkpoints.wait()
+                self._journal.close()
+
+    def _run(self) -> Outcome:
+        global_random.seed_everything(self.options.seed)
+        self._set_up()
+        clock = _Clock()
+        if not self._resume():
+            self._journal.record("run_started", self._position(), **self._description())
+        clock.wall_s = self._wall_before
+        while self._boundary < self._total and self._ending is None:
+            self._run_epoch()
+        if self._ending == "drained":
+            self._save()
+            return self._outcome("drained", None, clock.total())
+        self._finish()
+        test = None
+        if self.task.test_loader is not None:
+            test = self.grower.score(self.task.test_loader)
+        return self._outcome(self._ending or "completed", test, clock.total())
+
+    def _set_up(self) -> None:
+        task, options = self.task, self.options
+        task.model.to(self._device)
+        task.model.train()
+        self._optimizer = task.make_optimizer(task.model.parameters())
+        self._loader = EpochLoader(task.train_loader)
+        self._total = self._count_boundaries()
+        scheduler = make_scheduler(task, self._optimizer, self._total)
+        self._train_step = make_train_step(task)
+        rates = LRController(
+            self._optimizer,
+            warmup_steps=options.growth.warmup_steps,
+            scheduler=scheduler,
+            on_violation=self._report_violation,
+        )
+        self.grower = Grower(
+            task.model,
+            self._optimizer,
+            loss=task.loss,
+            policy=self._policy or options.policy,
+            seed=options.seed,
+            train_step=self._train_step,
+            forward=task.forward,
+            metrics=task.metrics,
+            sites=options.sites or task.sites,
+            growth=options.growth,
+            boundaries=self._total,
+            certificates=self._certificates,
+            blueprints=self._blueprints,
+            rates=rates,
+            progress=self._progress,
+            decide=self._decide,
+        )
+        self._reports = ReportBook(
+            self._run_id, self.grower.policy.name, self.grower.policy.version
+        )
+        self._host_parameters = sum(p.numel() for p in task.model.parameters())
+        self._tally = _Tally()
+        self._wall_before = 0.0
+
+    def _count_boundaries(self) -> int:
+        if self.options.boundary_every == "epoch":
+            return self.options.epochs
+        try:
+            steps = len(self.task.train_loader) * self.options.epochs  # type: ignore[arg-type]
+        except TypeError as error:
+            raise TaskError(
+                "run.boundary_every in steps needs a train_loader with a length; "
+                'use boundary_every = "epoch" or give it __len__'
+            ) from error
+        return max(steps // self.options.boundary_every, 1)
+
+    def _run_epoch(self) -> None:
+        started = time.perf_counter()
+        for raw in self._loader.batches():
+            batch = move(raw, self._device)
+            self._train_on(batch)
+            if self._boundary_in_epoch():
+                self._tally.total_s += time.perf_counter() - started
+                self._pass_boundary()
+                started = time.perf_counter()
+            self._steer()
+            if self._ending is not None or self._boundary >= self._total:
+                return
+        self._tally.total_s += time.perf_counter() - started
+        if self.options.boundary_every == "epoch":
+            self._pass_boundary()
+            self._steer()
+
+    def _boundary_in_epoch(self) -> bool:
+        every = self.options.boundary_every
+        return every != "epoch" and self._steps % every == 0
+
+    def _train_on(self, batch: Any) -> None:
+        size = first_batch_size(batch)
+        if self._steps == 0:
+            self._macs_per_sample = training_macs(
+                self.task.model, self.task.forward or default_forward, batch, self.task.loss
+            )
+        with self.grower.step(batch):
+            started = time.perf_counter()
+            loss = self._train_step(self.task.model, self._optimizer, batch)
+            self._tally.host_s += time.perf_counter() - started
+        self._steps += 1
+        self._samples += size
+        self._tally.add(loss, size)
+        if self._device.type == "cpu":
+            self._guard(loss)
+        self._control.heartbeat(self._steps, boundary=self._boundary)
+
+    def _guard(self, loss: Tensor) -> None:
+        """Withdraw the seed on trial when the loss is not finite; without one the run fails."""
+        try:
+            check_finite(loss, self._steps)
+        except NonFiniteLossError as error:
+            executor = self.grower.executor
+            if executor is None or executor.trial is None:
+                raise
+            seed = executor.trial.seed
+            executor.cull(seed.id, "the training loss was not finite")
+            self._journal.record(
+                "emergency", self._position(), level="SEVERE", reason=str(error), seed=seed.id
+            )
+
+    # -- boundaries ----------------------------------------------------------------------------
+
+    def _pass_boundary(self) -> None:
+        tally, self._tally = self._tally, _Tally()
+        self._boundary += 1
+        assert tally.loss is not None
+        training_loss = float(tally.loss) / tally.steps
+        self._obey_operator()
+        report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
+        self._note_command(report)
+        self._record_boundary(report, tally)
+        self._record_reports(report.metrics)
+        if self._checkpoints is not None and self._boundary % self.options.checkpoint_every == 0:
+            self._save()
+
+    def _record_boundary(self, report: BoundaryReport, tally: _Tally) -> None:
+        position = self._position()
+        for transition in report.transitions:
+            self._tell("transition", **transition_record(transition))
+        executor = self.grower.executor
+        added = 0 if executor is None else executor.added_parameters
+        entry = {
+            "metrics": report.metrics,
+            "boundary_ms": report.duration_ms,
+            "overhead_ratio": tally.total_s / tally.host_s if tally.host_s else None,
+            "samples_per_s": tally.samples / tally.total_s if tally.total_s else None,
+            "parameters": self._host_parameters + added,
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            "seeds": seed_records(executor, ended=False),
+        }
+        self._journal.record("boundary", position, **entry)
+        self._history.append(
+            {**position, **report.metrics, "parameters": entry["parameters"]}
+        )
+
+    def _record_reports(self, metrics: dict[str, float]) -> None:
+        executor = self.grower.executor
+        if executor is not None:
+            for report in self._reports.close_due(
+                executor.seeds, boundary=self._boundary, metrics=metrics
+            ):
+                self._tell("field_report", **report)
+
+    def _decide(self, policy: Policy, view: View) -> Decision:
+        """Ask the policy and journal its answer; a resumed run repeats what it had journaled."""
+        decision = policy.decide(view)
+        recorded = self._journal.decisions(self._boundary, policy.name)
+        if recorded:
+            decision = Decision(
+                command_from_json(recorded[0]["command"]),
+                recorded[0]["reason"],
+                recorded[0]["probability"] or 1.0,
+            )
+        self._tell(
+            "decision",
+            command={"id": f"c{self._boundary}", **decision.command.to_json()},
+            reason=decision.reason,
+            policy=policy.name,
+            policy_version=policy.version,
+            probability=decision.probability,
+            alternatives=[dict(entry) for entry in decision.alternatives],
+        )
+        return decision
+
+    def _note_command(self, report: BoundaryReport) -> None:
+        """Open the field report's window of what was carried out at this boundary."""
+        command = report.decision.command
+        executor = self.grower.executor
+        if isinstance(command, NoOp) or executor is None:
+            return
+        if isinstance(command, Germinate):
+            count = len(command.candidates)
+            seeds = list(executor.seeds)[-count:]
+            self._open_window(f"c{self._boundary}", "GERMINATE", seeds, report.metrics)
+        else:
+            self._open_window(f"c{self._boundary}", "CULL", [command.seed], report.metrics)
+
+    def _open_window(
+        self, command_id: str, operation: str, seeds: list[str], metrics: dict[str, float]
+    ) -> None:
+        self._reports.open(
+            command_id,
+            operation,
+            seeds,
+            boundary=self._boundary,
+            step=self._steps,
+            metrics=metrics,
+        )
+
+    def _obey_operator(self) -> None:
+        """Carry out what operators asked for, or had asked for before a resume."""
+        replayed = self._journal.decisions(self._boundary, _OPERATOR)
+        wanted = [command_from_json(record["command"]) for record in replayed]
+        if not replayed:
+            wanted = [Cull(steer.seed) for steer in self._pending if steer.seed is not None]
+            self._pending.clear()
+        for number, command in enumerate(wanted, start=1):
+            assert isinstance(command, Cull)
+            command_id = f"o{self._boundary}.{number}"
+            executor = self.grower.executor
+            known = executor is not None and command.seed in executor.seeds
+            self._tell(
+                "decision",
+                command={"id": command_id, **command.to_json()},
+                reason="asked for by an operator" if known else "refused: no such seed",
+                policy=_OPERATOR,
+                policy_version="1",
+                probability=1.0,
+                alternatives=[],
+            )
+            if not known:
+                continue
+            try:
+                self.grower.carry_out(command)
+            except CommandRefusedError as refusal:
+                self._journal.record("command_refused", self._position(), reason=str(refusal))
+            else:
+                metrics = self.grower.history[-1] if self.grower.history else {}
+                self._open_window(command_id, "CULL", [command.seed], metrics)
+
+    def _finish(self) -> None:
+        if self.grower.executor is None:
+            return
+        for transition in self.grower.finish(self.task.validation_loader):
+            self._tell("transition", **transition_record(transition))
+        metrics = self.grower.history[-1] if self.grower.history else {}
+        for report in self._reports.close_all(
+            self.grower.executor.seeds, boundary=self._boundary, metrics=metrics
+        ):
+            self._tell("field_report", **report)
+
+    # -- steering ------------------------------------------------------------------------------
+
+    def _steer(self) -> None:
+        paused = False
+        while True:
+            for steer in self._control.poll():
+                if steer.kind in ("stop", "drain"):
+                    self._ending = "stopped" if steer.kind == "stop" else "drained"
+                elif steer.kind in ("pause", "resume"):
+                    paused = steer.kind == "pause"
+                    self._journal.record(f"{steer.kind}d", self._position())
+                elif steer.kind == "cull":
+                    self._pending.append(steer)
+            if not paused or self._ending is not None:
+                return
+            self._control.heartbeat(self._steps, boundary=self._boundary, paused=True)
+            self._control.wait(0.2)
+
+    # -- saved and restored --------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        self._checkpoints.save(self._steps, self._state())
+        for written in self._checkpoints.take_written():
+            self._journal.record(
+                "checkpoint",
+                self._position(),
+                path=written.path.name,
+                bytes=written.size_bytes,
+                ms=written.duration_ms,
+            )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "grower": self.grower.state_dict(),
+            "reports": self._reports.state_dict(),
+            "loader": self._loader.state_dict(),
+            "random": global_random.capture(),
+            "steps": self._steps,
+            "boundary": self._boundary,
+            "samples": self._samples,
+            "macs_per_sample": self._macs_per_sample,
+            "history": self._history,
+            "told": self._told,
+            "tally": {
+                "loss": self._tally.loss,
+                "steps": self._tally.steps,
+                "samples": self._tally.samples,
+            },
+            "journal_seq": self._journal.last_seq,
+            "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        }
+
+    def _resume(self) -> bool:
+        """Load the newest checkpoint and prepare to repeat what was journaled after it."""
+        loaded = None if self._checkpoints is None else self._checkpoints.load_latest()
+        if loaded is None:
+            return bool(self._journal.resume(0))
+        state = loaded[1]
+        self.grower.load_state_dict(state["grower"])
+        self._reports.load_state_dict(state["reports"])
+        self._loader.load_state_dict(state["loader"])
+        for name in ("steps", "boundary", "samples", "macs_per_sample", "history", "told"):
+            setattr(self, f"_{name}", state[name])
+        self._tally = _Tally(**state["tally"])
+        self._journal.resume(state["journal_seq"])
+        global_random.restore(state["random"])
+        reason = self._difference(state)
+        self._journal.record(
+            "resumed",
+            self._position(),
+            from_boundary=self._boundary,
+            bitwise=reason is None,
+            reason=reason or "the same threads and processor",
+        )
+        return True
+
+    def _difference(self, state: dict[str, Any]) -> str | None:
+        """Say what of this machine makes the rest of the run differ in its bits, if anything."""
+        if state["threads"] != torch.get_num_threads():
+            return f"{torch.get_num_threads()} torch threads instead of {state['threads']}"
+        capability = torch.backends.cpu.get_cpu_capability()
+        if state["capability"] != capability:
+            return f"processor capability {capability} instead of {state['capability']}"
+        return None
+
+    # -- what is told --------------------------------------------------------------------------
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        record = self._journal.record(kind, self._position(), **fields)
+        self._told[kind].append(record)
+
+    def _announce(self, record: Any) -> None:
+        if self._listener is not None:
+            self._listener(record)
+
+    def _report_violation(self, message: str) -> None:
+        self._journal.record("rate_violation", self._position(), reason=message)
+
+    def _position(self) -> dict[str, Any]:
+        return {"boundary": self._boundary, "step": self._steps, "epoch": self._loader.epoch}
+
+    def _description(self) -> dict[str, Any]:
+        options, task = self.options, self.task
+        return {
+            "name": options.name,
+            "policy": self.grower.policy.name,
+            "epochs": options.epochs,
+            "boundaries": self._total,
+            "seed": options.seed,
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+            "host_parameters": self._host_parameters,
+            "primary_metric": task.primary_metric or "validation_loss",
+        }
+
+    def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:
+        executor = self.grower.executor
+        if executor is None:
+            compute = {"host_macs": self._macs_per_sample * self._samples}
+        else:
+            compute = {"host_macs": executor.host_macs}
+        compute |= {
+            "shadow_macs": 0.0 if executor is None else executor.shadow_macs,
+            "twin_macs": 0.0 if executor is None else executor.twin_macs,
+        }
+        return Outcome(
+            state,
+            self.grower,
+            self._history,
+            self._told["field_report"],
+            self._told["transition"],
+            self._told["decision"],
+            test,
+            wall_s,
+            compute,
+        )
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Return the number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+BatchIterator = Iterator[Any]
+TaskFactory = Callable[[], Task]

@@ -1,0 +1,77 @@
+"""Going through the training loader so that a resumed run sees the very batches it would have."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from esper_async.tolaria import global_random
+from esper_async.tolaria.task import TaskError
+
+
+class EpochLoader:
+    """Batches of one epoch after the other, with a position that can be saved and restored.
+
+    A loader with `state_dict` and `load_state_dict` is asked for its own position. Any other is
+    started again from the random states of its epoch's beginning, and the batches already seen
+    are passed over; that is exact if iterating it twice from the same states yields the same.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self._loader = loader
+        self._stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self.epoch = 0
+        self.batch = 0
+        self._begin: dict[str, Any] | None = None
+        self._own: Any = None
+        self._resume: dict[str, Any] | None = None
+
+    def batches(self) -> Iterator[Any]:
+        """Yield the rest of the present epoch, then count it as done.
+
+        Raises:
+            TaskError: the loader yields no batch at all.
+        """
+        iterator = self._start()
+        empty = self.batch == 0
+        for batch in iterator:
+            empty = False
+            self.batch += 1
+            yield batch
+        if empty:
+            raise TaskError(
+                "Task.train_loader yielded no batch; it must yield at least one each epoch "
+                "(a generator can be iterated only once: give a DataLoader or a list)"
+            )
+        self.epoch += 1
+        self.batch = 0
+
+    def _start(self) -> Iterator[Any]:
+        resume, self._resume = self._resume, None
+        if resume is None:
+            self._begin = global_random.capture()
+            self._own = None
+            return iter(self._loader)
+        if self._stateful and resume["own"] is not None:
+            self._begin = resume["begin"]
+            self._loader.load_state_dict(resume["own"])  # type: ignore[attr-defined]
+            return iter(self._loader)
+        now = global_random.capture()
+        begin = resume["begin"]
+        if begin is not None and self.batch:
+            global_random.restore(begin)
+        self._begin = begin if self.batch else now
+        iterator = iter(self._loader)
+        for _ in range(self.batch):
+            next(iterator)
+        if self.batch:
+            global_random.restore(now)
+        return iterator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, to be restored together with the global random states."""
+        own = self._loader.state_dict() if self._stateful else None  # type: ignore[attr-defined]
+        return {"epoch": self.epoch, "batch": self.batch, "begin": self._begin, "own": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a position; it holds from the next epoch's iteration on."""
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self._resume = state

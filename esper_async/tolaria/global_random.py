@@ -1,0 +1,55 @@
+"""The process's global random states: torch (CPU and CUDA), Python and numpy."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def capture() -> dict[str, Any]:
+    """Return every global random state as tensors, numbers and lists."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one
+    version, internal, gauss = random.getstate()
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if cuda else None,
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+    }
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Put every global random state back to what `capture` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    words = np.asarray(keys, dtype=np.uint32)
+    np.random.set_state((kind, words, position, has_gauss, cached))  # noqa: NPY002
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global generator."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - user code may draw from the global one
+
+
+@contextmanager
+def preserved(model: torch.nn.Module) -> Iterator[None]:
+    """Leave random states, torch's thread count and the model's mode as they were."""
+    states, threads = capture(), torch.get_num_threads()
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        yield
+    finally:
+        restore(states)
+        torch.set_num_threads(threads)
+        for part, training in modes:
+            part.training = training

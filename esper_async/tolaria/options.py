@@ -1,0 +1,63 @@
+"""What a run is asked for, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from esper_async.kasmina.options import GrowthOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run trains.
+
+    Args:
+        epochs: passes over the training loader.
+        policy: name of the growth policy.
+        seed: everything random in the run derives from it.
+        name: how reports call the run.
+        device: "auto" takes the first CUDA device, else the CPU.
+        threads: torch threads; "auto" is all cores but one. They are part of the result's bits.
+        boundary_every: a boundary after each epoch, or after so many optimizer steps.
+        deterministic: "auto" is on for the CPU.
+        growth: limits, schedule and margins of growth.
+        sites: site name to submodule path; found by tracing if None.
+        baselines: train the host without growth, and the final net from scratch, for comparison.
+        checkpoint_every: boundaries between checkpoints.
+    """
+
+    epochs: int
+    policy: str = "heuristic"
+    seed: int = 0
+    name: str = "run"
+    device: str = "auto"
+    threads: int | Literal["auto"] = "auto"
+    boundary_every: int | Literal["epoch"] = "epoch"
+    deterministic: bool | Literal["auto"] = "auto"
+    growth: GrowthOptions = field(default_factory=GrowthOptions)
+    sites: Mapping[str, str] | None = None
+    baselines: bool = False
+    checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        if self.boundary_every != "epoch" and self.boundary_every < 1:
+            raise ValueError(f"boundary_every must be at least 1, not {self.boundary_every}")
+
+
+def options_from_run(config: Mapping[str, Any]) -> RunOptions:
+    """Read the resolved configuration of a run (the sections `run` and `growth`)."""
+    run, growth = dict(config["run"]), dict(config["growth"])
+    for task_only in ("task", "options"):
+        run.pop(task_only, None)
+    sites = growth.pop("sites")
+    policy = growth.pop("policy")
+    growth["tiers"] = tuple(growth["tiers"])
+    known = {entry.name for entry in fields(GrowthOptions)}
+    return RunOptions(
+        **run,
+        policy=policy,
+        sites=None if sites == "auto" else sites,
+        growth=GrowthOptions(**{key: value for key, value in growth.items() if key in known}),
+    )

@@ -1,0 +1,58 @@
+"""What the journal says about seeds: their state as JSON values."""
+
+from typing import Any
+
+from esper_async.kasmina.executor import Executor
+from esper_async.kasmina.quantity import Quantity
+from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.stage import Stage
+from esper_async.tolaria.grower import Transition
+
+
+def seed_record(seed: Seed, boundary: int) -> dict[str, Any]:
+    """Return a seed as the API shows it; what was not measured is None."""
+    until = boundary if seed.ended_boundary is None else seed.ended_boundary
+    return {
+        "id": seed.id,
+        "site": seed.site.name,
+        "stage": seed.stage.name,
+        "blueprint": seed.candidate.blueprint,
+        "kernel": f"{seed.candidate.blueprint}@{seed.site.interface.key}",
+        "alpha": seed.alpha if not seed.ended else 0.0,
+        "age_epochs": until - seed.born_boundary,
+        "parameters": seed.parameter_count,
+        "tournament": seed.tournament,
+        "clean_contribution": _json(seed.clean_contribution),
+        "dependence": _json(seed.dependence),
+        "benefit_vs_twin": _json(seed.benefit_vs_twin),
+        "gates": [gate.to_json() for gate in seed.gates],
+    }
+
+
+def seed_records(executor: Executor | None, *, ended: bool) -> list[dict[str, Any]]:
+    """Return the records of all seeds, or of those alone that still change."""
+    if executor is None:
+        return []
+    return [
+        seed_record(seed, executor.boundary)
+        for seed in executor.seeds.values()
+        if ended or seed.stage is not Stage.DORMANT
+    ]
+
+
+def transition_record(transition: Transition) -> dict[str, Any]:
+    """Return a stage change with its gate and numbers."""
+    seed = transition.seed
+    return {
+        "seed": seed.id,
+        "site": seed.site.name,
+        "blueprint": seed.candidate.blueprint,
+        "parameters": seed.parameter_count,
+        "from_stage": transition.source.name,
+        "to_stage": transition.target.name,
+        "gate": None if transition.gate is None else transition.gate.to_json(),
+    }
+
+
+def _json(quantity: Quantity | None) -> dict[str, Any] | None:
+    return None if quantity is None else quantity.to_json()

@@ -1,0 +1,80 @@
+"""One optimizer step, as the engine does it for the run and for every twin."""
+
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from esper_async.kasmina.call import default_forward
+from esper_async.kasmina.trial import TrainStep
+from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.task import Task, TaskError
+
+
+class NonFiniteLossError(TaskError):
+    """The training loss became NaN or infinite."""
+
+
+def make_train_step(task: Task) -> TrainStep:
+    """Return `(model, optimizer, batch) -> loss ()`: forward, backward, clip, step.
+
+    Clipping covers the optimizer's own parameters: each owner's norm is its own.
+    """
+    forward = task.forward or default_forward
+
+    def train_step(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:
+        output, target = forward(model, batch)
+        loss = task.loss(output, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if task.clip_norm is not None:
+            owned = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(owned, task.clip_norm)
+        optimizer.step()
+        return loss.detach()
+
+    return train_step
+
+
+def make_scheduler(task: Task, optimizer: Optimizer, boundaries: int) -> LRScheduler:
+    """Return the task's schedule, else a cosine to zero over the run's boundaries."""
+    if task.scheduler is not None:
+        return task.scheduler(optimizer)
+    return CosineAnnealingLR(optimizer, T_max=max(boundaries, 1))
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device of a run.
+
+    Raises:
+        TaskError: a CUDA device was asked for and is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TaskError(
+            f'run.device is "{wanted}", but torch sees no CUDA device here; use "auto" or "cpu"'
+        )
+    return device
+
+
+def choose_threads(options: RunOptions) -> int:
+    """Return the number of torch threads: as asked for, else all cores but one."""
+    if options.threads != "auto":
+        return options.threads
+    return max(len(os.sched_getaffinity(0)) - 1, 1)
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Raise `NonFiniteLossError` if a loss () is not finite; on a device this waits for it."""
+    value = float(loss)
+    if not math.isfinite(value):
+        hint = (
+            "look at the data and the loss" if step <= 1 else "lower the learning rate or clip it"
+        )
+        raise NonFiniteLossError(f"the training loss is {value} at step {step}; {hint}")
