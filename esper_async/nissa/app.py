@@ -1,8 +1,7 @@
 """All of Nissa's routes, ready for a listener.
 
-The supervisor's listener adds `build_routes(context)` to its application; every route guards itself
-(access, limits, errors as problem documents) and answers 503 while Nissa is not up. `problems` is
-the middleware that turns the listener's own 404 and 405 into problem documents too.
+The supervisor's listener mounts `build_routes(context)` while Nissa runs; every route guards itself
+(access, limits, errors as problem documents). `build_app` serves them alone, as tests do.
 """
 
 from aiohttp import web
@@ -76,7 +75,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def build_app(context: NissaContext) -> web.Application:
-    """An application with Nissa's routes alone, as tests serve it."""
+    """An application with Nissa's routes alone."""
     app = web.Application(middlewares=[problems])
     app.add_routes(build_routes(context))
     return app

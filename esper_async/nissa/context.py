@@ -24,17 +24,14 @@ from esper_async.tamiyo.hub import Hub
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NissaContext:
-    """Everything a request may need. `up()` is False while Nissa is not running: requests get 503.
-
-    `dead_letters()` gives the current bus's box or None while there is none.
-    """
+    """Everything a request may need. `dead_letters()` raises RuntimeError while there is no bus."""
 
     hub: Hub
     runs: RunManager
     blueprints: Blueprints
     kernels: Kernels
     policies: Policies | None
-    dead_letters: Callable[[], DeadLetterBox | None]
+    dead_letters: Callable[[], DeadLetterBox]
     events: EventStore
     alerts: AlertBook
     stream: Stream
@@ -47,4 +44,3 @@ class NissaContext:
     clock: Clock
     started_at: float
     versions: Mapping[str, str] = field(default_factory=dict)
-    up: Callable[[], bool] = lambda: True

@@ -138,8 +138,6 @@ def guarded(
 
 
 async def _answer(route: Route, context: NissaContext, request: web.Request) -> web.StreamResponse:
-    if not context.up():
-        raise Problem(503, "Nissa is not running; /readyz says why.", headers={"Retry-After": "2"})
     who = _admit(route, context, request)
     query = {item.name: item.parse(request.query.get(item.name)) for item in route.parameters}
     body = await _body(request) if route.body is not None else {}

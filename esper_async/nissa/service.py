@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ from esper_async.nissa.rate_limit import RateLimit
 from esper_async.nissa.run_list import list_runs
 from esper_async.nissa.signals import SignalSource
 from esper_async.nissa.stream import Stream
+from esper_async.oona.errors import FAULTS
 from esper_async.runtime.breaker import CircuitBreaker
 from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
 from esper_async.tamiyo.hub import Hub
 
@@ -56,7 +59,11 @@ class NissaOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NissaParts:
-    """What Nissa watches and hands requests to. The last two may be away at times."""
+    """What Nissa watches and hands requests to.
+
+    `bus.consume` and `dead_letters()` raise RuntimeError while there is no bus; `mount` is the
+    listener's: it serves routes for as long as the context is open.
+    """
 
     hub: Hub
     runs: RunManager
@@ -64,15 +71,16 @@ class NissaParts:
     kernels: Kernels
     policies: Policies | None
     system: SystemState
-    bus: Callable[[], TelemetryBus | None]
-    dead_letters: Callable[[], DeadLetterBox | None]
+    bus: TelemetryBus
+    dead_letters: Callable[[], DeadLetterBox]
+    mount: Callable[[Iterable[web.AbstractRouteDef]], AbstractContextManager[None]]
 
 
 class NissaService:
-    """The eyes as a service. `routes()` is for the listener, before it starts."""
+    """The eyes as a service. It needs only the listener: with the bus away it still shows that."""
 
     name = "nissa"
-    needs: tuple[str, ...] = ("oona", "tamiyo", "tolaria")
+    needs: tuple[str, ...] = ("http",)
     essential = True
 
     def __init__(
@@ -89,7 +97,6 @@ class NissaService:
     ) -> None:
         self._options = options or NissaOptions()
         self._clock: Clock = clock or SystemClock()
-        self._running = False
         self._parts = parts
         self._told: list[Event] = []
         metrics = NissaMetrics(registry)
@@ -125,7 +132,6 @@ class NissaService:
             clock=self._clock,
             started_at=self._clock.monotonic(),
             versions=dict(versions or {}),
-            up=lambda: self._running,
         )
         self._ingest = Ingest(
             registry=registry,
@@ -142,10 +148,6 @@ class NissaService:
             state_dir=state_dir,
             clock=self._clock,
         )
-
-    def routes(self) -> list[web.RouteDef]:
-        """The routes for the listener's application; they answer 503 until `run` is ready."""
-        return build_routes(self.context)
 
     def breakers(self) -> dict[str, str]:
         """The state of the breaker on the event store's disk."""
@@ -170,27 +172,30 @@ class NissaService:
         await asyncio.to_thread(events.open)
         stream.open()
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._every(self._options.flush_every_s, self._flush))
-                group.create_task(self._every(self._options.prune_every_s, self._prune))
-                group.create_task(self._every(self._options.alert_every_s, self._judge))
-                group.create_task(self._every(self._options.status_every_s, self._tell_status))
-                group.create_task(self._follow_runs())
-                bus = self._parts.bus()
-                if bus is not None:
-                    group.create_task(self._consume(bus))
-                self._running = True
-                ready()
+            with self._parts.mount(build_routes(self.context)):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._every(self._options.flush_every_s, self._flush))
+                    group.create_task(self._every(self._options.prune_every_s, self._prune))
+                    group.create_task(self._every(self._options.alert_every_s, self._judge))
+                    group.create_task(self._every(self._options.status_every_s, self._tell_status))
+                    group.create_task(self._follow_runs())
+                    group.create_task(self._consume())
+                    ready()
         finally:
-            self._running = False
             stream.close()
             await asyncio.to_thread(events.close)
 
-    async def _consume(self, bus: TelemetryBus) -> None:
-        consumer = f"nissa-{os.getpid()}"
-        await bus.consume(
-            "telemetry", "nissa", self._ingest.handle, consumer=consumer, optional=True
-        )
+    async def _consume(self) -> None:
+        """Take telemetry from the bus; while there is none, ask again every second."""
+        while True:
+            try:
+                await self._parts.bus.consume(
+                    "telemetry", "nissa", self._ingest.handle,
+                    consumer=f"nissa-{os.getpid()}", optional=True,
+                )  # fmt: skip
+            except (RuntimeError, BreakerOpen, *FAULTS) as error:
+                log.info("telemetry_waits_for_the_bus", reason=str(error))
+            await self._clock.sleep(1.0)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -152,8 +152,8 @@ class Story:
 
     def germinate(self, candidates: list[tuple[str, str, str, str]]) -> Iterator[Record]:
         """Plant a tournament."""
-        for seed, site, number, name in candidates:
-            self.seeds[seed] = (site, f"{number} {name}")
+        for seed, site, number, _ in candidates:
+            self.seeds[seed] = (site, number)
             self.stages[seed] = "DORMANT"
             self.born[seed] = self.boundary
             self.alpha[seed] = 0.0
@@ -204,11 +204,11 @@ class Story:
         losers = [
             {
                 "site": site,
-                "blueprint": f"{number} {name}",
+                "blueprint": number,
                 "clean_contribution": self.measured[other].get("clean_contribution"),
                 "gate": None if other != "s5" else "G1",
             }
-            for other, site, number, name in rivals
+            for other, site, number, _ in rivals
             if other != seed
         ]
         quantities = ("clean_contribution", "dependence", "benefit_vs_twin")
@@ -279,7 +279,7 @@ class Story:
             "site": site,
             "stage": stage,
             "blueprint": blueprint,
-            "kernel": f"{blueprint.split()[0].lower()}-{site.replace('.', '-')}-9c1e",
+            "kernel": f"{blueprint.lower()}-{site.replace('.', '-')}-9c1e",
             "alpha": None if gone else round(self.alpha[seed], 4),
             "age_epochs": self.boundary - self.born[seed],
             "gates": [],
@@ -304,8 +304,8 @@ class Story:
                 "type": "SEED",
                 "operation": "GERMINATE",
                 "candidates": [
-                    {"site": site, "blueprint": f"{number} {name}", "blend": "residual"}
-                    for _, site, number, name in planted
+                    {"site": site, "blueprint": number, "blend": "residual"}
+                    for _, site, number, _ in planted
                 ],
             }
             reason = "early start: improvement per boundary is falling" if b == 3 else "plateau"
@@ -354,6 +354,7 @@ def numbered() -> list[Record]:
 
 def write(path: Path) -> None:
     """Write the journal afresh."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     journal = Journal.open(path)
     for record in Story().records():

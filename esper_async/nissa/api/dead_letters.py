@@ -55,10 +55,11 @@ async def delete(call: Call) -> web.Response:
 
 
 def _box(call: Call) -> DeadLetterBox:
-    box = call.context.dead_letters()
-    if box is None:
-        raise Problem(503, "The bus is away; /readyz says why.", headers={"Retry-After": "5"})
-    return box
+    try:
+        return call.context.dead_letters()
+    except RuntimeError as error:
+        detail = f"The bus is away ({error}); /readyz says why."
+        raise Problem(503, detail, headers={"Retry-After": "5"}) from error
 
 
 async def _found(call: Call) -> DeadLetter:

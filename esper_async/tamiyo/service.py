@@ -1,0 +1,115 @@
+"""Tamiyo's supervisor side: the telemetry hub, fed from the bus and from the journals.
+
+The controller itself lives in the training process; here only the live picture of its runs is
+kept. Records come as telemetry events named `run.record`, each with its JSON in the field `record`.
+This module never imports torch.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from google.protobuf.message import Message
+
+from esper_async.leyline import EventEnvelope, SystemStatePacket, TelemetryPacket
+from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.metrics import Registry
+from esper_async.tamiyo.hub import Hub
+
+log = structlog.get_logger(__name__)
+RUN_RECORD = "run.record"
+RECORD_FIELD = "record"
+
+
+class StateBus(Protocol):
+    """What the hub needs of the bus."""
+
+    async def consume(
+        self,
+        topic: str,
+        group: str,
+        handler: Callable[[Message, EventEnvelope], Awaitable[None]],
+        *,
+        consumer: str,
+        optional: bool = False,
+    ) -> None:
+        """Hand messages to `handler` until cancelled."""
+        ...
+
+
+class TamiyoService:
+    """Keeps `hub` current while it runs; the hub can be read at any time."""
+
+    name = "tamiyo"
+    needs: tuple[str, ...] = ("oona",)
+    essential = False
+
+    def __init__(
+        self,
+        state_dir: Path,
+        bus: StateBus,
+        *,
+        registry: Registry | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        self.hub = Hub(state_dir / "runs", clock=clock)
+        self._bus = bus
+        metrics = registry or Registry()
+        self._records = metrics.counter("tamiyo.hub.records", "Run records taken from the bus")
+        self._malformed = metrics.gauge("tamiyo.hub.malformed", "Run records that were refused")
+
+    def detail(self) -> dict[str, object]:
+        """Return how many runs are known and how many records were refused."""
+        return {
+            "runs": len(self.hub.runs()),
+            "live": len(self.hub.live()),
+            "malformed_records": self.hub.malformed,
+        }
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Read every run folder, then follow bus and journals until cancelled."""
+        await self.hub.rebuild()
+        consumer = f"tamiyo-{os.getpid()}"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.hub.watch_files())
+            group.create_task(
+                self._bus.consume("system_state", "tamiyo", self.take_state, consumer="tamiyo")
+            )
+            group.create_task(
+                self._bus.consume(
+                    "telemetry", "tamiyo-hub", self.take_telemetry, consumer=consumer, optional=True
+                )
+            )
+            ready()
+
+    async def take_state(self, message: Message, _envelope: EventEnvelope) -> None:
+        """Remember what a run's machine looks like."""
+        if not isinstance(message, SystemStatePacket):
+            log.warning("not_a_system_state", type=message.DESCRIPTOR.name)
+            return
+        self.hub.hardware[message.run_id] = {
+            field.name: value for field, value in message.hardware.ListFields()
+        }  # what was not measured is not in it
+
+    async def take_telemetry(self, message: Message, _envelope: EventEnvelope) -> None:
+        """Fold the run records in a packet. What is malformed is counted and never raises."""
+        if not isinstance(message, TelemetryPacket):
+            return
+        for event in message.events:
+            if event.name != RUN_RECORD:
+                continue
+            self._records.add()
+            try:
+                record = json.loads(event.fields[RECORD_FIELD])
+            except ValueError as error:
+                self.hub.malformed += 1
+                log.error("run_record_malformed", run=message.run_id, reason=str(error))
+                continue
+            if isinstance(record, dict):
+                await self.hub.accept(record)
+        self._malformed.set(self.hub.malformed)

@@ -1,0 +1,124 @@
+"""A whole Nissa over real parts: run queue, hub, catalogue, library, registry; no bus."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import story
+from aiohttp.test_utils import TestClient, TestServer
+
+from esper_async.karn.catalogue import Catalogue
+from esper_async.nissa.access import Access
+from esper_async.nissa.alert_rules import RULES
+from esper_async.nissa.alerts import AlertBook
+from esper_async.nissa.app import build_app
+from esper_async.nissa.context import NissaContext
+from esper_async.nissa.event_store import EventStore
+from esper_async.nissa.metrics import NissaMetrics
+from esper_async.nissa.rate_limit import RateLimit
+from esper_async.nissa.stream import Stream
+from esper_async.oona.dead_letters import DeadLetter
+from esper_async.runtime.clock import FakeClock
+from esper_async.runtime.metrics import Registry
+from esper_async.tamiyo.hub import Hub
+from esper_async.tolaria.service import TolariaService
+from esper_async.urza.library import Library
+
+TOKEN = "a-token-for-tests-only"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Letters:
+    """A box of dead letters in memory."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, DeadLetter] = {}
+        self.replayed: list[str] = []
+
+    def put(self, letter_id: str, wire: bytes) -> None:
+        self.letters[letter_id] = DeadLetter(
+            letter_id, "telemetry", "telemetry", "nissa", "1-0", "it would not parse", 3, 1e9, wire
+        )
+
+    async def list(self, *, limit: int = 100, after: str = "-") -> "list[DeadLetter]":
+        found = [letter for key, letter in sorted(self.letters.items()) if key > after]
+        return found[:limit]
+
+    async def show(self, letter_id: str) -> DeadLetter:
+        return self.letters[letter_id]
+
+    async def replay(self, letter_id: str) -> None:
+        del self.letters[letter_id]
+        self.replayed.append(letter_id)
+
+    async def purge(self, *letter_ids: str) -> int:
+        return sum(self.letters.pop(letter_id, None) is not None for letter_id in letter_ids)
+
+
+@dataclass
+class World:
+    """The context that is served, and the parts behind it."""
+
+    context: NissaContext
+    runs: TolariaService
+    letters: Letters
+    system: dict[str, Any] = field(default_factory=lambda: {"status": "ready", "services": {}})
+
+    @property
+    def clock(self) -> FakeClock:
+        clock = self.context.clock
+        assert isinstance(clock, FakeClock)
+        return clock
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    clock, registry, letters = FakeClock(), Registry(), Letters()
+    hub = Hub(tmp_path / "runs", clock=clock)
+    runs = TolariaService(tmp_path, lambda: "unix:///nowhere", clock=clock)
+    metrics = NissaMetrics(registry)
+    events = EventStore(tmp_path / "nissa" / "events.sqlite", clock=clock)
+    events.open()
+    system: dict[str, Any] = {"status": "ready", "services": {}}
+    context = NissaContext(
+        hub=hub,
+        runs=runs,
+        blueprints=Catalogue(),
+        kernels=Library(tmp_path / "urza"),
+        policies=None,
+        dead_letters=lambda: letters,
+        events=events,
+        alerts=AlertBook(RULES, clock=clock),
+        stream=Stream(metrics),
+        registry=registry,
+        metrics=metrics,
+        system=lambda: system,
+        access=Access(TOKEN),
+        changes=RateLimit(20, clock=clock),
+        refusals=RateLimit(20, clock=clock),
+        clock=clock,
+        started_at=clock.monotonic(),
+        versions={"esper": "0.1.0"},
+    )
+    yield World(context, runs, letters, system)
+    events.close()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[TestClient[Any, Any]]:
+    async with TestClient(TestServer(build_app(world.context))) as client:
+        yield client
+
+
+@pytest.fixture
+def told(world: World, tmp_path: Path) -> Callable[..., Any]:
+    """Write the story's journal into the state directory and have the hub read it."""
+
+    async def tell() -> str:
+        story.write(tmp_path / "runs" / story.RUN / "journal.jsonl")
+        await world.context.hub.rebuild()
+        return story.RUN
+
+    return tell
