@@ -101,14 +101,16 @@ class JobQueue:
     ) -> Job:
         """The job is done; `found` is what a survey has brought to light.
 
+        What is found and nobody has asked for is announced under a request id of the forge's own.
         Raises ValueError when the job is not running.
         """
         with self._writing() as database:
             for work in found:
                 self._add(database, work, Priority.BACKGROUND)
                 database.execute(
-                    "INSERT OR IGNORE INTO requests (id, run, job) VALUES (?, '', ?)",
-                    (f"forge:{work.id}", work.id),
+                    "INSERT INTO requests (id, run, job) SELECT ?, '', ?"
+                    " WHERE NOT EXISTS (SELECT 1 FROM requests WHERE job = ?)",
+                    (f"forge:{work.id}", work.id, work.id),
                 )
             return self._end(database, job_id, JobState.DONE, key=key, elapsed_ms=elapsed_ms)
 

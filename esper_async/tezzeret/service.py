@@ -119,7 +119,7 @@ class TezzeretService:
                 "library": str(self._state_dir / "urza"),
                 "memory_bytes": self._settings.memory_bytes,
             },
-            nice=19,
+            nice=self._settings.nice,
             environment={"OMP_NUM_THREADS": "1", **self._environment},
             log_path=home / "worker.log",
         )

@@ -10,6 +10,7 @@ class ForgeSettings:
     A worker that has had nothing to do for `idle_s` is stopped. Every `recheck_s` the forge looks
     whether the library has lost something. Interfaces that nobody has asked about for
     `remember_s` are left alone. After a failure that is no job's fault it waits `retry_s`.
+    `nice` is the worker's priority; 19 is the lowest there is.
     """
 
     job_limit_s: float = 60.0
@@ -20,3 +21,4 @@ class ForgeSettings:
     recheck_s: float = 300.0
     remember_s: float = 30 * 86_400.0
     retry_s: float = 5.0
+    nice: int = 19

@@ -86,10 +86,10 @@ class Workbench:
         return await self._reply_or_death(child, ended, self._job_limit_s)
 
     async def stop(self, deadline_s: float) -> None:
-        """End the worker, by force past the deadline."""
-        child, self._child = self._child, None
-        if child is not None and child.running:
-            await child.stop(deadline_s)
+        """End the worker, by force past the deadline; when cancelled, call it again."""
+        if self._child is not None and self._child.running:
+            await self._child.stop(deadline_s)
+        self._child = None
 
     async def _reply_or_death(
         self, child: Child, reply: asyncio.Future[Any], limit_s: float

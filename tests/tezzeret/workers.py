@@ -1,0 +1,64 @@
+"""Worker targets that do not need torch: each blueprint's name says what its proof does."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from esper_async.runtime.child_main import ChildLink
+from esper_async.tezzeret.job import JobKind, Work
+from esper_async.tezzeret.worker_loop import Outcome, serve
+from esper_async.urza import Library
+
+FITTING = ["BP001", "BP002", "BP003"]
+
+
+def scripted(link: ChildLink, *, library: str, memory_bytes: int) -> int:
+    """Perform what the blueprint's name says, and note each proof in `proved.txt`."""
+    shelves = Library(Path(library), actor="worker")
+    notes = Path(library).parent / "proved.txt"
+
+    def perform(work: Work) -> Outcome:
+        name = work.blueprint
+        if work.kind is JobKind.SURVEY:
+            return {"outcome": "done", "key": "", "found": FITTING}
+        key = f"{name}-{work.interface.key}"
+        if shelves.certificate(key) is not None:
+            return {"outcome": "done", "key": key}
+        if name == "hangs":
+            time.sleep(600)
+        if name == "dies" or (name == "dies-once" and not _met_before(notes, name)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "refused":
+            return {"outcome": "refused", "error": "adversarial: refused for every live run"}
+        if name == "unstored" and not _met_before(notes, name):
+            return {"outcome": "unstored", "error": "OSError: no space left on device"}
+        if name == "slow":
+            time.sleep(0.3)
+        record = {
+            "passed": name != "unproved",
+            "failures": [] if name != "unproved" else ["not near identity", "no gradient"],
+            "parameter_count": 12,
+            "forward_ms": 0.5,
+            "training_ms": 1.25,
+            "forward_flops": 100,
+            "saved_bytes": None,
+        }
+        shelves.put_certificate(key, record, blueprint=name, interface=work.interface.key)
+        with notes.open("a") as file:
+            file.write(f"proved {name} {work.interface.key}\n")
+        return {"outcome": "done", "key": key}
+
+    return serve(link, perform)
+
+
+def _met_before(notes: Path, name: str) -> bool:
+    mark = notes.with_name(f"met-{name}")
+    met = mark.exists()
+    mark.touch()
+    return met
+
+
+def never_warm(link: ChildLink, *, library: str, memory_bytes: int) -> int:
+    """Fail before taking any job, as a broken installation does."""
+    raise ImportError("no torch here")
