@@ -14,7 +14,6 @@ from esper_async.runtime.breaker import BreakerOpen, CircuitBreaker
 from esper_async.runtime.child import ChildSpec
 from esper_async.runtime.clock import Clock
 from esper_async.runtime.errors import ChildStartError
-from esper_async.tezzeret.fingerprint import forge_fingerprint
 from esper_async.tezzeret.job import Job, JobKind, JobState, Priority, Work
 from esper_async.tezzeret.metrics import ForgeMetrics
 from esper_async.tezzeret.queue import JobQueue
@@ -42,6 +41,7 @@ class Forge:
         settings: ForgeSettings,
         metrics: ForgeMetrics,
         clock: Clock,
+        fingerprint: str,
         disk: CircuitBreaker,
         starting: CircuitBreaker,
         on_ended: Callable[[], None],
@@ -53,7 +53,7 @@ class Forge:
         self._starting = starting
         self._on_ended = on_ended
         self._wake = anyio.Event()
-        self.fingerprint = forge_fingerprint()
+        self.fingerprint = fingerprint
         self.library = Library(state_dir / "urza", actor="tezzeret", clock=clock)
         self.queue = JobQueue(
             state_dir / "tezzeret" / "jobs.sqlite",

@@ -16,7 +16,7 @@ from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.metrics import Registry
 from esper_async.tezzeret import messages
 from esper_async.tezzeret.answers import Answers
-from esper_async.tezzeret.fingerprint import installed_torch
+from esper_async.tezzeret.fingerprint import forge_fingerprint, installed_torch
 from esper_async.tezzeret.forge import Forge
 from esper_async.tezzeret.metrics import ForgeMetrics
 from esper_async.tezzeret.settings import ForgeSettings
@@ -31,7 +31,8 @@ class TezzeretService:
     """The forge. It proves what Urza lacks for the interfaces that were asked about.
 
     The worker runs at the lowest priority, only while there is work. `worker_target` is what the
-    child runs; `environment` is laid over its environment.
+    child runs, `environment` is laid over its environment; `fingerprint` says, when the service
+    starts, which code its results hold for.
     """
 
     name = "tezzeret"
@@ -48,6 +49,7 @@ class TezzeretService:
         clock: Clock | None = None,
         worker_target: str = "esper_async.tezzeret.worker:work",
         environment: Mapping[str, str] | None = None,
+        fingerprint: Callable[[], str] = forge_fingerprint,
     ) -> None:
         self._state_dir = state_dir
         self._bus = bus
@@ -56,6 +58,7 @@ class TezzeretService:
         self._clock: Clock = clock or SystemClock()
         self._worker_target = worker_target
         self._environment = dict(environment or {})
+        self._fingerprint = fingerprint
         self._disk = CircuitBreaker(
             "tezzeret.queue",
             clock=self._clock,
@@ -129,6 +132,7 @@ class TezzeretService:
             settings=self._settings,
             metrics=self._metrics,
             clock=self._clock,
+            fingerprint=self._fingerprint(),
             disk=self._disk,
             starting=self._starting,
             on_ended=on_ended,

@@ -71,6 +71,7 @@ async def forge(
     target: str = "scripted",
     settings: ForgeSettings = QUICK,
     bus: QuietBus | None = None,
+    fingerprint: str = "code",
 ) -> AsyncIterator[Live]:
     bus = bus or QuietBus()
     service = TezzeretService(
@@ -79,6 +80,7 @@ async def forge(
         settings=settings,
         worker_target=f"tests.tezzeret.workers:{target}",
         environment={"PYTHONPATH": ROOT},
+        fingerprint=lambda: fingerprint,
     )
     ready = asyncio.Event()
     task = asyncio.create_task(service.run(ready.set))
@@ -266,14 +268,11 @@ async def test_what_the_library_lost_is_proved_again(tmp_path: Path):
         library.close()
 
 
-async def test_new_code_makes_new_work_for_the_interfaces_in_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_new_code_makes_new_work_for_the_interfaces_in_use(tmp_path: Path):
     async with forge(tmp_path) as live:
         await live.bus.deliver(request("BP001"))
         await until(lambda: jobs(live) == {"done": 4})
-    monkeypatch.setattr("esper_async.tezzeret.forge.forge_fingerprint", lambda: "other")
-    async with forge(tmp_path) as live:
+    async with forge(tmp_path, fingerprint="other code") as live:
         await until(lambda: jobs(live) == {"done": 8})
 
 
@@ -313,6 +312,7 @@ async def main():
     service = TezzeretService(
         Path(sys.argv[1]), bus, settings=QUICK,
         worker_target="tests.tezzeret.workers:scripted", environment={"PYTHONPATH": ROOT},
+        fingerprint=lambda: "code",
     )
     task = asyncio.create_task(service.run(lambda: None))
     await until(lambda: bus.handler is not None)
