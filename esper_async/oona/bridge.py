@@ -6,7 +6,6 @@ closes, or dies, stays in the spool directory for its next owner.
 """
 
 import asyncio
-import logging
 import threading
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import redis.asyncio
+import structlog
 from google.protobuf.message import Message
 
 from esper_async.leyline.envelope import event_id_of, wrap
@@ -26,7 +25,7 @@ from esper_async.leyline.v1.enums_pb2 import MessagePriority
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.leyline.validation import validate
 from esper_async.oona.bus import Bus
-from esper_async.oona.connection import ReconnectGate, connect
+from esper_async.oona.connection import Client, ReconnectGate, connect
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.groups import ensure_groups
 from esper_async.oona.outbox import Outbox, Parcel
@@ -34,7 +33,7 @@ from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
 from esper_async.oona.streams import WIRE_FIELD, lane_for
 
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 _POLL_S = 0.01
 _LINGER_S = 0.002
 _JOIN_MARGIN_S = 2.0
@@ -217,13 +216,13 @@ class Bridge:
             try:
                 self._loop.call_soon_threadsafe(action)
             except RuntimeError:
-                _LOG.debug("the bridge's loop has ended")
+                _LOG.debug("bridge_loop_has_ended")
 
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
         except Exception as error:  # noqa: BLE001 - reported by `close`; training goes on
-            _LOG.exception("the bridge's thread failed")
+            _LOG.exception("bridge_failed", producer=self._producer)
             self._error = repr(error)
             self._outbox.shut()
         finally:
@@ -256,7 +255,7 @@ class Bridge:
 
     async def _pump(self) -> None:
         """Publish the outbox in batches; while Redis is away it fills up."""
-        gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+        gate = ReconnectGate("bridge", cap_s=self._settings.reconnect_cap_s)
         client = connect(self._url, timeout_s=self._settings.command_timeout_s)
         prepared: set[str] = set()
         try:
@@ -268,9 +267,8 @@ class Bridge:
                     try:
                         await _send(client, batch, prepared)
                     except FAULTS as error:
-                        _LOG.debug("telemetry waits for redis: %s", error)
                         prepared.clear()
-                        await gate.pause()
+                        await gate.pause(error)
                     else:
                         self._outbox.settle(len(batch))
                         gate.passed()
@@ -278,7 +276,7 @@ class Bridge:
             await client.aclose()
 
 
-async def _send(client: redis.asyncio.Redis, batch: list[Parcel], prepared: set[str]) -> None:
+async def _send(client: Client, batch: list[Parcel], prepared: set[str]) -> None:
     for parcel in batch:
         if parcel.stream not in prepared:
             await ensure_groups(client, parcel.stream, TOPICS[parcel.topic].required_groups)

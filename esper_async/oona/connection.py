@@ -7,29 +7,63 @@ leave the retrying to those who know what is at stake.
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Any
 
 import redis.asyncio
+import redis.asyncio.client
+import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from esper_async.oona.streams import EPOCH_KEY
 
+_LOG = structlog.get_logger(__name__)
 
-def connect(url: str, *, timeout_s: float) -> redis.asyncio.Redis:
-    """Return a pooled client for short commands; each fails after `timeout_s` without an answer."""
+
+class Client(redis.asyncio.Redis):
+    """A client whose every command ends within `timeout_s`, by a time-out of our own.
+
+    redis-py's `socket_timeout` would send through `asyncio.wait_for`, which before Python 3.12
+    can swallow a cancellation; a task that talks to Redis could then not be ended.
+    """
+
+    timeout_s: float | None = None
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run one command. Raises TimeoutError, and closes the connection, when it takes long."""
+        async with asyncio.timeout(self.timeout_s):
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "Pipeline":
+        """Return a pipeline that is bounded in the same way as a whole."""
+        made = Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        made.timeout_s = self.timeout_s
+        return made
+
+
+class Pipeline(redis.asyncio.client.Pipeline):
+    """Commands sent together."""
+
+    timeout_s: float | None = None
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Run the commands. Raises TimeoutError when they take long."""
+        async with asyncio.timeout(self.timeout_s):
+            return await super().execute(raise_on_error)
+
+
+def connect(url: str, *, timeout_s: float) -> Client:
+    """Return a pooled client for short commands."""
     return _client(url, timeout_s)
 
 
-def connect_once(url: str, *, timeout_s: float) -> redis.asyncio.Redis:
+def connect_once(url: str, *, timeout_s: float) -> Client:
     """Return a client over a single connection, for a few commands in one task."""
     return _client(url, timeout_s, single=True)
 
 
-def connect_reader(url: str, *, connect_timeout_s: float) -> redis.asyncio.Redis:
-    """Return a client over a single connection without a read time-out, for blocking reads.
-
-    The reader bounds its reads itself: BLOCK plus a margin.
-    """
+def connect_reader(url: str, *, connect_timeout_s: float) -> Client:
+    """Return a client over a single connection for blocking reads, which its user must bound."""
     return _client(url, None, single=True, connect_timeout_s=connect_timeout_s)
 
 
@@ -39,16 +73,19 @@ def _client(
     *,
     single: bool = False,
     connect_timeout_s: float | None = None,
-) -> redis.asyncio.Redis:
-    return redis.asyncio.Redis.from_url(
+) -> Client:
+    client: Any = Client.from_url(
         url,
         protocol=2,
         driver_info=None,
-        socket_timeout=timeout_s,
+        socket_timeout=None,
         socket_connect_timeout=timeout_s if connect_timeout_s is None else connect_timeout_s,
         retry=Retry(NoBackoff(), 0),
         single_connection_client=single,
     )
+    made: Client = client  # typed by redis-py as its own class
+    made.timeout_s = timeout_s
+    return made
 
 
 class ReconnectGate:
@@ -56,28 +93,34 @@ class ReconnectGate:
 
     def __init__(
         self,
+        role: str,
         *,
         cap_s: float,
         base_s: float = 0.05,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        self._role = role
         self._cap_s = cap_s
         self._base_s = base_s
         self._uniform = uniform
         self._failures = 0
 
-    async def pause(self) -> None:
-        """Wait after a failure, longer after each."""
+    async def pause(self, error: BaseException) -> None:
+        """Wait after a failure, longer after each; the first of a row is logged."""
+        if not self._failures:
+            _LOG.warning("redis_away", role=self._role, error=str(error) or repr(error))
         ceiling = min(self._cap_s, self._base_s * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
         await asyncio.sleep(self._uniform(0.0, ceiling))
 
     def passed(self) -> None:
         """Forget earlier failures: a call succeeded."""
+        if self._failures:
+            _LOG.info("redis_is_back", role=self._role)
         self._failures = 0
 
 
-def queue_server_identity(pipeline: "redis.asyncio.client.Pipeline", proposal: str) -> None:
+def queue_server_identity(pipeline: Pipeline, proposal: str) -> None:
     """Queue three commands, whose replies `server_identity` reads, at a transaction's start.
 
     `proposal` becomes the epoch of a server that has none; it must be a new one each time.

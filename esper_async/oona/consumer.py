@@ -6,18 +6,18 @@ delivered but not acknowledged are read again (id 0) whenever a connection begin
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-import redis.asyncio
+import structlog
 from redis.exceptions import ResponseError
 
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.registry import TOPICS
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
-from esper_async.oona.connection import ReconnectGate, connect, connect_reader
+from esper_async.oona.connection import Client, ReconnectGate, connect, connect_reader
 from esper_async.oona.delivery import Delivery, Entry
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.groups import ensure_groups
@@ -28,8 +28,9 @@ from esper_async.oona.streams import WIRE_FIELD, lanes
 from esper_async.runtime.breaker import CircuitBreaker
 from esper_async.runtime.errors import BreakerOpen
 
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 _READ_MARGIN_S = 5.0
+_RELEASE_EVERY_S = 0.02
 
 
 class Consumer:
@@ -82,6 +83,7 @@ class Consumer:
             delivery=self._delivery,
             settings=settings,
             metrics=metrics,
+            on_claimed=self._release_reader,
         )
         self._breaker = CircuitBreaker(
             f"oona.consume.{topic}.{group}",
@@ -104,15 +106,16 @@ class Consumer:
 
     async def _finish(self, work: "asyncio.Task[None]") -> None:
         """Let `work` end by itself within the drain deadline, then cancel it."""
+        give_up = time.monotonic() + self._settings.drain_s
+        while not work.done() and time.monotonic() < give_up:
+            await self._release_reader()  # again and again: it may be about to block
+            await asyncio.wait({work}, timeout=_RELEASE_EVERY_S)
         if not work.done():
-            await self._release_reader()
-        _, late = await asyncio.wait({work}, timeout=self._settings.drain_s)
-        if late:
-            _LOG.warning("a handler of %s did not finish in time", self._topic)
+            _LOG.warning("handler_did_not_finish", topic=self._topic, group=self._group)
             work.cancel()
             await asyncio.wait({work})
         if not work.cancelled() and (error := work.exception()) is not None:
-            _LOG.error("the consumer of %s failed: %r", self._topic, error)
+            _LOG.error("consumer_failed", topic=self._topic, group=self._group, error=repr(error))
 
     async def _release_reader(self) -> None:
         if self._reader_id is None:
@@ -120,30 +123,30 @@ class Consumer:
         try:
             await self._client.client_unblock(self._reader_id)
         except FAULTS as error:
-            _LOG.debug("the reader ends by its own time-out: %s", error)
+            _LOG.debug("reader_not_released", topic=self._topic, error=str(error))
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(self._leases.run())
-            gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+            role = f"consumer of {self._topic}"
+            gate = ReconnectGate(role, cap_s=self._settings.reconnect_cap_s)
             try:
                 while not self._stopping:
                     try:
                         await self._session(gate)
                     except (*FAULTS, BreakerOpen) as error:
                         await self._recover(error)
-                        await gate.pause()
+                        await gate.pause(error)
             finally:
                 keeper.cancel()
 
     async def _recover(self, error: Exception) -> None:
         self._metrics.reconnects.add(role="consumer")
-        _LOG.debug("consumer of %s starts again: %s", self._topic, error)
         if self._optional and isinstance(error, ResponseError) and "NOGROUP" in str(error):
             try:
                 await self._skip_to_end()
             except FAULTS as fault:
-                _LOG.debug("the group of %s is not back yet: %s", self._topic, fault)
+                _LOG.debug("group_not_back_yet", topic=self._topic, error=str(fault))
 
     async def _skip_to_end(self) -> None:
         """An evicted optional group begins again at the end of a stream that is still long."""
@@ -157,6 +160,7 @@ class Consumer:
         try:
             await self._breaker.call(self._open, reader)
             gate.passed()
+            self._leases.take_claimed()  # they are pending here: the replay brings them
             self._delivery.resume()
             await self._replay(reader)
             while not self._stopping:
@@ -166,14 +170,14 @@ class Consumer:
             self._reader_id = None
             await reader.aclose()
 
-    async def _open(self, reader: redis.asyncio.Redis) -> None:
+    async def _open(self, reader: Client) -> None:
         """Connect, and make sure that the groups are there."""
         async with asyncio.timeout(self._settings.command_timeout_s):
             self._reader_id = int(await reader.client_id())
         for stream in self._streams:
             await ensure_groups(self._client, stream, [self._group])
 
-    async def _replay(self, reader: redis.asyncio.Redis) -> None:
+    async def _replay(self, reader: Client) -> None:
         """Handle again what an earlier connection of this consumer left unacknowledged."""
         for stream in self._streams:
             cursor = "0"
@@ -182,9 +186,9 @@ class Consumer:
                 if not entries:
                     break
                 cursor = entries[-1].entry_id
-                await self._deliver_all(reader, entries)
+                await self._deliver_all(reader, self._delivery.take(entries))
 
-    async def _cycle(self, reader: redis.asyncio.Redis) -> None:
+    async def _cycle(self, reader: Client) -> None:
         """Deliver one round: what was claimed, what is due again, what is new."""
         await self._deliver_all(reader, self._leases.take_claimed())
         await self._delivery.retry_due()
@@ -198,11 +202,12 @@ class Consumer:
             waiting = {emergency: ">", normal: ">"} if self._delivery.has_room else {emergency: ">"}
             if wait_s > 0 and not self._stopping:
                 entries = await self._read(reader, waiting, block_s=wait_s)
-        await self._deliver_all(reader, entries)
+        await self._deliver_all(reader, self._delivery.take(entries))
 
-    async def _deliver_all(self, reader: redis.asyncio.Redis, entries: Iterable[Entry]) -> None:
+    async def _deliver_all(self, reader: Client, batch: list[Entry]) -> None:
         """Deliver in order, letting emergencies pass in front of ordinary entries."""
-        batch = self._delivery.take(entries)
+        if not batch:
+            return
         emergency = self._streams[0]
         clock = asyncio.get_running_loop().time
         looked_at = clock()
@@ -222,7 +227,7 @@ class Consumer:
 
     async def _read(
         self,
-        reader: redis.asyncio.Redis,
+        reader: Client,
         streams: dict[str, str],
         *,
         block_s: float | None = None,

@@ -7,16 +7,16 @@ is left is published again, under the same event ids.
 """
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio
+import structlog
 
 from esper_async.leyline.registry import TOPICS
 from esper_async.oona.connection import (
+    Client,
     ReconnectGate,
     connect,
     queue_server_identity,
@@ -29,7 +29,7 @@ from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool, SpoolEntry
 from esper_async.oona.streams import WIRE_FIELD, EntryId, parse_id
 
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 _BEYOND_EVERY_ENTRY: EntryId = (2**64, 0)
 
 
@@ -65,7 +65,7 @@ class Courier:
 
     async def run(self) -> None:
         """Carry until cancelled. A Redis that is away is waited for."""
-        gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+        gate = ReconnectGate("courier", cap_s=self._settings.reconnect_cap_s)
         client = connect(self._url, timeout_s=self._settings.command_timeout_s)
         try:
             while True:
@@ -73,13 +73,12 @@ class Courier:
                     await self._round(client)
                     gate.passed()
                 except FAULTS as error:
-                    _LOG.debug("spool waits for redis: %s", error)
                     self._metrics.reconnects.add(role="courier")
-                    await gate.pause()
+                    await gate.pause(error)
         finally:
             await client.aclose()
 
-    async def _round(self, client: redis.asyncio.Redis) -> None:
+    async def _round(self, client: Client) -> None:
         """Publish what is new, forget what is acknowledged, then wait for more."""
         self._news.clear()
         batch = await asyncio.to_thread(self._spool.after, self._cursor, self._settings.batch)
@@ -88,6 +87,7 @@ class Courier:
         if self._sent:
             await self._collect(client)
         self._metrics.spool_depth.set(len(self._sent))
+        self._metrics.courier_rounds.add()
         if len(batch) < self._settings.batch:
             patience = self._settings.spool_poll_s if self._sent else None
             try:
@@ -96,7 +96,7 @@ class Courier:
             except TimeoutError:
                 return
 
-    async def _publish(self, client: redis.asyncio.Redis, batch: list[SpoolEntry]) -> None:
+    async def _publish(self, client: Client, batch: list[SpoolEntry]) -> None:
         for entry in batch:
             if entry.stream not in self._prepared:
                 await ensure_groups(client, entry.stream, TOPICS[entry.topic].required_groups)
@@ -117,14 +117,14 @@ class Courier:
         self._cursor = batch[-1].seq
         self._furthest = max(self._furthest, self._cursor)
 
-    async def _collect(self, client: redis.asyncio.Redis) -> None:
+    async def _collect(self, client: Client) -> None:
         """Remove from the spool what every required group has acknowledged in this life."""
         floors: dict[str, EntryId] = {}
         for stream, topic in {(sent.stream, sent.topic) for sent in self._sent.values()}:
             states = await group_states(client, stream, lag_limit=1)
             required = TOPICS[topic].required_groups
             if any(group not in states for group in required):
-                _LOG.warning("stream %s lost a required group; publishing again", stream)
+                _LOG.warning("required_group_lost", stream=stream, waiting=len(self._sent))
                 self._rewind("")
                 return
             floors[stream] = min(
@@ -138,9 +138,7 @@ class Courier:
             for seq in done:
                 del self._sent[seq]
 
-    async def _in_one_life(
-        self, client: redis.asyncio.Redis, fill: Callable[[Any], None]
-    ) -> list[Any] | None:
+    async def _in_one_life(self, client: Client, fill: Callable[[Any], None]) -> list[Any] | None:
         """Run a transaction; None, with everything rewound, when the server's life is a new one."""
         async with client.pipeline(transaction=True) as pipeline:
             queue_server_identity(pipeline, uuid.uuid4().hex)
@@ -150,6 +148,8 @@ class Courier:
         if life == self._life:
             return list(replies[3:])
         known = bool(self._life)
+        if known and self._sent:
+            _LOG.warning("server_lost_its_memory", publishing_again=len(self._sent))
         self._rewind(life)
         return None if known else list(replies[3:])
 

@@ -4,8 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio
-
+from esper_async.oona.connection import Client
 from esper_async.oona.streams import DEAD_LETTERS, WIRE_FIELD
 
 
@@ -50,7 +49,7 @@ def dead_letter_fields(
 class DeadLetters:
     """The dead letters of one bus, oldest first."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
 
     async def list(self, *, limit: int = 100, after: str = "-") -> "list[DeadLetter]":

@@ -2,7 +2,6 @@
 
 import heapq
 import itertools
-import logging
 import random
 import time
 from collections import OrderedDict, defaultdict
@@ -10,19 +9,20 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio
+import structlog
 from google.protobuf.message import Message
 
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.errors import Refusal, Refused
 from esper_async.leyline.limits import LIMITS
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
+from esper_async.oona.connection import Client
 from esper_async.oona.dead_letters import dead_letter_fields
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import DEAD_LETTERS, attempts_key
 
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 _REMEMBERED = 10_000
 _WAITING_LIMIT = 1_000
 _KEPT_FOR_PEOPLE = frozenset(
@@ -51,7 +51,7 @@ class Delivery:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: Client,
         *,
         topic: str,
         group: str,
@@ -166,7 +166,14 @@ class Delivery:
         self, entry: Entry, envelope: EventEnvelope, attempt: int, error: Exception
     ) -> None:
         self._metrics.retried.add(topic=self._topic, group=self._group)
-        _LOG.warning("handling %s failed (attempt %d): %r", envelope.event_id, attempt, error)
+        _LOG.warning(
+            "handler_failed",
+            topic=self._topic,
+            group=self._group,
+            event_id=envelope.event_id,
+            attempt=attempt,
+            error=repr(error),
+        )
         if attempt >= (envelope.attempts_allowed or LIMITS.retries):
             await self._set_aside(entry, f"{type(error).__name__}: {error}", attempts=attempt)
             return
@@ -178,7 +185,9 @@ class Delivery:
 
     async def _refuse(self, entry: Entry, refused: Refused) -> None:
         self._metrics.refused.add(topic=self._topic, reason=refused.reason.value)
-        _LOG.warning("refused an entry of %s: %s", self._topic, refused)
+        _LOG.warning(
+            "message_refused", topic=self._topic, entry=entry.entry_id, reason=str(refused)
+        )
         if refused.reason in _KEPT_FOR_PEOPLE:
             await self._set_aside(entry, str(refused))
         else:

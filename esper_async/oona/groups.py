@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio
 from redis.exceptions import ResponseError
 
+from esper_async.oona.connection import Client
 from esper_async.oona.streams import EntryId, after, format_id, parse_id
 
 
@@ -31,7 +31,7 @@ class GroupState:
 
 
 async def ensure_groups(
-    client: redis.asyncio.Redis, stream: str, groups: Iterable[str], *, at: str = "0"
+    client: Client, stream: str, groups: Iterable[str], *, at: str = "0"
 ) -> None:
     """Create the stream and the groups that do not exist yet; by default they read all of it."""
     for group in groups:
@@ -42,9 +42,7 @@ async def ensure_groups(
                 raise
 
 
-async def group_states(
-    client: redis.asyncio.Redis, stream: str, *, lag_limit: int
-) -> dict[str, GroupState]:
+async def group_states(client: Client, stream: str, *, lag_limit: int) -> dict[str, GroupState]:
     """Return the groups of a stream by name; none if there is no stream.
 
     Servers before 7.0 do not tell the lag; it is counted, up to `lag_limit`.

@@ -1,43 +1,39 @@
 """Keeps Redis small without ever removing what a required group has not acknowledged."""
 
 import asyncio
-import logging
 
-import redis.asyncio
+import structlog
 
 from esper_async.leyline.registry import TOPICS, Topic
-from esper_async.oona.connection import ReconnectGate
+from esper_async.oona.connection import Client, ReconnectGate
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.groups import GroupState, group_states
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import EntryId, format_id, lanes
 
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 
 
 class Janitor:
     """Sweeps every topic each second. Idempotent, so several may run on one bus."""
 
-    def __init__(
-        self, client: redis.asyncio.Redis, *, settings: BusSettings, metrics: BusMetrics
-    ) -> None:
+    def __init__(self, client: Client, *, settings: BusSettings, metrics: BusMetrics) -> None:
         self._client = client
         self._settings = settings
         self._metrics = metrics
 
     async def run(self) -> None:
         """Sweep until cancelled; a Redis that is away is waited for."""
-        gate = ReconnectGate(cap_s=self._settings.reconnect_cap_s)
+        gate = ReconnectGate("janitor", cap_s=self._settings.reconnect_cap_s)
         while True:
             try:
                 await self.sweep()
                 gate.passed()
                 await asyncio.sleep(self._settings.janitor_every_s)
             except FAULTS as error:
-                _LOG.debug("the janitor waits for redis: %s", error)
                 self._metrics.reconnects.add(role="janitor")
-                await gate.pause()
+                await gate.pause(error)
 
     async def sweep(self) -> None:
         """Measure, evict, trim and tidy each topic once."""
@@ -64,7 +60,7 @@ class Janitor:
             if expendable and state.depth > self._settings.optional_lag_limit:
                 await self._client.xgroup_destroy(stream, name)
                 self._metrics.evicted.add(topic=topic.name, group=name)
-                _LOG.error("evicted group %s of %s: %d entries behind", name, stream, state.depth)
+                _LOG.error("group_evicted", group=name, stream=stream, entries_behind=state.depth)
             else:
                 kept[name] = state
         return kept

@@ -5,19 +5,19 @@ not taken for a dead one.
 """
 
 import asyncio
-import logging
-from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import redis.asyncio
+import structlog
 
+from esper_async.oona.connection import Client
 from esper_async.oona.delivery import Delivery, Entry
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import WIRE_FIELD, lanes, sweeper_key
 
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 _OWN_PENDING = 1_000
 
 
@@ -26,7 +26,7 @@ class Leases:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: Client,
         *,
         topic: str,
         group: str,
@@ -34,6 +34,7 @@ class Leases:
         delivery: Delivery,
         settings: BusSettings,
         metrics: BusMetrics,
+        on_claimed: Callable[[], Awaitable[None]],
     ) -> None:
         self._client = client
         self._topic = topic
@@ -42,13 +43,13 @@ class Leases:
         self._delivery = delivery
         self._settings = settings
         self._metrics = metrics
-        self._claimed: deque[Entry] = deque()
+        self._on_claimed = on_claimed
+        self._claimed: list[Entry] = []
         self._cursors = dict.fromkeys(lanes(topic), "0-0")
 
     def take_claimed(self) -> list[Entry]:
-        """Return what was claimed since the last call."""
-        entries = list(self._claimed)
-        self._claimed.clear()
+        """Return what was claimed since the last call; it is in hand."""
+        entries, self._claimed = self._claimed, []
         return entries
 
     async def run(self) -> None:
@@ -61,7 +62,7 @@ class Leases:
                     await self._renew(stream)
                 await self._sweep(period_s)
             except FAULTS as error:
-                _LOG.debug("leases of %s wait for redis: %s", self._topic, error)
+                _LOG.debug("leases_wait", topic=self._topic, error=str(error))
 
     async def _renew(self, stream: str) -> None:
         """Reset the idle time of entries in hand that are still ours."""
@@ -96,9 +97,12 @@ class Leases:
                 count=self._settings.batch,
             )
             self._cursors[stream] = reply[0].decode()
-            for entry_id, fields in reply[1]:
-                if entry_id is None:
-                    continue  # deleted; 6.2 reports it so
-                wire = (fields or {}).get(WIRE_FIELD, b"")
-                self._claimed.append(Entry(stream, entry_id.decode(), wire, redelivered=True))
-                self._metrics.claimed.add(topic=self._topic, group=self._group)
+            found = self._delivery.take(
+                Entry(stream, entry_id.decode(), (fields or {}).get(WIRE_FIELD, b""), True)
+                for entry_id, fields in reply[1]
+                if entry_id is not None  # deleted; 6.2 reports it so
+            )
+            if found:
+                self._claimed += found
+                self._metrics.claimed.add(len(found), topic=self._topic, group=self._group)
+                await self._on_claimed()

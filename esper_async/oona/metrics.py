@@ -43,6 +43,7 @@ class BusMetrics:
             "oona.groups.evicted", "Optional groups evicted for their lag.", ("topic", "group")
         )
         self.reconnects = counter("oona.reconnects", "Times Redis had to be sought.", ("role",))
+        self.courier_rounds = counter("oona.courier.rounds", "Turns of carrying a spool.")
         self.spool_depth = gauge("oona.spool.depth", "Durable messages not yet acknowledged.")
         self.republished = counter(
             "oona.spool.republished", "Durable messages sent again as the server lost data."

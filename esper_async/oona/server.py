@@ -17,9 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import redis.asyncio
-
-from esper_async.oona.connection import connect_once
+from esper_async.oona.connection import Client, connect_once
 from esper_async.oona.errors import FAULTS, ServerStartError
 
 _SUN_PATH_BYTES = 107  # what fits into sockaddr_un.sun_path beside its NUL
@@ -218,7 +216,7 @@ class EmbeddedServer:
         return "\n".join(log.read_text().splitlines()[-5:]) if log.exists() else "(no log)"
 
 
-async def _ping(client: redis.asyncio.Redis) -> bool:
+async def _ping(client: Client) -> bool:
     try:
         return bool(await client.ping())
     except FAULTS:

@@ -1,9 +1,10 @@
 """Oona's supervisor side: the server, the janitor, the services' bus, and orphaned spools."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
+
+import structlog
 
 from esper_async.leyline.signing import Signer
 from esper_async.oona.bus import Bus
@@ -17,7 +18,7 @@ from esper_async.oona.server import EmbeddedServer
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
 
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 _ADOPT_EVERY_S = 2.0
 _ADOPT_FOR_S = 1.0
 _RESTART_PAUSE_S = 0.2
@@ -140,7 +141,7 @@ class OonaService:
         while True:
             code = await server.wait()
             self._restarts += 1
-            _LOG.error("the embedded redis ended with code %d; starting it again", code)
+            _LOG.error("embedded_redis_ended", code=code, restarts=self._restarts)
             await asyncio.sleep(_RESTART_PAUSE_S)
             await server.start()
 
@@ -158,7 +159,7 @@ class OonaService:
             return  # its child lives
         try:
             if len(spool):
-                _LOG.info("carrying %d messages left in %s", len(spool), directory)
+                _LOG.info("spool_adopted", messages=len(spool), directory=str(directory))
                 courier = Courier(self.url, spool, settings=self._settings, metrics=self._metrics)
                 async with asyncio.timeout(_ADOPT_FOR_S):
                     await courier.run()

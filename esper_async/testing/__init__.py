@@ -1,0 +1,1 @@
+"""Test harness: boots the real thing in a test and injects faults."""

@@ -1,0 +1,87 @@
+"""Oona's supervisor side: starts Redis, keeps it up, and carries what dead children left."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from esper_async.leyline.signing import Signer
+from esper_async.oona import Bridge, BusUnavailable
+from esper_async.oona.service import OonaService
+from esper_async.testing.redis import running_redis
+from tests.oona.conftest import FAST, KEY, Inbox, alert, process_exists, report, until
+from tests.oona.test_bus import consuming
+
+
+@contextlib.asynccontextmanager
+async def running(state_dir: Path, **options: str) -> AsyncIterator[OonaService]:
+    service = OonaService(state_dir, signer=Signer(KEY), settings=FAST, **options)
+    ready = asyncio.Event()
+    task = asyncio.create_task(service.run(ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        task.result()
+    try:
+        yield service
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_it_serves_a_bus_over_its_own_server_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as service:
+        inbox = Inbox()
+        async with consuming(service.bus, "alerts", "nissa", inbox):
+            await service.bus.publish(alert(1))
+            assert await inbox.has(1) == [alert(1)]
+        assert await service.dead_letters.count() == 0
+        detail = service.detail()
+        pid = detail["pid"]
+        assert isinstance(pid, int)
+        assert detail["redis"] == "embedded"
+        assert service.breakers() == {"oona.publish": "closed"}
+    assert not process_exists(pid)
+    with pytest.raises(RuntimeError, match="not ready"):
+        _ = service.bus
+
+
+async def test_it_starts_a_killed_server_again_with_its_data(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        assert service.server is not None
+        await service.bus.publish(alert(1))
+        service.server.signal(9)  # type: ignore[arg-type]
+        await until(lambda: service.detail()["redis_restarts"] == 1)
+        inbox = Inbox()
+        async with consuming(service.bus, "alerts", "nissa", inbox):
+            assert await inbox.has(1) == [alert(1)]
+
+
+async def test_it_carries_the_spool_of_a_dead_child(tmp_path: Path) -> None:
+    bridge = Bridge("unix:///nowhere", tmp_path / "runs" / "r1" / "spool", KEY, "r1").start()
+    bridge.spool(report(1))
+    closed = await asyncio.to_thread(bridge.close, 0.1)
+    assert closed.unacknowledged == 1
+    async with running(tmp_path) as service:
+        inbox = Inbox()
+        async with consuming(service.bus, "field_reports", "simic", inbox):
+            assert await inbox.has(1) == [report(1)]
+
+
+async def test_a_dead_url_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(BusUnavailable, match=r"oona\.redis_url"):
+        async with running(tmp_path, redis_url="redis://127.0.0.1:1/0"):
+            pass
+
+
+async def test_an_external_server_is_used_and_left_running(tmp_path: Path) -> None:
+    async with running_redis() as server:
+        async with running(tmp_path, redis_url=server.url) as service:
+            assert service.detail()["redis"] == "external"
+            await service.bus.publish(alert(1))
+        assert server.pid is not None
