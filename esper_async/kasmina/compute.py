@@ -16,7 +16,7 @@ def count_macs(work: Callable[[], object]) -> int:
     """Do some work and return the multiply-accumulates of its matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def training_macs(model: nn.Module, forward: Forward, batch: Any, loss: Loss) -> float:
@@ -34,5 +34,5 @@ def training_macs(model: nn.Module, forward: Forward, batch: Any, loss: Loss) ->
         output, target = Call(model, forward).with_tensors(tensors, batch)
         torch.autograd.grad(loss(output, target), learning, allow_unused=True)
 
-    with RandomStream(fresh_stream("count")).active(), torch.enable_grad():
+    with RandomStream(fresh_stream("count")).active(), torch.enable_grad():  # type: ignore[no-untyped-call]
         return count_macs(pass_through) / first_batch_size(batch)

@@ -76,9 +76,9 @@ def _without_reduction(loss: Loss) -> Loss | None:
     if isinstance(loss, nn.Module):
         if getattr(loss, "reduction", None) != "mean":
             return None
-        unreduced = copy.copy(loss)
+        unreduced: Any = copy.copy(loss)
         unreduced.reduction = "none"
-        return unreduced
+        return unreduced  # type: ignore[no-any-return]
     try:
         accepts = "reduction" in inspect.signature(loss).parameters
     except (TypeError, ValueError):

@@ -543,9 +543,7 @@ class Executor:
         The executor must be fresh, on a host of the same architecture.
         """
         for number, saved in enumerate(state["seeds"], start=1):
-            seed = restore_seed(
-                saved, self.sites, lambda candidate, n=number: self._build_graft(candidate, n)
-            )
+            seed = restore_seed(saved, self.sites, partial(self._build_graft, number=number))
             if not seed.ended:
                 seed.optimizer = sibling_optimizer(self.branch.optimizer, seed.graft.parameters())
                 load_seed(seed, saved)

@@ -35,7 +35,7 @@ class RandomStream:
     def active(self) -> Iterator[None]:
         """Make this the global stream for the length of a block."""
         outside = torch.get_rng_state()
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        cuda = torch.cuda.is_available() and _initialised()
         outside_cuda = torch.cuda.get_rng_state() if cuda else None
         torch.set_rng_state(self.state)
         if cuda and self._cuda_state is not None:
@@ -48,3 +48,7 @@ class RandomStream:
             if outside_cuda is not None:
                 self._cuda_state = torch.cuda.get_rng_state()
                 torch.cuda.set_rng_state(outside_cuda)
+
+
+def _initialised() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

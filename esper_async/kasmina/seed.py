@@ -50,7 +50,7 @@ class GradientRecord:
 
     def note(self, norms: Tensor) -> Tensor:
         """Take in the gradient norms (T,) of the kernel's tensors; return the total norm ()."""
-        total = torch.linalg.vector_norm(norms)
+        total: Tensor = torch.linalg.vector_norm(norms)
         if self.reached is None or self.finite is None:
             self.reached = norms > 0
             self.birth_norm = total

@@ -42,7 +42,7 @@ def shadow_step(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: fl
     The kernel's gradients are scaled to a norm of at most `clip_norm`.
     """
     tensors = {**detached_parameters(call.model), **seed.buffers}
-    with seed.stream.active(), switched_on(call.model, seed), torch.enable_grad():
+    with seed.stream.active(), switched_on(call.model, seed), torch.enable_grad():  # type: ignore[no-untyped-call]
         output, target = call.with_tensors(tensors, batch)
         value = loss(output, target)
         if seed.optimizer is not None:

@@ -108,11 +108,12 @@ class CheckpointStore:
         try:
             path = self._folder / f"{boundary:08d}.pt"
             _replace(path, lambda temporary: torch.save(state, temporary))
+            size_bytes = path.stat().st_size
             manifest = {
                 "format": FORMAT,
                 "boundary": boundary,
                 "file": path.name,
-                "size_bytes": path.stat().st_size,
+                "size_bytes": size_bytes,
                 "sha256": _digest(path),
                 "torch": torch.__version__,
             }
@@ -120,7 +121,7 @@ class CheckpointStore:
             _replace(manifest_path, lambda temporary: temporary.write_text(json.dumps(manifest)))
             self._prune()
             duration = 1e3 * (time.perf_counter() - started)
-            self._written.append(Written(boundary, path, manifest["size_bytes"], duration))
+            self._written.append(Written(boundary, path, size_bytes, duration))
         except Exception as failure:  # noqa: BLE001 - raised by the next call, in the caller's thread
             self._failure = failure
 

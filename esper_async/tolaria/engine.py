@@ -1,7 +1,7 @@
 """The engine: trains a task from its first epoch, or its last checkpoint, to its end."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -155,14 +155,20 @@ class Engine:
             finally:
                 if self._checkpoints is not None:
                     self._checkpoints.wait()
-                self._journal.close()
+
+    def record_end(self, result: Mapping[str, Any]) -> None:
+        """Write the run's last record."""
+        self._journal.record("run_ended", self._position(), **result)
+
+    def close(self) -> None:
+        """Close the journal; nothing can be recorded afterwards."""
+        self._journal.close()
 
     def _run(self) -> Outcome:
         global_random.seed_everything(self.options.seed)
         self._set_up()
         clock = _Clock()
-        if not self._resume():
-            self._journal.record("run_started", self._position(), **self._description())
+        self._resume()
         clock.wall_s = self._wall_before
         while self._boundary < self._total and self._ending is None:
             self._run_epoch()
@@ -251,9 +257,7 @@ class Engine:
     def _train_on(self, batch: Any) -> None:
         size = first_batch_size(batch)
         if self._steps == 0:
-            self._macs_per_sample = training_macs(
-                self.task.model, self.task.forward or default_forward, batch, self.task.loss
-            )
+            self._begin(batch)
         with self.grower.step(batch):
             started = time.perf_counter()
             loss = self._train_step(self.task.model, self._optimizer, batch)
@@ -264,6 +268,15 @@ class Engine:
         if self._device.type == "cpu":
             self._guard(loss)
         self._control.heartbeat(self._steps, boundary=self._boundary)
+
+    def _begin(self, batch: Any) -> None:
+        """Look at the first batch: find the sites, prove the kernels, count the host's cost."""
+        if self.grower.grows:
+            self.grower.prepare(batch)
+        self._macs_per_sample = training_macs(
+            self.task.model, self.task.forward or default_forward, batch, self.task.loss
+        )
+        self._journal.record("run_started", self._position(), **self._description())
 
     def _guard(self, loss: Tensor) -> None:
         """Withdraw the seed on trial when the loss is not finite; without one the run fails."""
@@ -310,9 +323,7 @@ class Engine:
             "seeds": seed_records(executor, ended=False),
         }
         self._journal.record("boundary", position, **entry)
-        self._history.append(
-            {**position, **report.metrics, "parameters": entry["parameters"]}
-        )
+        self._history.append({**position, **report.metrics, "parameters": entry["parameters"]})
 
     def _record_reports(self, metrics: dict[str, float]) -> None:
         executor = self.grower.executor
@@ -465,11 +476,12 @@ class Engine:
             "capability": torch.backends.cpu.get_cpu_capability(),
         }
 
-    def _resume(self) -> bool:
+    def _resume(self) -> None:
         """Load the newest checkpoint and prepare to repeat what was journaled after it."""
         loaded = None if self._checkpoints is None else self._checkpoints.load_latest()
         if loaded is None:
-            return bool(self._journal.resume(0))
+            self._tell_again(self._journal.resume(0))
+            return
         state = loaded[1]
         self.grower.load_state_dict(state["grower"])
         self._reports.load_state_dict(state["reports"])
@@ -477,7 +489,7 @@ class Engine:
         for name in ("steps", "boundary", "samples", "macs_per_sample", "history", "told"):
             setattr(self, f"_{name}", state[name])
         self._tally = _Tally(**state["tally"])
-        self._journal.resume(state["journal_seq"])
+        self._tell_again(self._journal.resume(state["journal_seq"]))
         global_random.restore(state["random"])
         reason = self._difference(state)
         self._journal.record(
@@ -487,7 +499,12 @@ class Engine:
             bitwise=reason is None,
             reason=reason or "the same threads and processor",
         )
-        return True
+
+    def _tell_again(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Announce what may have been journaled without having been announced."""
+        for record in records:
+            if record["kind"] in ("decision", "field_report"):
+                self._announce(record)
 
     def _difference(self, state: dict[str, Any]) -> str | None:
         """Say what of this machine makes the rest of the run differ in its bits, if anything."""
@@ -526,6 +543,14 @@ class Engine:
             "threads": torch.get_num_threads(),
             "host_parameters": self._host_parameters,
             "primary_metric": task.primary_metric or "validation_loss",
+            "sites": [
+                {
+                    "site": site.name,
+                    "kind": site.interface.kind,
+                    "shape": list(site.interface.shape),
+                }
+                for site in self.grower.sites
+            ],
         }
 
     def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:
@@ -554,7 +579,3 @@ class Engine:
 def parameters_of(model: nn.Module) -> int:
     """Return the number of a model's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-BatchIterator = Iterator[Any]
-TaskFactory = Callable[[], Task]

@@ -11,9 +11,9 @@ import torch
 
 def capture() -> dict[str, Any]:
     """Return every global random state as tensors, numbers and lists."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one
+    kind, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if cuda else None,
@@ -31,14 +31,14 @@ def restore(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     words = np.asarray(keys, dtype=np.uint32)
-    np.random.set_state((kind, words, position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((kind, words, position, has_gauss, cached))
 
 
 def seed_everything(seed: int) -> None:
     """Seed every global generator."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - user code may draw from the global one
+    np.random.seed(seed % 2**32)
 
 
 @contextmanager

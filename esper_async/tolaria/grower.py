@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward, default_forward
-from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, evaluate
+from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.legal import (
@@ -29,8 +29,8 @@ from esper_async.kasmina.stage import Stage
 from esper_async.kasmina.trial import TrainStep
 from esper_async.tamiyo.command import Command, Cull, Decision, Germinate, NoOp
 from esper_async.tamiyo.policies import Policy, make_policy
-from esper_async.tolaria.lr import LRController
 from esper_async.tamiyo.view import View
+from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.seeds_view import policy_view
 from esper_async.tolaria.site_state import pair_state, restore_pair, restore_site, site_state
 
@@ -129,14 +129,14 @@ class Grower:
         self._transitions: list[Transition] = []
         self._step = _Step(self)
         self._decide_by = decide or _ask_policy
-        self._grows = self.policy.name != "static"
+        self.grows = self.policy.name != "static"
         self._boundary = 0
 
     # -- the loop ------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> "_Step":
         """Return the context manager for one step of the caller's on `batch`."""
-        if self._grows and self.executor is None:
+        if self.grows and self.executor is None:
             self.prepare(batch)
         self._step.batch = batch
         return self._step
@@ -245,7 +245,7 @@ class Grower:
 
     def _evaluate(self, loader: Iterable[Any]) -> dict[str, Evaluation]:
         call = Call(self.model, self._forward)
-        variants = {"host": call}
+        variants: dict[str, Variant] = {"host": call}
         modules: list[nn.Module] = [self.model]
         if self.executor is not None:
             variants |= self.executor.variants()

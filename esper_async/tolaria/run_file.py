@@ -15,11 +15,11 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 import esper_async
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, nearest, problems_of
 
-POLICIES = ("static", "random", "periodic", "largest", "heuristic", "bandit", "gnn", "learned")
+POLICIES = ("static", "random", "periodic", "largest", "heuristic")
 _PACKAGE = Path(esper_async.__file__).parent
 SHIPPED = (_PACKAGE.parent / "config" / "runs", _PACKAGE / "config" / "runs")
 
-Policy = Literal["static", "random", "periodic", "largest", "heuristic", "bandit", "gnn", "learned"]
+Policy = Literal["static", "random", "periodic", "largest", "heuristic"]
 Tier = Literal["production", "experimental"]
 
 
@@ -43,6 +43,7 @@ class RunSection(StrictModel):
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
     boundary_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
     deterministic: Literal["auto"] | bool = "auto"
+    baselines: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("task")

@@ -59,7 +59,9 @@ class RunJournal:
         Raises:
             OSError: the disk refused.
         """
-        body = _finite({"kind": kind, "time": time.time(), "run": self._run_id} | position | fields)
+        body = _finite(
+            {"kind": kind, "time": time.time(), "run": self._run_id, **position, **fields}
+        )
         if kind in _ONCE:
             identity = _identity(body)
             if self._done[identity] > 0:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
+from google.protobuf.message import Message
 
+from esper_async.leyline import EmergencyLevel, EmergencySignal, EventEnvelope
 from esper_async.runtime.child import Child, ChildSpec
 from esper_async.runtime.child_exit import Cause, ChildExit
 from esper_async.runtime.clock import Clock, SystemClock
@@ -22,6 +24,9 @@ from esper_async.runtime.errors import ChildStartError
 from esper_async.runtime.restart import RestartLimiter, RestartPolicy
 from esper_async.tolaria.run_file import RunFile, parse_run
 from esper_async.tolaria.runs import ENDED, Run, RunConflictError, RunState, RunStore
+
+if TYPE_CHECKING:
+    from esper_async.oona import Bus
 
 log = structlog.get_logger(__name__)
 TARGET = "esper_async.tolaria.process:train"
@@ -60,6 +65,7 @@ class TolariaService:
         state_dir: Path,
         redis_url: Callable[[], str],
         *,
+        bus: "Bus | None" = None,
         options: TolariaOptions | None = None,
         needs: tuple[str, ...] = ("oona",),
         clock: Clock | None = None,
@@ -70,6 +76,7 @@ class TolariaService:
         self.store = RunStore(state_dir / "runs")
         self._state_dir = state_dir
         self._redis_url = redis_url
+        self._bus = bus
         self._options = options or TolariaOptions()
         self._clock: Clock = clock or SystemClock()
         self._random = source or random.Random()  # noqa: S311 - jitter, not a secret
@@ -95,6 +102,8 @@ class TolariaService:
             self._take_up(run)
         ready()
         async with asyncio.TaskGroup() as group:
+            if self._bus is not None:
+                group.create_task(self._hear_emergencies(self._bus), name="emergencies")
             while True:
                 self._changed.clear()
                 for run in self._next_runs():
@@ -132,6 +141,7 @@ class TolariaService:
         """Let a paused run go on; raises RunConflictError when it has ended."""
         run = self._alive(run_id, "resumed")
         if run.state == "paused":
+            self._freeze(run_id, on=False)
             here = self._ask(run, "resume")
             self._enter(run, "running" if here else "queued")
         return run
@@ -268,6 +278,26 @@ class TolariaService:
         self.store.save(run)
         log.warning("run_resumes", run=run.id, reason=outcome.reason, delay_s=round(delay_s, 2))
         return delay_s
+
+    async def _hear_emergencies(self, bus: "Bus") -> None:
+        await bus.consume("control", self.name, self._on_emergency, consumer=self.name)
+
+    async def _on_emergency(self, signal: Message, _envelope: EventEnvelope) -> None:
+        """Freeze on CRITICAL, until someone resumes; lesser ones are the run's own to answer."""
+        if not isinstance(signal, EmergencySignal):
+            return
+        log.error("emergency", run=signal.run_id, level=signal.level, reason=signal.reason)
+        if signal.level != EmergencyLevel.EMERGENCY_LEVEL_CRITICAL:
+            return
+        for run_id in list(self._children):
+            if signal.run_id in ("", run_id):
+                self._freeze(run_id, on=True)
+                self.pause(run_id)
+
+    def _freeze(self, run_id: str, *, on: bool) -> None:
+        child = self._children.get(run_id)
+        if child is not None:
+            child.freeze(on)
 
     def _adopt_result(self, run: Run) -> bool:
         """Take over the final state that the training process wrote, if it has."""

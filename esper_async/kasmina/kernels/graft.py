@@ -39,7 +39,7 @@ class Graft(nn.Module):
     def forward(self, activation: Tensor) -> Tensor:
         """Return the blend, in the activation's own shape: (N,C,H,W), (N,C,L), (N,T,D) or (N,F)."""
         if self.form == "ncl":
-            change = self.kernel(activation.unsqueeze(2)).squeeze(2)
+            change: Tensor = self.kernel(activation.unsqueeze(2)).squeeze(2)
         else:
             change = self.kernel(activation)
         if self.mode == "residual":

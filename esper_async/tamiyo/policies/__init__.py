@@ -3,14 +3,21 @@
 from collections.abc import Callable
 
 from esper_async.tamiyo.policies.heuristic import HeuristicPolicy
+from esper_async.tamiyo.policies.largest import LargestPolicy
 from esper_async.tamiyo.policies.policy import Policy
 from esper_async.tamiyo.policies.sampled import PeriodicPolicy, RandomPolicy
 from esper_async.tamiyo.policies.static import StaticPolicy
+
+
+class UnknownPolicyError(ValueError):
+    """No policy has this name."""
+
 
 POLICIES: dict[str, Callable[[int], Policy]] = {
     "static": lambda seed: StaticPolicy(),
     "random": RandomPolicy,
     "periodic": PeriodicPolicy,
+    "largest": LargestPolicy,
     "heuristic": HeuristicPolicy,
 }
 
@@ -19,11 +26,11 @@ def make_policy(name: str, seed: int) -> Policy:
     """Return a policy by name.
 
     Raises:
-        ValueError: the name is not known.
+        UnknownPolicyError: the name is not known.
     """
     if name not in POLICIES:
-        raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
+        raise UnknownPolicyError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
     return POLICIES[name](seed)
 
 
-__all__ = ["POLICIES", "Policy", "make_policy"]
+__all__ = ["POLICIES", "Policy", "UnknownPolicyError", "make_policy"]

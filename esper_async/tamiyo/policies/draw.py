@@ -17,6 +17,10 @@ class Draw:
         """Draw `count` different placements, or all if there are fewer."""
         return self._random.sample(list(placements), min(count, len(placements)))
 
+    def choice(self, names: Sequence[str]) -> str:
+        """Draw one of `names`."""
+        return self._random.choice(names)
+
     def weighted(
         self, placements: Sequence[Placement], weights: Sequence[float], count: int
     ) -> list[Placement]:

@@ -1,0 +1,202 @@
+"""The journal's records as contract messages, for the bus."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from esper_async.leyline import (
+    SCHEMA_VERSION,
+    AdaptationCommand,
+    DecisionRecord,
+    FieldReport,
+    SeedCandidate,
+    SystemStatePacket,
+    TelemetryPacket,
+    value_of,
+)
+from esper_async.leyline.v1 import enums_pb2 as enums
+from esper_async.leyline.v1.reports_pb2 import Quantity, TournamentLoser
+
+RUN_RECORD = "run.record"
+_GATES = {
+    "G0": "G0_SANITY",
+    "G1": "G1_GRADIENT_HEALTH",
+    "G2": "G2_STABILITY",
+    "G3": "G3_INTERFACE",
+    "G4": "G4_SYSTEM_IMPACT",
+    "G5": "G5_RESET",
+}
+_KNOWN_METRICS = ("training_loss", "validation_loss", "validation_accuracy")
+
+Record = Mapping[str, Any]
+
+
+def telemetry_of(record: Record) -> TelemetryPacket:
+    """Return the packet that carries a record whole, and a boundary's figures as metric points."""
+    packet = TelemetryPacket(
+        version=SCHEMA_VERSION,
+        packet_id=f"{record['run']}/{record['seq']}",
+        created_at=record["time"],
+        source="tolaria",
+        level=enums.TELEMETRY_LEVEL_INFO,
+        run_id=record["run"],
+    )
+    event = packet.events.add(
+        name=RUN_RECORD, created_at=record["time"], level=enums.TELEMETRY_LEVEL_INFO
+    )
+    event.fields["record"] = json.dumps(record, separators=(",", ":"))
+    if record["kind"] == "boundary":
+        for name, value, unit in _points(record):
+            packet.points.add(name=name, value=value, unit=unit, labels={"run": record["run"]})
+    return packet
+
+
+def _points(record: Record) -> list[tuple[str, float, str]]:
+    metrics = record["metrics"]
+    known = [
+        ("tolaria.training.loss", metrics.get("training_loss"), "nats"),
+        ("tolaria.training.accuracy", metrics.get("validation_accuracy"), "ratio"),
+        ("tolaria.boundary.duration_ms", record["boundary_ms"]["total"], "ms"),
+        ("tolaria.throughput.samples_per_s", record["samples_per_s"], "1/s"),
+        ("tolaria.seeds.active", float(_active(record)), "1"),
+        ("tamiyo.inference.latency_ms", record["boundary_ms"]["decision"], "ms"),
+    ]
+    return [(name, value, unit) for name, value, unit in known if value is not None]
+
+
+def _active(record: Record) -> int:
+    ended = {"CULLED", "EMBARGOED", "RESETTING", "DORMANT", "TERMINATED", "FOSSILIZED"}
+    return sum(seed["stage"] not in ended for seed in record["seeds"])
+
+
+def system_state_of(record: Record, *, name: str, depths: Mapping[str, int]) -> SystemStatePacket:
+    """Return the state packet of a boundary record; what was not measured is absent."""
+    metrics = record["metrics"]
+    packet = SystemStatePacket(
+        version=SCHEMA_VERSION,
+        packet_id=f"{record['run']}/b{record['boundary']}",
+        created_at=record["time"],
+        run_id=record["run"],
+        experiment=name,
+        global_step=record["step"],
+        epoch=record["epoch"],
+        boundary=record["boundary"],
+    )
+    for field in _KNOWN_METRICS:
+        if metrics.get(field) is not None:
+            setattr(packet, field, metrics[field])
+    for field, value in metrics.items():
+        if field not in _KNOWN_METRICS and value is not None:
+            packet.metrics[field] = value
+    for seed in record["seeds"]:
+        packet.seeds.add(
+            seed_id=seed["id"],
+            stage=value_of(enums.SeedLifecycleStage, seed["stage"]),
+            layer_depth=depths.get(seed["site"], 0),
+            age_epochs=max(seed["age_epochs"], 0),
+            site=seed["site"],
+            blueprint_id=seed["blueprint"],
+            alpha=seed["alpha"],
+        )
+    return packet
+
+
+def decision_of(record: Record) -> DecisionRecord:
+    """Return the decision record behind one command, with its behaviour log-probability."""
+    message = DecisionRecord(
+        version=SCHEMA_VERSION,
+        decision_id=f"{record['run']}/{record['command']['id']}",
+        run_id=record["run"],
+        boundary=record["boundary"],
+        global_step=record["step"],
+        command=_command_of(record),
+        policy=record["policy"],
+        policy_version=record["policy_version"],
+        reason=record["reason"],
+        decided_at=record["time"],
+    )
+    if record["probability"]:
+        message.log_probability = math.log(record["probability"])
+    return message
+
+
+def _command_of(record: Record) -> AdaptationCommand:
+    told = record["command"]
+    command = AdaptationCommand(
+        version=SCHEMA_VERSION,
+        command_id=f"{record['run']}/{told['id']}",
+        run_id=record["run"],
+        boundary=record["boundary"],
+        issued_at=record["time"],
+        issued_by=record["policy"],
+    )
+    if told["operation"] is None:
+        command.type = enums.COMMAND_TYPE_NO_OPERATION
+        command.no_operation.SetInParent()
+        return command
+    command.type = enums.COMMAND_TYPE_SEED
+    command.seed.operation = value_of(enums.SeedOperation, told["operation"])
+    if told["target"] is not None:
+        command.seed_id = told["target"]
+    for candidate in told["candidates"]:
+        command.seed.candidates.append(
+            SeedCandidate(
+                site=candidate["site"],
+                blueprint_id=candidate["blueprint"],
+                parameters={key: float(value) for key, value in candidate["parameters"].items()},
+                blend=value_of(enums.BlendMode, (candidate["blend"] or "unspecified").upper()),
+            )
+        )
+    return command
+
+
+def field_report_of(record: Record) -> FieldReport:
+    """Return the field report as the contract carries it."""
+    report = FieldReport(
+        version=SCHEMA_VERSION,
+        report_id=record["report_id"],
+        command_id=f"{record['run']}/{record['command_id']}",
+        run_id=record["run"],
+        seed_id=record["seed"],
+        site=record["site"],
+        blueprint_id=record["blueprint"],
+        outcome=value_of(enums.FieldReportOutcome, record["outcome"]),
+        window_boundaries=record["window"]["to"] - record["window"]["from"],
+        issued_at=record["time"],
+        policy_version=record["policy_version"],
+        boundary=record["boundary"],
+    )
+    for name in ("clean_contribution", "dependence", "benefit_vs_twin"):
+        _fill(getattr(report, name), record[name])
+        if record[name] is None:
+            report.ClearField(name)
+    change = record["observed_change"]
+    if change.get("validation_loss") is not None:
+        report.observed_change.loss = change["validation_loss"]
+    if change.get("validation_accuracy") is not None:
+        report.observed_change.accuracy = change["validation_accuracy"]
+    for loser in record["losers"]:
+        report.losers.append(_loser_of(loser))
+    return report
+
+
+def _loser_of(loser: Record) -> TournamentLoser:
+    message = TournamentLoser(
+        seed_id=loser["seed"], site=loser["site"], blueprint_id=loser["blueprint"]
+    )
+    if loser["clean_contribution"] is not None:
+        _fill(message.clean_contribution, loser["clean_contribution"])
+    if loser["failed_gate"] is not None:
+        message.failed_gate = value_of(enums.SeedLifecycleGate, _GATES[loser["failed_gate"]])
+    return message
+
+
+def _fill(quantity: Quantity, told: Record | None) -> None:
+    if told is None or any(told[name] is None for name in ("mean", "low", "high")):
+        return
+    quantity.mean, quantity.low, quantity.high = told["mean"], told["low"], told["high"]
+    quantity.n = told["n"]
+    quantity.estimated = told["estimated"]
+    quantity.unit = value_of(enums.QuantityUnit, told["unit"].upper())
+    quantity.paired_by = value_of(enums.PairedBy, told["paired_by"].upper())

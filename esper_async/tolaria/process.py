@@ -1,0 +1,185 @@
+"""The training process of one run: engine, link to the supervisor, bridge to the bus."""
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from esper_async.kasmina.call import BatchError
+from esper_async.kasmina.evaluation import EmptyLoaderError
+from esper_async.kasmina.sites import NoSiteError
+from esper_async.leyline import load_key
+from esper_async.oona.bridge import Bridge
+from esper_async.runtime.child_main import ChildLink
+from esper_async.tamiyo.policies import UnknownPolicyError
+from esper_async.tolaria.comparison import ComparisonInterrupted, compare
+from esper_async.tolaria.control import Steer
+from esper_async.tolaria.engine import Engine, Outcome, parameters_of
+from esper_async.tolaria.messages import (
+    decision_of,
+    field_report_of,
+    system_state_of,
+    telemetry_of,
+)
+from esper_async.tolaria.options import options_from_run
+from esper_async.tolaria.result import write_result
+from esper_async.tolaria.task import Task, TaskError
+from esper_async.tolaria.task_source import load_task
+from esper_async.urza import Library
+
+EXIT_DONE = 0
+EXIT_REFUSED = 4
+BRIDGE_DEADLINE_S = 6.0
+_REFUSALS = (TaskError, NoSiteError, BatchError, EmptyLoaderError, UnknownPolicyError)
+
+
+class LinkControl:
+    """Steering through the supervisor's link; the emergency freeze is its shared flag."""
+
+    def __init__(self, link: ChildLink) -> None:
+        self._link = link
+        self._frozen = False
+        self._ending = False
+
+    def poll(self) -> Sequence[Steer]:
+        """Return the requests since the last call, the freeze as a pause."""
+        steers = [self._steer(request, request.fields) for request in self._link.requests()]
+        if self._link.frozen != self._frozen:
+            self._frozen = self._link.frozen
+            steers.append(Steer("pause" if self._frozen else "resume"))
+        if self._link.stop_requested and not self._ending:
+            self._ending = True
+            if not any(steer.kind in ("stop", "drain") for steer in steers):
+                steers.append(Steer("drain"))
+        return steers
+
+    def heartbeat(self, step: int, **progress: Any) -> None:
+        """Tell the supervisor that a step was reached."""
+        self._link.heartbeat(step, **progress)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep while paused, less if a stop is requested."""
+        self._link.wait_for_stop(timeout_s)
+
+    def _steer(self, name: str, fields: Mapping[str, Any]) -> Steer:
+        if name == "stop":
+            self._ending = True
+            return Steer("stop" if fields.get("final") else "drain")
+        if name == "cull":
+            return Steer("cull", seed=str(fields["seed"]))
+        if name == "rollback":
+            return Steer("rollback", boundary=fields.get("to_boundary"))
+        return Steer("pause" if name == "pause" else "resume")
+
+
+class Teller:
+    """Sends each of the run's records to the bus: what may be dropped, and what may not."""
+
+    def __init__(self, bridge: Bridge, name: str) -> None:
+        self._bridge = bridge
+        self._name = name
+        self._depths: dict[str, int] = {}
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Publish one record."""
+        kind = record["kind"]
+        if kind == "run_started":
+            sites = record.get("sites", [])
+            self._depths = {site["site"]: depth for depth, site in enumerate(sites)}
+        if kind == "field_report":
+            self._bridge.spool(field_report_of(record))
+        elif kind == "decision":
+            self._bridge.spool(decision_of(record))
+        elif kind == "boundary":
+            self._bridge.offer(system_state_of(record, name=self._name, depths=self._depths))
+        self._bridge.offer(telemetry_of(record))
+
+
+def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_path: str) -> int:
+    """Train the run in `run_dir` to its end, or until asked to stop; the target of its child.
+
+    Returns 0 when the run ended or was drained, 4 when its task cannot be trained; the reason is
+    in `result.json`. Anything else ends the process as it happens, and it is started again.
+    """
+    folder = Path(run_dir)
+    document = json.loads((folder / "run.json").read_text())
+    run_id, config = document["id"], document["config"]
+    link.heartbeat(0, phase="starting")
+    bridge = Bridge(redis_url, folder / "spool", load_key(Path(key_path)), f"tolaria/{run_id}")
+    bridge.start()
+    library = Library(Path(state_dir) / "urza", actor=f"run {run_id}")
+    try:
+        return _train(link, folder, run_id, config, bridge, library)
+    except _REFUSALS as error:
+        result = {"state": "failed", "error": str(error), "ended_at": time.time()}
+        write_result(folder, result)
+        if os.environ.get("ESPER_TRACEBACK"):
+            traceback.print_exc()
+        return EXIT_REFUSED
+    finally:
+        library.close()
+        bridge.close(BRIDGE_DEADLINE_S)
+
+
+def _train(
+    link: ChildLink,
+    folder: Path,
+    run_id: str,
+    config: Mapping[str, Any],
+    bridge: Bridge,
+    library: Library,
+) -> int:
+    options = options_from_run(config)
+    control = LinkControl(link)
+    teller = Teller(bridge, options.name)
+
+    def make_task() -> Task:
+        return load_task(config["run"]["task"], config["run"]["options"], seed=options.seed)
+
+    def progress(done: int, total: int, what: str) -> None:
+        link.heartbeat(0, phase="proving", done=done, total=total, what=what)
+
+    task = make_task()
+    engine = Engine(
+        task,
+        options,
+        run_id=run_id,
+        folder=folder,
+        control=control,
+        listener=teller.tell,
+        certificates=library,
+        progress=progress,
+    )
+    with closing(engine):
+        outcome = engine.run()
+        if outcome.state == "drained":
+            return EXIT_DONE
+        rows: list[dict[str, Any]] = []
+        if options.baselines and outcome.state == "completed":
+            try:
+                rows = compare(task, outcome, options, make_task, control=control)
+            except ComparisonInterrupted as interruption:
+                if interruption.state == "drained":
+                    return EXIT_DONE
+        result = _result(task, outcome, rows)
+        engine.record_end(result)
+    write_result(folder, result)
+    return EXIT_DONE
+
+
+def _result(task: Task, outcome: Outcome, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    test = outcome.test
+    return {
+        "state": outcome.state,
+        "error": None,
+        "test": None if test is None else {"loss": test.loss, **test.metrics},
+        "parameters": parameters_of(task.model),
+        "wall_s": outcome.wall_s,
+        "compute": outcome.compute,
+        "comparison": rows,
+        "ended_at": time.time(),
+    }
