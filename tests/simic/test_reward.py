@@ -4,12 +4,12 @@ import ast
 from pathlib import Path
 
 import pytest
-from tests.simic.experiences import quantity, report
 
 import esper_async.simic.evidence
 import esper_async.simic.reward
 from esper_async.simic.evidence import Evidence, Measured, evidence_of
 from esper_async.simic.reward import FORMULA_VERSION, reward
+from tests.simic.experiences import quantity, report
 
 FORBIDDEN = {"dependence", "observed_change"}
 

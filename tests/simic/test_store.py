@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.simic.experiences import decision, quantity, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_async.leyline import KernelRequest
 from esper_async.simic import Bounds, ExperienceStore, Intake
+from tests.simic.experiences import decision, quantity, report
 
 
 class Now:

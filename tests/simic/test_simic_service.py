@@ -1,0 +1,143 @@
+"""The coach over a real Redis: each report's effect exactly once, whatever Redis does."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from esper_async.leyline import EventEnvelope
+from esper_async.leyline.signing import Signer
+from esper_async.oona import Bus, BusSettings, EmbeddedServer, Spool
+from esper_async.runtime.metrics import Registry
+from esper_async.simic import SimicService
+from tests.simic.experiences import decision, report
+
+KEY = bytes(range(32))
+FAST = BusSettings(
+    command_timeout_s=2.0,
+    retry_base_s=0.01,
+    retry_cap_s=0.02,
+    drain_s=2.0,
+    spool_poll_s=0.02,
+    reconnect_cap_s=0.1,
+    publish_open_s=0.1,
+    consume_open_s=0.1,
+)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - what is awaited is in a thread
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(service: SimicService) -> AsyncIterator[None]:
+    ready = asyncio.Event()
+    task = asyncio.create_task(service.run(ready.set))
+    await asyncio.wait_for(ready.wait(), 10)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    server = EmbeddedServer(tmp_path / "redis")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def spool(tmp_path: Path):
+    opened = Spool(tmp_path / "spool")
+    yield opened
+    opened.close()
+
+
+def bus_to(server: EmbeddedServer, **options: object) -> Bus:
+    return Bus(server.url, signer=Signer(KEY), source="test", settings=FAST, **options)  # type: ignore[arg-type]
+
+
+async def test_reports_and_decisions_arrive_and_are_joined(
+    server: EmbeddedServer, spool: Spool, tmp_path: Path
+):
+    registry = Registry()
+    async with bus_to(server, spool=spool) as bus:
+        service = SimicService(tmp_path, bus, registry=registry)
+        async with running(service):
+            messages = [report("a", n) for n in range(5)] + [decision("a", n) for n in range(6)]
+            random.Random(3).shuffle(messages)
+            for message in messages:
+                await bus.publish(message)
+            await until(lambda: service.detail().get("decisions") == 6)
+            await until(lambda: service.detail().get("reports") == 5)
+            assert service.detail()["learner"] == "no learner configured"
+            assert service.store is not None
+            trajectory = service.store.trajectory("a")
+            assert trajectory.whole
+            assert [len(step.reports) for step in trajectory.steps] == [1, 1, 1, 1, 1, 0]
+            exposed = registry.exposition()[0].decode()
+            assert 'esper_simic_replay_size{kind="reports"} 5.0' in exposed
+
+
+async def test_redis_killed_and_restarted_under_it_changes_no_count(
+    server: EmbeddedServer, spool: Spool, tmp_path: Path
+):
+    async with bus_to(server, spool=spool) as bus:
+        service = SimicService(tmp_path, bus)
+        async with running(service):
+            for number in range(60):
+                await bus.publish(report("a", number))
+                if number == 30:
+                    await server.stop(0.0)
+                if number == 40:
+                    await server.start()
+            await until(lambda: service.detail().get("reports") == 60)
+            assert service.store is not None
+            stored = [message.report_id for _, message in service.store.reports("a")]
+            assert sorted(stored) == sorted(f"a-r{number}" for number in range(60))
+
+
+async def test_what_came_before_it_was_restarted_is_not_counted_twice(
+    server: EmbeddedServer, spool: Spool, tmp_path: Path
+):
+    async with bus_to(server, spool=spool) as bus:
+        for round_number in range(2):
+            service = SimicService(tmp_path, bus)
+            async with running(service):
+                await bus.publish(report("a", round_number))
+                await bus.publish(report("a", 0))
+                await until(
+                    lambda wanted=round_number + 1, live=service: (
+                        live.detail().get("reports") == wanted
+                    )
+                )
+                assert service.detail()["rejected"] == 0
+
+
+async def test_a_malformed_message_is_rejected_and_the_next_one_stored(
+    server: EmbeddedServer, tmp_path: Path
+):
+    async with bus_to(server) as bus:
+        service = SimicService(tmp_path, bus)
+        async with running(service):
+            assert service.store is not None
+            broken = report("a", 1, command_id="")
+            await service._take(service.store, broken, EventEnvelope(event_id="e1"))
+            await service._take(service.store, report("a", 2), EventEnvelope(event_id="e2"))
+            await until(lambda: service.detail().get("rejected") == 1)
+            assert service.detail()["reports"] == 1
+
+
+def test_before_it_runs_it_says_that_there_is_no_learner(tmp_path: Path):
+    service = SimicService(tmp_path, None)  # type: ignore[arg-type]
+    assert service.detail() == {"learner": "no learner configured"}
+    assert service.needs == ("oona",)
