@@ -2,11 +2,10 @@
 
 It never touches a live run. Field reports and decision records come from the bus into a durable
 store, each once, and are joined into trajectories; rewards are a versioned formula over the causal
-quantities alone. No learner is configured yet.
+quantities alone. No learner is configured yet. The supervisor side is `simic.service`.
 """
 
-from esper_async.simic.service import SimicService
 from esper_async.simic.store import Bounds, ExperienceStore, Intake
 from esper_async.simic.trajectory import Step, Trajectory
 
-__all__ = ["Bounds", "ExperienceStore", "Intake", "SimicService", "Step", "Trajectory"]
+__all__ = ["Bounds", "ExperienceStore", "Intake", "Step", "Trajectory"]

@@ -83,6 +83,14 @@ class SimicService:
         """The state of each breaker."""
         return {self._disk.name: self._disk.state}
 
+    def policies(self) -> list[dict[str, object]]:
+        """Every policy version that has been published, newest first: none, without a learner."""
+        return []
+
+    def activate(self, policy_id: str) -> None:
+        """Make a version the active one. Raises LookupError: there is none yet."""
+        raise LookupError(f"there is no policy {policy_id!r}: no learner has published one")
+
     def _open(self) -> ExperienceStore:
         return ExperienceStore(self._path, now=self._clock.time, bounds=self._bounds)
 

@@ -2,9 +2,6 @@
 
 It never blocks anyone. A durable queue of what Urza lacks, one worker process at the lowest
 priority that exists only while there is work, certificates into the library, answers on the bus.
+The supervisor side is `tezzeret.service`, the worker's `tezzeret.worker` (the only module that
+imports torch); neither is imported here.
 """
-
-from esper_async.tezzeret.service import TezzeretService
-from esper_async.tezzeret.settings import ForgeSettings
-
-__all__ = ["ForgeSettings", "TezzeretService"]

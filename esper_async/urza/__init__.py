@@ -2,11 +2,11 @@
 
 It never loses or changes an asset. Blobs are named by their SHA-256; the catalogue is SQLite,
 shared by the forge's worker, training processes and the supervisor; every read verifies both,
-and what is damaged is quarantined, reported and absent until the forge makes it again.
+and what is damaged is quarantined, reported and absent until the forge makes it again. The
+supervisor side is `urza.service`, not imported here: a script that grows needs only `Library`.
 """
 
 from esper_async.urza.library import CERTIFICATE, Library
 from esper_async.urza.records import Asset, Lifecycle
-from esper_async.urza.service import UrzaService, UrzaSettings
 
-__all__ = ["CERTIFICATE", "Asset", "Library", "Lifecycle", "UrzaService", "UrzaSettings"]
+__all__ = ["CERTIFICATE", "Asset", "Library", "Lifecycle"]

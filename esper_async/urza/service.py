@@ -80,18 +80,27 @@ class UrzaService:
         self._events = {"kernels_ready": 0, "kernels_failed": 0, "kernels_missing": 0}
         self._last_sweep: SweepReport | None = None
         self._collected: Collected | None = None
-        self.library = Library(
-            state_dir / "urza",
-            actor="urza",
-            clock=self._clock,
-            on_query=self._metrics.queried,
-            on_transition=self._metrics.breaker_moved,
-            on_damage=self._damaged,
-        )
+        self._directory = state_dir / "urza"
+        self._library: Library | None = None
+
+    @property
+    def library(self) -> Library:
+        """The library; opened (its folders made) at the first use. Calls block on the disk."""
+        if self._library is None:
+            self._library = Library(
+                self._directory,
+                actor="urza",
+                clock=self._clock,
+                on_query=self._metrics.queried,
+                on_transition=self._metrics.breaker_moved,
+                on_damage=self._damaged,
+            )
+        return self._library
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Look after the library until cancelled."""
+        """Look after the library until cancelled. Raises OSError when it cannot be opened."""
         self._stopping.clear()
+        library = await to_thread.run_sync(lambda: self.library)
         try:
             await self._count()
             async with anyio.create_task_group() as group:
@@ -112,22 +121,23 @@ class UrzaService:
                 finally:
                     self._stopping.set()
         finally:
-            self.library.close()
+            library.close()
 
     def detail(self) -> dict[str, object]:
         """Counts and the last sweep's findings, for readiness."""
         sweep = asdict(self._last_sweep) if self._last_sweep is not None else None
+        library = self._library
         return {
             "assets": dict(self._counts.get("lifecycle", {})),
             "kinds": dict(self._counts.get("kind", {})),
-            "integrity_failures": self.library.statistics.integrity_failures,
+            "integrity_failures": library.statistics.integrity_failures if library else 0,
             "last_sweep": sweep,
             **self._events,
         }
 
     def breakers(self) -> dict[str, str]:
         """The state of the library's breaker."""
-        return {self.library.breaker.name: self.library.breaker.state}
+        return {"urza": self._library.breaker.state if self._library else "closed"}
 
     async def _on_event(self, message: "Message", _envelope: EventEnvelope) -> None:
         """Check that an announced kernel is really here; keep a described blueprint."""

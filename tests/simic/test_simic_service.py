@@ -12,7 +12,7 @@ from esper_async.leyline import EventEnvelope
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, BusSettings, EmbeddedServer, Spool
 from esper_async.runtime.metrics import Registry
-from esper_async.simic import SimicService
+from esper_async.simic.service import SimicService
 from tests.simic.experiences import decision, report
 
 KEY = bytes(range(32))

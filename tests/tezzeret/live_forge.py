@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from esper_async.leyline import KernelError, KernelReady, KernelRequest, SiteInterface
-from esper_async.tezzeret import ForgeSettings, TezzeretService
+from esper_async.tezzeret.service import TezzeretService
+from esper_async.tezzeret.settings import ForgeSettings
 from tests.tezzeret.quiet_bus import QuietBus
 
 ROOT = str(Path(__file__).parents[2])

@@ -7,8 +7,8 @@ import pytest
 
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, EmbeddedServer
-from esper_async.tezzeret import TezzeretService
-from esper_async.urza import UrzaService
+from esper_async.tezzeret.service import TezzeretService
+from esper_async.urza.service import UrzaService
 from tests.tezzeret.live_forge import QUICK, ROOT, request, until
 
 

@@ -9,8 +9,9 @@ from esper_async.kasmina.certificate import Certificate
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.leyline import KernelError, KernelReady
 from esper_async.leyline import SiteInterface as SiteInterfaceMessage
-from esper_async.tezzeret import ForgeSettings, TezzeretService
 from esper_async.tezzeret.job import JobKind, Work
+from esper_async.tezzeret.service import TezzeretService
+from esper_async.tezzeret.settings import ForgeSettings
 from esper_async.urza import Library
 from tests.tezzeret.live_forge import request, running
 from tests.tezzeret.quiet_bus import QuietBus

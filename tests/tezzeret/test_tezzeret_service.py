@@ -13,8 +13,8 @@ import pytest
 
 import esper_async.tezzeret
 from esper_async.leyline import KernelError, KernelReady, SiteInterface
-from esper_async.tezzeret import ForgeSettings
 from esper_async.tezzeret.fingerprint import forge_fingerprint
+from esper_async.tezzeret.settings import ForgeSettings
 from esper_async.urza import Library
 from tests.tezzeret.live_forge import (
     ROOT,
@@ -215,7 +215,8 @@ def test_the_fingerprint_follows_torch_and_the_sources_of_kernels_and_proof(tmp_
 
 
 def test_no_module_of_the_service_imports_torch():
-    code = "import sys, esper_async.tezzeret, esper_async.urza; sys.exit('torch' in sys.modules)"
+    services = "esper_async.tezzeret.service, esper_async.urza.service, esper_async.simic.service"
+    code = f"import sys, {services}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     folder = Path(next(iter(esper_async.tezzeret.__path__)))
     importers = [
@@ -235,7 +236,7 @@ from tests.tezzeret.live_forge import (
 )
 from tests.tezzeret.quiet_bus import QuietBus
 from tests.tezzeret.live_forge import QUICK, ROOT, request, until
-from esper_async.tezzeret import TezzeretService
+from esper_async.tezzeret.service import TezzeretService
 
 async def main():
     bus = QuietBus()

@@ -10,7 +10,8 @@ import pytest
 
 from esper_async.leyline import BlueprintDescriptor, EventEnvelope, KernelError, KernelReady
 from esper_async.runtime.metrics import Registry
-from esper_async.urza import Library, Lifecycle, UrzaService, UrzaSettings
+from esper_async.urza import Library, Lifecycle
+from esper_async.urza.service import UrzaService, UrzaSettings
 
 
 class QuietBus:
@@ -110,3 +111,10 @@ async def test_it_can_be_run_again_after_it_was_stopped(tmp_path: Path):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+def test_making_it_touches_no_disk(tmp_path: Path):
+    service = UrzaService(tmp_path, QuietBus())
+    assert service.detail()["assets"] == {}
+    assert service.breakers() == {"urza": "closed"}
+    assert list(tmp_path.iterdir()) == []
