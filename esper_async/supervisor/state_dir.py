@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 from esper_async.supervisor.errors import AlreadyRunningError, StateDirError
 
 FORMAT_VERSION = 1
-TOKEN_VARIABLE = "ESPER_API_TOKEN"  # noqa: S105 - the variable's name, not a token
 
 
 def prepare(state_dir: Path) -> Path:
@@ -57,22 +55,6 @@ def held(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def api_token(state_dir: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Return the token for changes: ESPER_API_TOKEN, else the file, made (0600) at first."""
-    given = (os.environ if environment is None else environment).get(TOKEN_VARIABLE)
-    if given:
-        return given
-    path = state_dir / "token"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as stream:
-        token = secrets.token_urlsafe(32)
-        stream.write(token + "\n")
-    return token
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from esper_async.supervisor.errors import AlreadyRunningError, StateDirError
-from esper_async.supervisor.state_dir import announced, api_token, held, prepare
+from esper_async.supervisor.state_dir import announced, held, prepare
 
 
 def test_it_is_made_private(tmp_path: Path) -> None:
@@ -48,14 +48,6 @@ def test_two_supervisors_never_share_one(tmp_path: Path) -> None:
     assert f"process {os.getpid()}" in refused.stderr
     assert AlreadyRunningError.__name__ in refused.stderr
     assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == "held\n"
-
-
-def test_the_token_is_made_once_and_private_and_the_environment_wins(tmp_path: Path) -> None:
-    token = api_token(tmp_path, {})
-    assert len(token) > 30
-    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-    assert api_token(tmp_path, {}) == token
-    assert api_token(tmp_path, {"ESPER_API_TOKEN": "given"}) == "given"
 
 
 def test_the_announcement_is_there_while_it_listens(tmp_path: Path) -> None:

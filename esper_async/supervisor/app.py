@@ -1,0 +1,283 @@
+"""The supervisor: one state directory, its services, and the runs it was asked for.
+
+`Supervisor.run` is everything between start and exit code; it installs no signal handlers and ends
+no process, so that a test can boot it in its own event loop. `run_in_foreground` does both.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import structlog
+
+from esper_async.leyline.signing import Signer, load_key
+from esper_async.nissa.access import ENVIRONMENT as TOKEN_VARIABLE
+from esper_async.nissa.access import load_token
+from esper_async.runtime.cell import Cell
+from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.loop_lag import LoopLag
+from esper_async.runtime.metrics import Registry
+from esper_async.runtime.restart import RestartPolicy
+from esper_async.supervisor.assembly import Services, assemble
+from esper_async.supervisor.errors import StateDirError, SupervisorError
+from esper_async.supervisor.http import is_loopback
+from esper_async.supervisor.notify import Notifier
+from esper_async.supervisor.settings import Settings
+from esper_async.supervisor.state_dir import announced, held, prepare
+from esper_async.supervisor.tree import StopReport, Tree
+from esper_async.tolaria.run_file import RunFile
+from esper_async.tolaria.runs import Run
+
+log = structlog.get_logger(__name__)
+EXIT_DONE = 0
+EXIT_LOST = 1
+EXIT_ESSENTIAL = 3
+EXIT_INTERRUPTED = 130
+
+
+class Supervisor:
+    """One supervisor. Make it in the event loop that will run it; `run` may be called once.
+
+    Args:
+        settings: every setting.
+        runs: runs to submit once Tolaria is ready.
+        default_run: submitted too, unless there is something to go on with.
+        exit_when_done: stop once every run has ended.
+        clock: time of cells, breakers and back-offs.
+        source: randomness of back-offs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        runs: Sequence[RunFile] = (),
+        default_run: RunFile | None = None,
+        exit_when_done: bool = False,
+        clock: Clock | None = None,
+        source: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.registry = Registry()
+        self.state_dir = Path()
+        self.submitted: list[Run] = []
+        self.overdue: tuple[str, ...] = ()
+        self._runs = tuple(runs)
+        self._default_run = default_run
+        self._exit_when_done = exit_when_done
+        self._clock: Clock = clock or SystemClock()
+        self._random = source or random.Random()  # noqa: S311 - jitter, not a secret
+        self._tree: Tree | None = None
+        self._services: Services | None = None
+        self._assembled = asyncio.Event()
+        self._stop_requested = False
+        self._notifier = Notifier.from_environment()
+        self._lag_metric = self.registry.histogram(
+            "supervisor.loop.lag_ms", "How late the event loop answered."
+        )
+        self._restart_metric = self.registry.counter(
+            "supervisor.service.transitions", "Changes of a service's state.", ("service", "state")
+        )
+
+    @property
+    def tree(self) -> Tree:
+        """The services' tree; raises RuntimeError before `run` has assembled it."""
+        if self._tree is None:
+            raise RuntimeError("the supervisor has not assembled its services yet")
+        return self._tree
+
+    @property
+    def services(self) -> Services:
+        """The services; raises RuntimeError before `run` has assembled them."""
+        if self._services is None:
+            raise RuntimeError("the supervisor has not assembled its services yet")
+        return self._services
+
+    def stop(self) -> None:
+        """Ask for a drain; a second call cuts it short."""
+        self._stop_requested = True
+        if self._tree is not None:
+            self._tree.stop()
+
+    async def wait_listening(self) -> None:
+        """Wait until the probes answer."""
+        await self._assembled.wait()
+        await self.tree.cells["http"].wait_ready()
+
+    async def wait_started(self) -> None:
+        """Wait until every service has been ready."""
+        await self._assembled.wait()
+        for cell in self.tree.cells.values():
+            await cell.wait_ready()
+
+    async def run(self) -> int:
+        """Run until stopped; return the exit code.
+
+        Raises SupervisorError (see its `exit_code`) when it could not start or an essential
+        service failed for good. Services that would not stop are in `overdue` afterwards.
+        """
+        deadline_s = self.settings.supervisor.shutdown_deadline_s
+        with ExitStack() as stack:
+            self.state_dir = prepare(self.settings.supervisor.state_dir)
+            stack.enter_context(held(self.state_dir))
+            self._assemble()
+            lag = self._watch_loop()
+            stack.callback(lag.stop)
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(self._announce()),
+                    group.create_task(self._look_after_runs()),
+                ]
+                try:
+                    report = await self.tree.run(deadline_s)
+                finally:
+                    for task in beside:
+                        task.cancel()
+        return self._conclude(report)
+
+    def _assemble(self) -> None:
+        check_exposure(self.settings, self.state_dir)
+        try:
+            key = load_key(self.state_dir / "leyline.key")
+            load_token(self.state_dir, os.environ.get(TOKEN_VARIABLE))
+        except (OSError, ValueError) as error:
+            raise StateDirError(str(error)) from None
+        options = self.settings.supervisor
+        self._services = assemble(
+            self.settings,
+            self.state_dir,
+            signer=Signer(key),
+            registry=self.registry,
+            clock=self._clock,
+            source=self._random,
+        )
+        self._tree = Tree(
+            self._services.all(),
+            clock=self._clock,
+            source=self._random,
+            policy=RestartPolicy(limit=options.restart_limit, window_s=options.restart_window_s),
+            start_timeout_s=options.start_timeout_s,
+            on_change=self._on_change,
+        )
+        self._services.http.observe(self._tree)
+        if self._stop_requested:
+            self._tree.stop()
+        self._assembled.set()
+
+    def _watch_loop(self) -> LoopLag:
+        def stalled(seconds: float, stack: str) -> None:
+            log.warning("event_loop_stalled", seconds=round(seconds, 3), stack=stack)
+
+        def measured(seconds: float) -> None:
+            self._lag_metric.observe(seconds * 1000)
+            self._notifier.alive()
+
+        lag = LoopLag(stall_s=self.settings.supervisor.stall_s, on_lag=measured, on_stall=stalled)
+        lag.start(asyncio.get_running_loop())
+        return lag
+
+    async def _announce(self) -> None:
+        """Keep supervisor.json while listening; tell systemd when everything is up."""
+        await self.wait_listening()
+        http = self.services.http
+        facts = {
+            "pid": os.getpid(),
+            "host": http.host,
+            "port": http.port,
+            "started_at": self._clock.time(),
+        }
+        with announced(self.state_dir, facts):
+            await self.wait_started()
+            self._notifier.ready()
+            await asyncio.Event().wait()
+
+    async def _look_after_runs(self) -> None:
+        """Submit what was asked for once all has started; stop when it is done, if so asked."""
+        await self.wait_started()
+        tolaria = self.services.tolaria
+        unfinished = [run for run in tolaria.runs() if not run.ended]
+        chosen = list(self._runs)
+        if not chosen and not unfinished and self._default_run is not None:
+            chosen.append(self._default_run)
+        self.submitted = [*unfinished, *(tolaria.submit(run) for run in chosen)]
+        if not self._exit_when_done:
+            return
+        for run in self.submitted:
+            await tolaria.wait_ended(run.id)
+        self.stop()
+
+    def _on_change(self, cell: Cell) -> None:
+        self._restart_metric.add(service=cell.name, state=cell.state)
+
+    def _conclude(self, report: StopReport) -> int:
+        self.overdue = report.overdue
+        for name in report.overdue:
+            log.error("did_not_stop", service=name)
+        for error in report.errors:
+            log.error("failed_while_stopping", error=error)
+        failed = [run for run in self.submitted if run.state == "failed"]
+        lost = not report.clean or (self._exit_when_done and bool(failed))
+        return EXIT_LOST if lost else EXIT_DONE
+
+
+def check_exposure(settings: Settings, state_dir: Path) -> None:
+    """Refuse to listen beyond this machine unless someone has chosen a token."""
+    host = settings.http.host
+    if is_loopback(host) or os.environ.get(TOKEN_VARIABLE) or (state_dir / "token").exists():
+        return
+    raise StateDirError(
+        f"http.host = {host!r} listens beyond this machine, and there is no token yet: set "
+        f"{TOKEN_VARIABLE}, or start once on 127.0.0.1, which makes {state_dir / 'token'}"
+    )
+
+
+def run_in_foreground(
+    make: Callable[[], Supervisor],
+    beside: Callable[[Supervisor], Awaitable[None]] | None = None,
+) -> int:
+    """Run a supervisor on the main thread until it ends or a signal drains it.
+
+    `make` is called in the event loop; `beside(supervisor)` runs next to it and is cancelled at
+    its end. Returns the exit code; prints why on stderr when that is not 0. Does not return, but
+    ends the process, when a service could not be made to stop.
+    """
+    interrupts: list[float] = []
+
+    async def main() -> tuple[int, tuple[str, ...]]:
+        supervisor = make()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            interrupts.append(time.monotonic())
+            supervisor.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        companion = asyncio.ensure_future(beside(supervisor)) if beside is not None else None
+        try:
+            return await supervisor.run(), supervisor.overdue
+        except SupervisorError as error:
+            print(f"esper-supervisor: {error}", file=sys.stderr)  # noqa: T201 - the last line
+            return error.exit_code, supervisor.overdue
+        finally:
+            if companion is not None:
+                companion.cancel()
+                await asyncio.gather(companion, return_exceptions=True)
+
+    with asyncio.Runner() as runner:
+        code, overdue = runner.run(main())
+        if len(interrupts) > 1 and overdue:
+            code = EXIT_INTERRUPTED
+        if overdue:
+            names = ", ".join(overdue)
+            print(f"esper-supervisor: did not stop in time: {names}", file=sys.stderr)  # noqa: T201
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code

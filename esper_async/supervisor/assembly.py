@@ -1,0 +1,90 @@
+"""Which services there are, and what each is given. The only place that knows them all."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from esper_async.karn.service import KarnService
+from esper_async.kasmina.service import KasminaService
+from esper_async.leyline.signing import Signer
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.service import OonaService
+from esper_async.runtime.clock import Clock
+from esper_async.runtime.metrics import Registry
+from esper_async.runtime.service import Service
+from esper_async.simic.service import SimicService
+from esper_async.supervisor.current_bus import CurrentBus
+from esper_async.supervisor.http import HttpListener
+from esper_async.supervisor.settings import Settings
+from esper_async.tezzeret.service import TezzeretService
+from esper_async.tolaria.service import TolariaOptions, TolariaService
+from esper_async.urza.service import UrzaService
+
+if TYPE_CHECKING:
+    from esper_async.oona.bus import Bus
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Every service of one supervisor, by name of its part."""
+
+    http: HttpListener
+    oona: OonaService
+    karn: KarnService
+    urza: UrzaService
+    tezzeret: TezzeretService
+    simic: SimicService
+    tolaria: TolariaService
+    kasmina: KasminaService
+
+    def all(self) -> list[Service]:
+        """Return them in the order in which a reader would list them."""
+        return [
+            self.http,
+            self.oona,
+            self.karn,
+            self.urza,
+            self.tezzeret,
+            self.tolaria,
+            self.kasmina,
+            self.simic,
+        ]
+
+
+def assemble(
+    settings: Settings,
+    state_dir: Path,
+    *,
+    signer: Signer,
+    registry: Registry,
+    clock: Clock,
+    source: random.Random,
+) -> Services:
+    """Make every service; starts nothing and touches no disk."""
+    http = HttpListener(settings.http.host, settings.http.port)
+    oona = OonaService(
+        state_dir,
+        signer=signer,
+        redis_url=settings.oona.redis_url,
+        metrics=BusMetrics(registry),
+    )
+    bus = cast("Bus", CurrentBus(lambda: oona.bus))
+    tolaria = TolariaService(
+        state_dir,
+        lambda: oona.url,
+        bus=bus,
+        options=TolariaOptions(**settings.tolaria.model_dump()),
+        clock=clock,
+        source=source,
+    )
+    return Services(
+        http=http,
+        oona=oona,
+        karn=KarnService(state_dir, metrics=registry, bus=bus, clock=clock),
+        urza=UrzaService(state_dir, bus, registry=registry, clock=clock),
+        tezzeret=TezzeretService(state_dir, bus, registry=registry, clock=clock),
+        simic=SimicService(state_dir, bus, registry=registry, clock=clock),
+        tolaria=tolaria,
+        kasmina=KasminaService(bus, tolaria, registry=registry),
+    )
