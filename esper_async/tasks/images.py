@@ -4,26 +4,31 @@ from torch import Tensor, nn
 
 
 class ImageHost(nn.Module):
-    """Two convolution stages, an average pool and a linear head.
+    """Convolution stages, an average pool and a linear head.
 
-    Each stage halves the image; activations are (N, width, S/2, S/2), (N, width, S/4, S/4) and,
-    pooled, (N, width, P, P). Small widths leave room to grow; at large ones there is none.
+    The first stage has the given stride, further ones keep the size; activations are
+    (N, width, S / stride, S / stride), pooled to (N, width, P, P). One narrow stage leaves room
+    to grow; with a few wide ones there is none.
     """
 
-    def __init__(self, width: int, *, pooled: int, classes: int) -> None:
+    def __init__(
+        self, width: int, *, depth: int, kernel_size: int, stride: int, pooled: int, classes: int
+    ) -> None:
         super().__init__()
-        self.stage1 = _stage(1, width)
-        self.stage2 = _stage(width, width)
+        self.stem = _stage(1, width, kernel_size, stride)
+        self.stages = nn.Sequential(*(_stage(width, width, 3, 1) for _ in range(depth - 1)))
         self.pool = nn.AdaptiveAvgPool2d(pooled)
         self.features = nn.Flatten()
         self.head = nn.Linear(width * pooled * pooled, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 1, S, S) to logits (N, classes)."""
-        hidden = self.pool(self.stage2(self.stage1(images)))
+        hidden = self.pool(self.stages(self.stem(images)))
         logits: Tensor = self.head(self.features(hidden))
         return logits
 
 
-def _stage(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU())
+def _stage(channels: int, width: int, kernel_size: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel_size, stride=stride, padding=kernel_size // 2), nn.ReLU()
+    )
