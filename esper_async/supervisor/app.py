@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -145,7 +146,7 @@ class Supervisor:
         check_exposure(self.settings, self.state_dir)
         try:
             key = load_key(self.state_dir / "leyline.key")
-            load_token(self.state_dir, os.environ.get(TOKEN_VARIABLE))
+            token = load_token(self.state_dir, os.environ.get(TOKEN_VARIABLE))
         except (OSError, ValueError) as error:
             raise StateDirError(str(error)) from None
         options = self.settings.supervisor
@@ -153,6 +154,8 @@ class Supervisor:
             self.settings,
             self.state_dir,
             signer=Signer(key),
+            token=token,
+            system=self._system,
             registry=self.registry,
             clock=self._clock,
             source=self._random,
@@ -211,6 +214,9 @@ class Supervisor:
         for run in self.submitted:
             await tolaria.wait_ended(run.id)
         self.stop()
+
+    def _system(self) -> dict[str, Any]:
+        return {"status": self.tree.status, "services": self.tree.snapshot()}
 
     def _on_change(self, cell: Cell) -> None:
         self._restart_metric.add(service=cell.name, state=cell.state)

@@ -1,13 +1,17 @@
 """Which services there are, and what each is given. The only place that knows them all."""
 
+import platform
 import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from esper_async.karn.service import KarnService
 from esper_async.kasmina.service import KasminaService
 from esper_async.leyline.signing import Signer
+from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.service import OonaService
 from esper_async.runtime.clock import Clock
@@ -15,8 +19,9 @@ from esper_async.runtime.metrics import Registry
 from esper_async.runtime.service import Service
 from esper_async.simic.service import SimicService
 from esper_async.supervisor.current_bus import CurrentBus
-from esper_async.supervisor.http import HttpListener
+from esper_async.supervisor.http import HttpListener, is_loopback
 from esper_async.supervisor.settings import Settings
+from esper_async.tamiyo.service import TamiyoService
 from esper_async.tezzeret.service import TezzeretService
 from esper_async.tolaria.service import TolariaOptions, TolariaService
 from esper_async.urza.service import UrzaService
@@ -37,6 +42,8 @@ class Services:
     simic: SimicService
     tolaria: TolariaService
     kasmina: KasminaService
+    tamiyo: TamiyoService
+    nissa: NissaService
 
     def all(self) -> list[Service]:
         """Return them in the order in which a reader would list them."""
@@ -48,7 +55,9 @@ class Services:
             self.tezzeret,
             self.tolaria,
             self.kasmina,
+            self.tamiyo,
             self.simic,
+            self.nissa,
         ]
 
 
@@ -57,11 +66,16 @@ def assemble(
     state_dir: Path,
     *,
     signer: Signer,
+    token: str,
+    system: Callable[[], Mapping[str, Any]],
     registry: Registry,
     clock: Clock,
     source: random.Random,
 ) -> Services:
-    """Make every service; starts nothing and touches no disk."""
+    """Make every service; starts nothing.
+
+    `system()` is the body of `/readyz`; `token` is what changes over HTTP need.
+    """
     http = HttpListener(settings.http.host, settings.http.port)
     oona = OonaService(
         state_dir,
@@ -78,13 +92,49 @@ def assemble(
         clock=clock,
         source=source,
     )
+    karn = KarnService(state_dir, metrics=registry, bus=bus, clock=clock)
+    urza = UrzaService(state_dir, bus, registry=registry, clock=clock)
+    tamiyo = TamiyoService(state_dir, bus, registry=registry, clock=clock)
+    nissa = NissaService(
+        state_dir,
+        NissaParts(
+            hub=tamiyo.hub,
+            runs=tolaria,
+            blueprints=karn.catalogue,
+            kernels=urza.library,
+            policies=None,
+            system=system,
+            bus=bus,
+            dead_letters=lambda: oona.dead_letters,
+            mount=http.mounted,
+        ),
+        token=token,
+        registry=registry,
+        hosts=() if is_loopback(settings.http.host) else (settings.http.host,),
+        options=NissaOptions(**settings.nissa.model_dump()),
+        versions=_versions(),
+        clock=clock,
+    )
     return Services(
         http=http,
         oona=oona,
-        karn=KarnService(state_dir, metrics=registry, bus=bus, clock=clock),
-        urza=UrzaService(state_dir, bus, registry=registry, clock=clock),
+        karn=karn,
+        urza=urza,
         tezzeret=TezzeretService(state_dir, bus, registry=registry, clock=clock),
         simic=SimicService(state_dir, bus, registry=registry, clock=clock),
         tolaria=tolaria,
         kasmina=KasminaService(bus, tolaria, registry=registry),
+        tamiyo=tamiyo,
+        nissa=nissa,
     )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that matter in a report, read without importing anything."""
+    found = {"python": platform.python_version()}
+    for name, package in (("esper", "esper-async"), ("torch", "torch")):
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

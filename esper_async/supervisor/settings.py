@@ -58,6 +58,14 @@ class TolariaSettings(StrictModel):
     resume_window_s: float = Field(default=600.0, gt=0)
 
 
+class NissaSettings(StrictModel):
+    """What is kept, how often alerts are judged, and how much a client may change."""
+
+    event_retention_s: float = Field(default=604_800.0, gt=0)
+    alert_every_s: float = Field(default=30.0, gt=0)
+    changes_per_minute: int = Field(default=20, ge=1)
+
+
 class Settings(StrictModel):
     """All settings, by section; made by `load_settings`."""
 
@@ -65,6 +73,7 @@ class Settings(StrictModel):
     http: HttpSettings = Field(default_factory=HttpSettings)
     oona: OonaSettings = Field(default_factory=OonaSettings)
     tolaria: TolariaSettings = Field(default_factory=TolariaSettings)
+    nissa: NissaSettings = Field(default_factory=NissaSettings)
 
 
 def load_settings(
