@@ -58,8 +58,8 @@ def make_task(
     """Build the task; `seed` varies initialisation, split and order together.
 
     The host has 858 parameters at the default width and depth; at width 24 and depth 4 it has
-    little room left to grow. Training and validation samples are drawn from the package's 4 000 training signals; the test
-    split is its own, always the same.
+    little room left to grow. Training and validation samples are drawn from the package's 4 000
+    training signals; the test split is its own, always the same.
 
     Raises:
         MissingExtraError: the `tasks` extra is not installed.

@@ -96,6 +96,8 @@ def test_the_metrics_are_those_that_mean_something(module: Any) -> None:
 @pytest.mark.parametrize("module", TASKS)
 def test_the_schedule_is_the_engine_s_cosine_unless_constant_is_asked_for(module: Any) -> None:
     assert module.make_task().scheduler is None
+    with pytest.raises(ValueError, match="neither 'cosine' nor 'constant'"):
+        module.make_task(schedule="linear")
     constant = module.make_task(schedule="constant")
     optimizer = constant.make_optimizer(constant.model.parameters())
     schedule = constant.scheduler(optimizer)
@@ -104,8 +106,6 @@ def test_the_schedule_is_the_engine_s_cosine_unless_constant_is_asked_for(module
         optimizer.step()
         schedule.step()
     assert optimizer.param_groups[0]["lr"] == before
-    with pytest.raises(ValueError, match="neither 'cosine' nor 'constant'"):
-        module.make_task(schedule="linear")
 
 
 @pytest.mark.parametrize("module", TASKS)
