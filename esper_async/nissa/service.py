@@ -52,7 +52,7 @@ class NissaOptions:
     event_retention_s: float = 7 * 86_400.0
     alert_every_s: float = 30.0
     flush_every_s: float = 0.25
-    status_every_s: float = 2.0
+    status_every_s: float = 1.0
     prune_every_s: float = 600.0
     changes_per_minute: int = 20
 
@@ -187,6 +187,7 @@ class NissaService:
 
     async def _consume(self) -> None:
         """Take telemetry from the bus; while there is none, ask again every second."""
+        waiting = ""
         while True:
             try:
                 await self._parts.bus.consume(
@@ -194,7 +195,9 @@ class NissaService:
                     consumer=f"nissa-{os.getpid()}", optional=True,
                 )  # fmt: skip
             except (RuntimeError, BreakerOpen, *FAULTS) as error:
-                log.info("telemetry_waits_for_the_bus", reason=str(error))
+                if str(error) != waiting:
+                    waiting = str(error)
+                    log.info("telemetry_waits_for_the_bus", reason=waiting)
             await self._clock.sleep(1.0)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:

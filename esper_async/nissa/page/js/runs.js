@@ -1,0 +1,116 @@
+// The list of runs, and the head of the selected one: how far, how good, how costly, and its actions.
+
+import { clock, draw, h, milliseconds, number, percent, pill, signed, span } from "./dom.js";
+import { select } from "./connection.js";
+import { confirm } from "./dialog.js";
+import { selectedRun, serverNow, store } from "./store.js";
+
+const STATE = { queued: ["queued", ""], running: ["running", "info"], paused: ["paused", "warn"], completed: ["completed", "good"], failed: ["failed", "bad"], stopped: ["stopped", ""] };
+
+export function drawRunList(container) {
+  const shown = store.runs.slice(0, 30);
+  draw(container, [store.selected, shown.map((run) => [run.id, run.state, run.epoch, run.epochs])], () =>
+    shown.length === 0
+      ? h("p", { class: "soft small" }, "None yet.")
+      : shown.map((run) =>
+          h("button", { type: "button", class: "run-link", "data-key": run.id, "aria-current": String(run.id === store.selected), onclick: () => select(run.id) },
+            h("span", { class: "name" }, h("span", {}, run.name), pill(...STATE[run.state])),
+            h("span", { class: "when" }, `epoch ${run.epoch}${run.epochs ? ` of ${run.epochs}` : ""}`))));
+}
+
+/** How the primary metric is called and read: its name, whether larger is better, how to write it. */
+export function primaryOf(picture) {
+  const last = picture.rows.at(-1)?.metrics ?? {};
+  const told = picture.start.primary_metric;
+  const name = [told, `validation_${told}`, "validation_accuracy", "validation_loss"].find((key) => key && key in last) ?? "validation_loss";
+  const share = name.includes("accuracy");
+  return { name, label: name.replaceAll("_", " "), larger: picture.start.maximize ?? share, write: share ? percent : number };
+}
+
+export function drawRunHead(container) {
+  const run = selectedRun();
+  const picture = store.picture;
+  if (!run || !picture) {
+    draw(container, "none", () => [h("h2", { id: "run-title" }, "No run yet"), h("p", { class: "soft" }, "Start one with ", h("code", {}, "esper-supervisor run digits"), ".")]);
+    return;
+  }
+  const last = picture.rows.at(-1);
+  const quiet = run.state === "running" && picture.updatedAt ? span(serverNow() - picture.updatedAt) : "";
+  draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet], () => [
+    h("div", { class: "head" },
+      h("div", {}, h("h1", { id: "run-title" }, run.name), h("p", { class: "soft small" }, h("span", { class: "mono" }, run.id), run.created_at ? ` · started ${clock(run.created_at)}` : "", quiet ? ` · last news ${quiet} ago` : "")),
+      pill(...STATE[run.state]),
+      h("span", { class: "soft" }, "policy ", h("strong", {}, run.policy ?? "unknown")),
+      h("div", { class: "actions" }, actions(run))),
+    run.error ? h("p", { class: "small", role: "alert" }, pill("error", "bad"), " ", run.error) : null,
+    progress(run),
+    last ? h("div", { class: "tiles" }, tiles(run, picture, last)) : h("p", { class: "soft" }, run.state === "queued" ? "It waits for its turn." : "The first boundary has not been reached."),
+  ]);
+}
+
+function progress(run) {
+  if (!run.epochs) return null;
+  const done = Math.min(1, run.epoch / run.epochs);
+  // Its width is set through the DOM: the page's policy allows no inline style.
+  const bar = h("i");
+  bar.style.width = `${100 * done}%`;
+  return [h("div", { class: "progress", role: "progressbar", "aria-label": "Epochs", "aria-valuemin": 0, "aria-valuemax": run.epochs, "aria-valuenow": run.epoch }, bar),
+    h("p", { class: "soft small" }, `Epoch ${run.epoch} of ${run.epochs}`)];
+}
+
+function tiles(run, picture, last) {
+  const primary = primaryOf(picture);
+  const values = picture.rows.map((row) => row.metrics[primary.name]).filter((value) => value !== null && value !== undefined);
+  const best = values.length ? values.reduce((a, b) => (primary.larger ? Math.max(a, b) : Math.min(a, b))) : null;
+  const host = picture.start.host_parameters ?? null;
+  const added = host !== null && last.parameters !== null ? last.parameters - host : null;
+  const kept = [...picture.seeds.values()].filter((seed) => seed.stage === "FOSSILIZED" || seed.lane.some((entry) => entry.to_stage === "FOSSILIZED"));
+  return [
+    tile(primary.label, primary.write(last.metrics[primary.name]), best === null ? "" : `best ${primary.write(best)}`),
+    tile("validation loss", number(last.metrics.validation_loss), `training ${number(last.metrics.training_loss)}`),
+    tile("seeds kept", String(kept.length), `${picture.seeds.size} tried`),
+    tile("parameters", number(last.parameters), added === null ? "" : added === 0 ? "nothing added" : `${signed(added, 0)} (${percent(added / host, 0)})`),
+    tile("boundary", milliseconds(run.boundary_ms.p50), `99 %: ${milliseconds(run.boundary_ms.p99)}`),
+    tile("cost of growing", last.overhead === null ? "not measured" : `× ${last.overhead.toFixed(2)}`, "of the host's own step"),
+  ];
+}
+
+function tile(label, value, hint) {
+  return h("div", { class: "tile" }, h("div", { class: "label" }, label), h("div", { class: "value" }, value), h("div", { class: "hint" }, hint));
+}
+
+function actions(run) {
+  const path = (deed) => `/api/runs/${encodeURIComponent(run.id)}/${deed}`;
+  const button = (text, request, danger) => h("button", { type: "button", class: `button ${danger ? "danger" : ""}`, "data-key": text, onclick: () => confirm(request) }, text);
+  if (!["queued", "running", "paused"].includes(run.state)) return [];
+  return [
+    run.state === "paused"
+      ? button("Resume", { title: `Resume ${run.name}?`, text: "It goes on from where it was held.", deed: "Resume", path: path("resume"), done: "The run was asked to go on." })
+      : button("Pause", { title: `Pause ${run.name}?`, text: "It is held after the current batch and keeps its memory.", deed: "Pause", path: path("pause"), done: "The run was asked to pause." }),
+    run.state === "running" ? button("Roll back", { title: `Roll ${run.name} back?`, text: "It returns to its last checkpoint; what was trained since is lost.", deed: "Roll back", danger: true, path: path("rollback"), body: {}, done: "The run was asked to roll back." }) : null,
+    button("Stop", { title: `Stop ${run.name} for good?`, text: "It keeps the network as it is now and cannot be resumed.", deed: "Stop the run", danger: true, path: path("stop"), done: "The run was asked to stop." }, true),
+  ];
+}
+
+/** The honest table at the end of a run. */
+export function drawResult(container) {
+  const rows = store.picture?.end?.comparison ?? [];
+  draw(container, [store.selected, store.picture?.end?.seq ?? 0], () => {
+    if (!rows.length) return [];
+    const best = Math.max(...rows.map((row) => row.value));
+    const share = rows[0].metric.includes("accuracy");
+    const write = share ? percent : number;
+    return h("div", { class: "result" },
+      h("h2", {}, "On the test split, read once at the end"),
+      h("div", { class: "scroll" }, h("table", {},
+        h("thead", {}, h("tr", {}, h("th", {}, ""), h("th", { class: "num" }, rows[0].metric), h("th", {}, "95 % interval over samples"), h("th", { class: "num" }, "parameters"), h("th", { class: "num" }, "wall-clock"), h("th", { class: "num" }, "compute"))),
+        h("tbody", {}, rows.map((row) => h("tr", {},
+          h("td", {}, row.name),
+          h("td", { class: `num ${row.value === best && share ? "best" : ""}` }, write(row.value)),
+          h("td", {}, row.low === null ? h("span", { class: "none" }, "not measured") : `${write(row.low)} to ${write(row.high)}`),
+          h("td", { class: "num" }, number(row.parameters)),
+          h("td", { class: "num" }, row.wall_s === null ? "?" : span(row.wall_s)),
+          h("td", { class: "num" }, row.macs ? `${(row.macs / 1e9).toFixed(1)} GMAC` : "?")))))),
+      h("p", { class: "soft small" }, "One run is not evidence: the intervals are over test samples, not over runs."));
+  });
+}

@@ -1,0 +1,75 @@
+// Is everything all right? One verdict, with its reasons. Pure: state in, words out.
+
+import { clock, draw, h, span } from "./dom.js";
+import { isStale } from "./connection.js";
+import { serverNow, store } from "./store.js";
+
+const RANK = { bad: 2, warn: 1, good: 0 };
+const TITLES = { good: "All is well", warn: "Worth a look", bad: "Something is wrong" };
+const MARKS = { good: "✓", warn: "!", bad: "✕" };
+
+/** How long a running run may say nothing: five of its usual boundaries, at least half a minute. */
+export function patience(rows) {
+  if (rows.length < 3) return 180;
+  const recent = rows.slice(-20);
+  const usual = (recent.at(-1).time - recent[0].time) / (recent.length - 1);
+  return Math.max(30, 5 * usual);
+}
+
+/** Every reason to worry, the gravest first: [{kind, text}]. */
+export function reasons() {
+  const found = [];
+  const { status, runs, picture } = store;
+  if (status.status === "stopping") found.push({ kind: "warn", text: "The system is shutting down." });
+  for (const [name, facts] of Object.entries(status.services)) {
+    if (facts.state === "ready") continue;
+    const starting = facts.state === "starting" || facts.state === "waiting";
+    found.push({ kind: starting ? "warn" : "bad", text: `${name} is ${facts.state.replace("_", " ")}${facts.error ? `: ${facts.error}` : ""}.` });
+  }
+  for (const alert of status.alerts) {
+    const quiet = alert.state === "acknowledged";
+    found.push({ kind: alert.level === "warning" || quiet ? "warn" : "bad", text: `${alert.summary}${quiet ? ` Seen by ${alert.acknowledged_by}.` : ""}` });
+  }
+  for (const mode of status.conservative_modes) found.push({ kind: "warn", text: `${mode} is in conservative mode.` });
+  for (const run of runs) {
+    const fresh = run.created_at && serverNow() - run.created_at < 86400;
+    if (run.state === "failed" && (fresh || run.id === store.selected)) found.push({ kind: "bad", text: `Run ${run.name} failed: ${run.error ?? "no reason was given"}` });
+  }
+  if (picture) {
+    for (const fault of picture.faults) found.push({ kind: "warn", text: `The journal of this run: ${fault}` });
+    const running = runs.find((run) => run.id === picture.id)?.state === "running";
+    const silent = picture.updatedAt ? serverNow() - picture.updatedAt : 0;
+    if (running && silent > patience(picture.rows)) found.push({ kind: "warn", text: `This run has said nothing for ${span(silent)}.` });
+  }
+  return found.sort((a, b) => RANK[b.kind] - RANK[a.kind]);
+}
+
+function summary() {
+  const services = Object.keys(store.status.services).length;
+  const running = store.runs.filter((run) => run.state === "running").length;
+  const parts = [running === 0 ? "No run is training" : running === 1 ? "One run is training" : `${running} runs are training`];
+  if (services) parts.push(`all ${services} services are ready`);
+  parts.push("no alert is active");
+  return `${parts.join(", ")}.`;
+}
+
+export function drawVerdict(container) {
+  if (!store.everConnected) {
+    draw(container, "connecting", () => panel("warn", "Connecting", [h("li", {}, "Waiting for the first news from Esper.")]));
+    return;
+  }
+  if (isStale()) {
+    const since = clock(serverNow() - (performance.now() - store.heardAt) / 1000);
+    draw(container, ["stale", since], () => panel("unknown", "Unknown: the connection is lost", [h("li", {}, `What you see is from ${since}. The page keeps trying; is the supervisor still running?`)]));
+    return;
+  }
+  const found = reasons();
+  const kind = found[0]?.kind ?? "good";
+  const lines = found.length ? found.slice(0, 6).map((reason) => h("li", {}, h("span", { "aria-hidden": "true" }, MARKS[reason.kind]), reason.text)) : [h("li", { class: "soft" }, summary())];
+  if (found.length > 6) lines.push(h("li", { class: "soft" }, `and ${found.length - 6} more below`));
+  draw(container, [kind, found, found.length ? "" : summary()], () => panel(kind, TITLES[kind], lines));
+}
+
+function panel(kind, title, lines) {
+  return h("div", { class: `verdict ${kind}` }, h("div", { class: "mark", "aria-hidden": "true" }, MARKS[kind] ?? "?"), h("div", {}, h("h1", {}, title), h("ul", {}, lines)));
+}
