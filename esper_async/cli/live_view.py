@@ -1,0 +1,101 @@
+"""The live view of `up` on a terminal: runs, their seeds, alerts, and the page's address."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from esper_async.cli.run_text import quantity
+
+Json = Mapping[str, Any]
+_STYLES = {
+    "running": "green",
+    "completed": "bold green",
+    "failed": "bold red",
+    "paused": "yellow",
+    "FOSSILIZED": "bold green",
+    "PROBATIONARY": "green",
+    "SHADOWING": "cyan",
+    "BLENDING": "cyan",
+    "TRAINING": "blue",
+}
+_GONE = frozenset({"DORMANT", "CULLED", "EMBARGOED", "RESETTING", "TERMINATED"})
+_SEEDS_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What there is to show at one moment; `doing` says what a run without an epoch is at."""
+
+    url: str
+    status: str
+    services: Mapping[str, Json]
+    runs: Sequence[Json]
+    alerts: Sequence[Json] = ()
+    doing: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    """Return the whole view."""
+    parts: list[RenderableType] = [_heading(snapshot)]
+    away = {n: s for n, s in snapshot.services.items() if s["state"] != "ready"}
+    parts += [Text(f"  {name}: {facts['state']}", "yellow") for name, facts in away.items()]
+    parts += [_run(run, snapshot.doing.get(run["id"])) for run in snapshot.runs]
+    parts += [Text(f"  ! {alert['name']}: {alert['summary']}", "red") for alert in snapshot.alerts]
+    parts.append(Text("  Ctrl-C stops with a checkpoint; the next `up` goes on", "dim"))
+    return Group(*parts)
+
+
+def _heading(snapshot: Snapshot) -> Text:
+    style = "green" if snapshot.status == "ready" else "yellow"
+    return Text.assemble(
+        ("esper ", "bold"), (snapshot.status, style), "   ", (snapshot.url, "underline")
+    )
+
+
+def _run(run: Json, doing: str | None) -> RenderableType:
+    epoch, epochs = run["epoch"] or 0, run["epochs"] or 1
+    line = Table.grid(padding=(0, 2))
+    metrics = "  ".join(
+        f"{name.replace('validation', 'val').replace('training', 'train').replace('_', ' ')} "
+        f"{value:.4f}"
+        for name, value in run["metrics"].items()
+        if isinstance(value, int | float)
+    )
+    line.add_row(
+        Text(f"  {run['name']}", "bold"),
+        Text(run["state"], _STYLES.get(run["state"], "")),
+        ProgressBar(total=epochs, completed=epoch, width=24),
+        Text(f"{epoch}/{epochs}"),
+        Text(doing or metrics),
+    )
+    parts: list[RenderableType] = [line]
+    if run.get("error"):
+        parts.append(Text(f"    {run['error']}", "red"))
+    if run["seeds"]:
+        parts.append(_seeds(run["seeds"]))
+    return Group(*parts)
+
+
+def _seeds(seeds: Sequence[Json]) -> RenderableType:
+    """Return the seeds that are there, by site; of those that are gone, only how many."""
+    here = sorted((s for s in seeds if s["stage"] not in _GONE), key=lambda s: s["site"])
+    rows = Table.grid(padding=(0, 2))
+    for seed in here[:_SEEDS_SHOWN]:
+        measured = seed["benefit_vs_twin"] or seed["clean_contribution"]
+        rows.add_row(
+            Text(f"    {seed['site']}"),
+            Text(seed["blueprint"]),
+            Text(seed["stage"].lower(), _STYLES.get(seed["stage"], "")),
+            Text(f"alpha {seed['alpha']:.2f}"),
+            Text(quantity(measured) if measured else "", "dim"),
+        )
+    further = len(here) - _SEEDS_SHOWN
+    gone = len(seeds) - len(here)
+    notes = [f"{further} more"] if further > 0 else []
+    notes += [f"{gone} tried and removed"] if gone else []
+    return Group(rows, Text("    " + ", ".join(notes), "dim")) if notes else rows

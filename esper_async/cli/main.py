@@ -1,0 +1,311 @@
+"""The command line's shape: which commands there are and what they take.
+
+Each command imports what it needs when it is called; `--help` imports none of it.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from esper_async.cli.failure import reported
+from esper_async.cli.output import Output
+
+JSON_FLAG = "--json"
+
+app = typer.Typer(
+    name="esper-supervisor",
+    help="Grow a PyTorch model while it trains. `up` starts everything.",
+    epilog="--json, anywhere, gives one JSON document instead of text. Exit codes: 0 done, "
+    "1 failed or something was lost, 2 the request was wrong, 3 an essential service failed for "
+    "good, 130 interrupted. ESPER_TRACEBACK=1 shows tracebacks.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+runs_app = typer.Typer(help="Runs: list them, look at one, steer it.", invoke_without_command=True)
+letters_app = typer.Typer(help="Messages that could not be handled.", invoke_without_command=True)
+app.add_typer(runs_app, name="runs")
+app.add_typer(letters_app, name="dead-letters")
+
+StateDir = Annotated[
+    Path | None, typer.Option("--state-dir", help="Where the supervisor keeps its state.")
+]
+Config = Annotated[Path | None, typer.Option("--config", help="A settings file (TOML).")]
+RunName = Annotated[str, typer.Argument(help="A run file, or the name of one that comes along.")]
+RunId = Annotated[str, typer.Argument(help="The run's id, as `runs` shows it.")]
+LetterId = Annotated[str, typer.Argument(help="The letter's id, as `dead-letters` shows it.")]
+
+_json = False
+
+
+def _output() -> Output:
+    return Output(as_json=_json)
+
+
+def _client(state_dir: Path | None) -> Any:
+    from esper_async.cli.client import Client
+    from esper_async.cli.running import state_dir_of
+
+    return Client.of(state_dir_of(state_dir))
+
+
+@app.command()
+@reported
+def up(
+    config: Config = None,
+    run: Annotated[list[str] | None, typer.Option("--run", help="A run to submit.")] = None,
+    state_dir: StateDir = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
+    port: Annotated[int | None, typer.Option(help="Where to listen; 0: any free one.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as key=value.")
+    ] = None,
+    exit_when_done: Annotated[
+        bool, typer.Option("--exit-when-done", help="Stop once every run has ended.")
+    ] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Submit no run.")] = False,
+) -> None:
+    """Start the supervisor in the foreground, with a view of what it does."""
+    from esper_async.supervisor.settings import default_config, load_settings, parse_assignments
+    from esper_async.tolaria.run_file import load_run
+
+    overrides = parse_assignments(assignments or [])
+    flags = {"supervisor.state_dir": state_dir, "http.host": host, "http.port": port}
+    overrides |= {key: value for key, value in flags.items() if value is not None}
+    settings = load_settings(config or default_config(), overrides)
+    runs = [load_run(name) for name in run or []]
+    wanted = None if no_run or runs else load_run(settings.supervisor.default_run)
+
+    from esper_async.cli.up import up as start
+
+    code = start(settings, runs, wanted, exit_when_done=exit_when_done, output=_output())
+    raise typer.Exit(code)
+
+
+@app.command()
+@reported
+def down(
+    state_dir: StateDir = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 60.0,
+) -> None:
+    """Stop the supervisor: runs write a checkpoint, everything is flushed."""
+    from esper_async.cli import running
+
+    running.down(_client(state_dir), _output(), timeout_s=timeout_s)
+
+
+@app.command()
+@reported
+def status(
+    state_dir: StateDir = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every second.")] = False,
+) -> None:
+    """Show what is running and how healthy it is."""
+    from esper_async.cli import running
+
+    running.status(_client(state_dir), _output(), watch=watch)
+
+
+@app.command()
+@reported
+def run(
+    name: RunName,
+    state_dir: StateDir = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until it has ended.")] = False,
+) -> None:
+    """Submit a training run to the supervisor that runs."""
+    from esper_async.cli import running
+    from esper_async.tolaria.run_file import load_run
+
+    config = load_run(name).model_dump(mode="json")
+    raise typer.Exit(running.submit(_client(state_dir), _output(), config, follow=follow))
+
+
+@runs_app.callback()
+@reported
+def runs(context: typer.Context, state_dir: StateDir = None) -> None:
+    """List the runs."""
+    context.obj = state_dir
+    if context.invoked_subcommand is None:
+        from esper_async.cli import running
+
+        running.list_runs(_client(state_dir), _output())
+
+
+@runs_app.command("show")
+@reported
+def runs_show(context: typer.Context, run_id: RunId) -> None:
+    """Show a run, its seeds and its final table."""
+    from esper_async.cli import running
+
+    running.show_run(_client(context.obj), _output(), run_id)
+
+
+def _steer(context: typer.Context, run_id: str, deed: str, body: Any = None) -> None:
+    from esper_async.cli import running
+
+    running.steer_run(_client(context.obj), _output(), run_id, deed, body)
+
+
+@runs_app.command("pause")
+@reported
+def runs_pause(context: typer.Context, run_id: RunId) -> None:
+    """Hold a run where it is."""
+    _steer(context, run_id, "pause")
+
+
+@runs_app.command("resume")
+@reported
+def runs_resume(context: typer.Context, run_id: RunId) -> None:
+    """Let a paused run go on."""
+    _steer(context, run_id, "resume")
+
+
+@runs_app.command("stop")
+@reported
+def runs_stop(context: typer.Context, run_id: RunId) -> None:
+    """End a run for good, keeping what it has."""
+    _steer(context, run_id, "stop")
+
+
+@runs_app.command("rollback")
+@reported
+def runs_rollback(
+    context: typer.Context,
+    run_id: RunId,
+    boundary: Annotated[
+        int | None, typer.Option("--to", help="The boundary; default: the last checkpoint.")
+    ] = None,
+) -> None:
+    """Send a run back to an earlier boundary."""
+    _steer(context, run_id, "rollback", None if boundary is None else {"to_boundary": boundary})
+
+
+@app.command()
+@reported
+def check(name: RunName) -> None:
+    """Try a run file out: its task, model, sites and loaders; every problem at once."""
+    from esper_async.cli.check import check as try_out
+
+    raise typer.Exit(try_out(name, _output()))
+
+
+@app.command()
+@reported
+def doctor(config: Config = None, state_dir: StateDir = None) -> None:
+    """Say what on this machine will or will not work, and the remedy."""
+    from esper_async.cli.doctor import doctor as examine
+    from esper_async.supervisor.settings import default_config, load_settings
+
+    overrides = {} if state_dir is None else {"supervisor.state_dir": state_dir}
+    settings = load_settings(config or default_config(), overrides)
+    raise typer.Exit(examine(settings, _output()))
+
+
+@app.command()
+@reported
+def events(
+    query: Annotated[str, typer.Argument(help="Words to look for.")] = "",
+    level: Annotated[str, typer.Option(help="info, warning, error or critical.")] = "info",
+    source: Annotated[str, typer.Option(help="Only from this part.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
+    state_dir: StateDir = None,
+) -> None:
+    """Search the events, newest first."""
+    from esper_async.cli import running
+
+    columns = {"time": "TIME", "level": "LEVEL", "source": "SOURCE", "message": "MESSAGE"}
+    running.show_table(
+        _client(state_dir), _output(), "/api/events", columns,
+        q=query, level=level, source=source, limit=limit,
+    )  # fmt: skip
+
+
+@app.command()
+@reported
+def blueprints(state_dir: StateDir = None) -> None:
+    """Show the catalogue."""
+    from esper_async.cli import running
+
+    columns = {
+        "id": "ID", "name": "NAME", "tier": "TIER", "stage": "STAGE", "risk": "RISK",
+        "kinds": "SITES", "implemented": "HERE",
+    }  # fmt: skip
+    running.show_table(_client(state_dir), _output(), "/api/blueprints", columns)
+
+
+@app.command()
+@reported
+def kernels(state_dir: StateDir = None) -> None:
+    """Show the library: certificates and kernels, newest first."""
+    from esper_async.cli import running
+
+    columns = {
+        "id": "ID", "kind": "KIND", "blueprint": "BLUEPRINT", "interface": "INTERFACE",
+        "lifecycle": "STATE", "created_at": "MADE",
+    }  # fmt: skip
+    running.show_table(_client(state_dir), _output(), "/api/kernels", columns)
+
+
+@app.command()
+@reported
+def policies(state_dir: StateDir = None) -> None:
+    """Show the versions of the learned policy."""
+    from esper_async.cli import running
+
+    columns = {"id": "ID", "state": "STATE", "created_at": "MADE"}
+    running.show_table(_client(state_dir), _output(), "/api/policies", columns)
+
+
+@letters_app.callback()
+@reported
+def letters(context: typer.Context, state_dir: StateDir = None) -> None:
+    """List the dead letters, oldest first."""
+    context.obj = state_dir
+    if context.invoked_subcommand is None:
+        from esper_async.cli import running
+
+        columns = {"id": "ID", "topic": "TOPIC", "group": "GROUP", "reason": "REASON"}
+        running.show_table(_client(state_dir), _output(), "/api/dead-letters", columns)
+
+
+@letters_app.command("show")
+@reported
+def letters_show(context: typer.Context, letter: LetterId) -> None:
+    """Show a dead letter and what is in it."""
+    from esper_async.cli import running
+
+    running.show_document(_client(context.obj), _output(), f"/api/dead-letters/{letter}")
+
+
+@letters_app.command("replay")
+@reported
+def letters_replay(context: typer.Context, letter: LetterId) -> None:
+    """Deliver a dead letter again."""
+    from esper_async.cli import running
+
+    client = _client(context.obj)
+    path = f"/api/dead-letters/{letter}/replay"
+    running.ask(client, _output(), lambda: client.post(path), f"{letter} is delivered again")
+
+
+@letters_app.command("purge")
+@reported
+def letters_purge(context: typer.Context, letter: LetterId) -> None:
+    """Throw a dead letter away."""
+    from esper_async.cli import running
+
+    client = _client(context.obj)
+    path = f"/api/dead-letters/{letter}"
+    running.ask(client, _output(), lambda: client.delete(path), f"{letter} is gone")
+
+
+def main() -> None:
+    """Run the command line; does not return."""
+    global _json  # noqa: PLW0603 - set once, before any command runs
+    arguments = sys.argv[1:]
+    _json = JSON_FLAG in arguments
+    app(args=[argument for argument in arguments if argument != JSON_FLAG])

@@ -1,0 +1,107 @@
+"""Runs as text: one line of progress, a table of many, and the honest table at the end."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from esper_async.cli.output import number, percent, table
+
+Json = Mapping[str, Any]
+ONE_RUN = "One run is not evidence: intervals are over test samples, not over runs."
+
+
+def runs_table(runs: Iterable[Json]) -> list[str]:
+    """Return a table of run summaries."""
+    rows = [
+        (
+            run["id"],
+            run["state"],
+            f"{run['epoch'] or 0}/{run['epochs']}",
+            run["policy"],
+            number(run["metrics"].get("validation_loss")),
+            number(run["metrics"].get("validation_accuracy")),
+            sum(seed["stage"] == "FOSSILIZED" for seed in run["seeds"] or ()),
+        )
+        for run in runs
+    ]
+    headers = ("RUN", "STATE", "EPOCH", "POLICY", "VAL LOSS", "VAL ACC", "KEPT")
+    return table(headers, rows) or ["no runs yet; submit one with `esper-supervisor run digits`"]
+
+
+def seeds_table(seeds: Iterable[Json]) -> list[str]:
+    """Return a table of a run's seeds."""
+    rows = [
+        (
+            seed["id"],
+            seed["site"],
+            seed["blueprint"],
+            seed["stage"],
+            number(seed["alpha"], 2),
+            quantity(seed["clean_contribution"]),
+            quantity(seed["benefit_vs_twin"]),
+        )
+        for seed in seeds
+    ]
+    return table(("SEED", "SITE", "BLUEPRINT", "STAGE", "ALPHA", "CLEAN", "VS TWIN"), rows)
+
+
+def quantity(value: Json | None) -> str:
+    """Return a measured quantity with its interval; absent is "not measured", never 0."""
+    if value is None:
+        return "not measured"
+    mean, low, high = value["mean"], value["low"], value["high"]
+    mark = " (estimated)" if value.get("estimated") else ""
+    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]{mark}"
+
+
+def progress_line(run: Json) -> str:
+    """Return one line about where a run is."""
+    metrics = run["metrics"]
+    parts = [f"{run['id']}  {run['state']}  epoch {run['epoch'] or 0}/{run['epochs']}"]
+    shown = (
+        ("training_loss", "train loss"),
+        ("validation_loss", "val loss"),
+        ("validation_accuracy", "val acc"),
+    )
+    parts += [f"{words} {metrics[key]:.4f}" for key, words in shown if metrics.get(key) is not None]
+    active = stages_of(run["seeds"] or ())
+    if active:
+        parts.append("seeds " + ", ".join(f"{count} {stage}" for stage, count in active.items()))
+    overhead = percent(run.get("overhead_ratio"))
+    if overhead is not None:
+        parts.append(f"overhead {overhead}")
+    return "  ".join(parts)
+
+
+def stages_of(seeds: Iterable[Json]) -> dict[str, int]:
+    """Return how many seeds are in each stage, in lower case, those that are gone left out."""
+    gone = {"DORMANT", "CULLED", "EMBARGOED", "RESETTING", "TERMINATED"}
+    counts: dict[str, int] = {}
+    for seed in seeds:
+        if seed["stage"] not in gone:
+            stage = seed["stage"].lower()
+            counts[stage] = counts.get(stage, 0) + 1
+    return counts
+
+
+def comparison_table(rows: Sequence[Json]) -> list[str]:
+    """Return the table at a run's end and the line that one run is not evidence."""
+    if not rows:
+        return []
+    body = [
+        (
+            row["name"],
+            f"{row['value']:.4f}",
+            f"[{row['low']:.4f}, {row['high']:.4f}]",
+            number(row["parameters"]),
+            f"{row['wall_s']:.1f} s",
+        )
+        for row in rows
+    ]
+    metric = rows[0]["metric"]
+    headers = ("", f"test {metric}", "95 % over samples", "parameters", "wall-clock")
+    return [*table(headers, body), ONE_RUN]
+
+
+def ending(name: str, state: str, error: str | None) -> str:
+    """Return the line that says how a run ended."""
+    return f"{name}: {state}" + (f": {error}" if error else "")

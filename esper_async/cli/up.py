@@ -1,0 +1,193 @@
+"""`up`: the supervisor in the foreground, with a live view or plain lines beside it."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esper_async.cli.live_view import Snapshot, render
+from esper_async.cli.output import Output
+from esper_async.cli.run_text import comparison_table, ending, progress_line
+from esper_async.nissa.run_list import list_runs
+from esper_async.runtime.logging import configure_logging
+from esper_async.supervisor.app import Supervisor, run_in_foreground
+from esper_async.supervisor.settings import Settings
+from esper_async.tolaria.run_file import RunFile
+from esper_async.tolaria.runs import Run
+
+LIVE_EVERY_S = 0.5
+PLAIN_EVERY_S = 1.0
+
+
+def up(
+    settings: Settings,
+    runs: Sequence[RunFile],
+    default_run: RunFile | None,
+    *,
+    exit_when_done: bool,
+    output: Output,
+) -> int:
+    """Run a supervisor until it is stopped; return the exit code."""
+    live = output.color and sys.stderr.isatty()
+    log_file = None
+    if live:
+        state_dir = settings.supervisor.state_dir.expanduser()
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log_file = (state_dir / "supervisor.log").open("a", buffering=1)
+    configure_logging(settings.supervisor.log_level, stream=log_file)
+    view = _Live(output) if live else _Plain(output)
+
+    def make() -> Supervisor:
+        return Supervisor(
+            settings, runs=runs, default_run=default_run, exit_when_done=exit_when_done
+        )
+
+    try:
+        code = run_in_foreground(make, view.follow)
+    finally:
+        if log_file is not None:
+            configure_logging(settings.supervisor.log_level)
+            log_file.close()
+    if output.as_json:
+        output.result({"exit_code": code, "runs": view.told}, ())
+    return code
+
+
+class _View:
+    """Follows a supervisor; tells each run's end once, with its table."""
+
+    every_s: float
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.told: list[dict[str, Any]] = []
+        self._ended: set[str] = set()
+
+    async def follow(self, supervisor: Supervisor) -> None:
+        """Show what happens until cancelled."""
+        await supervisor.wait_listening()
+        before = {run.id for run in supervisor.services.tolaria.store.load() if run.ended}
+        self._ended |= before
+        try:
+            await self.begin(supervisor)
+            while True:
+                self.show(supervisor)
+                self.tell_endings(supervisor)
+                await asyncio.sleep(self.every_s)
+        finally:
+            self.end()
+            self.tell_endings(supervisor)
+
+    async def begin(self, supervisor: Supervisor) -> None:
+        """Prepare to show."""
+
+    def show(self, supervisor: Supervisor) -> None:
+        """Show how things stand."""
+
+    def end(self) -> None:
+        """Leave the terminal as it was."""
+
+    def tell_endings(self, supervisor: Supervisor) -> None:
+        """Print the final table of each run that has ended since."""
+        for run in supervisor.services.tolaria.runs():
+            if run.ended and run.id not in self._ended:
+                self._ended.add(run.id)
+                self.say(final_lines(run))
+                result = run.result or {}
+                self.told.append({**run.summary(), "comparison": result.get("comparison") or []})
+
+    def say(self, lines: Sequence[str]) -> None:
+        """Print lines above whatever moves."""
+        for line in lines:
+            self.output.line(line)
+
+
+class _Plain(_View):
+    every_s = PLAIN_EVERY_S
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._said: dict[str, tuple[Any, ...]] = {}
+
+    async def begin(self, supervisor: Supervisor) -> None:
+        self.output.line(f"esper is at {supervisor.services.http.url}")
+
+    def show(self, supervisor: Supervisor) -> None:
+        doing = _doing(supervisor)
+        for summary in _summaries(supervisor):
+            run_id = summary["id"]
+            if run_id in self._ended:
+                continue
+            now = (summary["state"], summary["epoch"], doing.get(run_id))
+            if self._said.get(run_id) == now:
+                continue
+            self._said[run_id] = now
+            what = f"  {doing[run_id]}" if run_id in doing else ""
+            self.output.line(progress_line(summary) + what)
+
+
+class _Live(_View):
+    every_s = LIVE_EVERY_S
+
+    async def begin(self, supervisor: Supervisor) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def show(self, supervisor: Supervisor) -> None:
+        tree, services = supervisor.tree, supervisor.services
+        snapshot = Snapshot(
+            url=services.http.url,
+            status=tree.status,
+            services=tree.snapshot(),
+            runs=[run for run in _summaries(supervisor) if run["id"] not in self._ended],
+            alerts=[alert.to_json() for alert in services.nissa.context.alerts.active()],
+            doing=_doing(supervisor),
+        )
+        self._live.update(render(snapshot), refresh=True)
+
+    def end(self) -> None:
+        if hasattr(self, "_live"):
+            self._live.stop()
+
+    def say(self, lines: Sequence[str]) -> None:
+        if not hasattr(self, "_console"):
+            super().say(lines)
+            return
+        for line in lines:
+            self._console.print(line, highlight=False, markup=False)
+
+
+def final_lines(run: Run) -> list[str]:
+    """Return how a run ended, and its table where there is one."""
+    rows = (run.result or {}).get("comparison") or []
+    return ["", ending(run.id, run.state, run.error), *comparison_table(rows)]
+
+
+def _summaries(supervisor: Supervisor) -> list[dict[str, Any]]:
+    services = supervisor.services
+    return list_runs(services.tamiyo.hub, services.tolaria)
+
+
+def _doing(supervisor: Supervisor) -> dict[str, str]:
+    """Return what training processes are at that have not reached their first step."""
+    told: dict[str, str] = {}
+    for run in supervisor.services.tolaria.runs():
+        progress = supervisor.services.tolaria.progress(run.id)
+        phase = progress.get("phase")
+        if phase is None or progress.get("step"):
+            continue
+        total = progress.get("total")
+        told[run.id] = f"{phase} {progress['done']}/{total}" if total else str(phase)
+    return told
+
+
+def settings_path(config: Path | None) -> Path | None:
+    """Return the settings file to read: the one named, else ./esper.toml if there is one."""
+    from esper_async.supervisor.settings import default_config
+
+    return config if config is not None else default_config()
