@@ -123,7 +123,6 @@ class Forge:
         """
         since = self._clock.time() - self._settings.remember_s
         interfaces = await self.on_disk(self.queue.interfaces, since)
-        self.interfaces = len(interfaces)
         for interface, device in interfaces:
             survey = Work(JobKind.SURVEY, interface, self.fingerprint, device=device)
             await self.on_disk(self.queue.add, survey, Priority.SURVEY)
@@ -136,6 +135,8 @@ class Forge:
     async def recount(self) -> None:
         """Bring the figures that are shown up to date."""
         self.counts = await self.on_disk(self.queue.counts)
+        since = self._clock.time() - self._settings.remember_s
+        self.interfaces = len(await self.on_disk(self.queue.interfaces, since))
         waiting = (self.counts.get(state, 0) for state in (JobState.QUEUED, JobState.RUNNING))
         self._metrics.depth.set(sum(waiting))
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from esper_async.oona import Bus
 
+_LOG_BYTES = 1 << 20
+
 
 class TezzeretService:
     """The forge. It proves what Urza lacks for the interfaces that were asked about.
@@ -115,6 +117,9 @@ class TezzeretService:
     def _make_forge(self, on_ended: Callable[[], None]) -> Forge:
         home = self._state_dir / "tezzeret"
         home.mkdir(parents=True, exist_ok=True)
+        worker_log = home / "worker.log"
+        if worker_log.exists() and worker_log.stat().st_size > _LOG_BYTES:
+            worker_log.replace(home / "worker.log.1")
         worker = ChildSpec(
             name="forge-worker",
             target=self._worker_target,
@@ -124,7 +129,7 @@ class TezzeretService:
             },
             nice=self._settings.nice,
             environment={"OMP_NUM_THREADS": "1", **self._environment},
-            log_path=home / "worker.log",
+            log_path=worker_log,
         )
         return Forge(
             self._state_dir,

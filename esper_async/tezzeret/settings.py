@@ -15,7 +15,7 @@ class ForgeSettings:
 
     job_limit_s: float = 60.0
     start_limit_s: float = 120.0
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = 2 << 30
     max_attempts: int = 3
     idle_s: float = 30.0
     recheck_s: float = 300.0

@@ -18,6 +18,7 @@ SCHEMA = (
     "CREATE INDEX assets_by_kind ON assets (kind, lifecycle)",
     "CREATE INDEX assets_by_blob ON assets (blob)",
     "CREATE TABLE tags (tag TEXT, id TEXT, PRIMARY KEY (tag, id)) WITHOUT ROWID",
+    "CREATE INDEX tags_by_id ON tags (id)",
     """CREATE TABLE audit (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, actor TEXT NOT NULL,
         action TEXT NOT NULL, asset TEXT NOT NULL, detail TEXT NOT NULL, digest TEXT NOT NULL)""",

@@ -49,6 +49,7 @@ async def test_a_request_is_answered_and_then_the_rest_of_the_interface_is_prove
         assert not ready.HasField("memory_bytes")
         await until(lambda: jobs(live) == {"done": 4})
         assert live.proved() == ["BP002", "BP001", "BP003"]
+        assert live.service.detail()["interfaces"] == 1
         assert live.service.detail()["workers_started"] == 1
     library = Library(tmp_path / "urza")
     assert library.certificate(ready.certificate_key)["passed"] is True
