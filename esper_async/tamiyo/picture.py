@@ -108,7 +108,6 @@ class RunPicture:
             {
                 **_place(record),
                 "metrics": dict(record["metrics"]),
-                "twin_metrics": record.get("twin_metrics"),
                 "boundary_ms": record.get("boundary_ms"),
                 "overhead_ratio": record.get("overhead_ratio"),
                 "samples_per_s": record.get("samples_per_s"),
@@ -141,6 +140,7 @@ class RunPicture:
     def _transition(self, record: Mapping[str, Any]) -> None:
         seed = self._seed(record["seed"], record["site"])
         seed.blueprint = record.get("blueprint") or seed.blueprint
+        seed.parameters = record.get("parameters") or seed.parameters
         seed.move(
             {
                 **_place(record),
@@ -233,7 +233,7 @@ class RunPicture:
             "end": self.end,
             "rows": fresh(self.rows, after_seq),
             "seeds": [
-                {**seed.to_json(), "lane": seed.lane}
+                {**seed.to_json(), "parameters": seed.parameters, "lane": seed.lane}
                 for seed in self.seeds.values()
                 if seed.last_seq > after_seq
             ],

@@ -22,6 +22,7 @@ class SeedPicture:
     site: str
     blueprint: str | None = None
     kernel: str | None = None
+    parameters: int | None = None
     stage: str = "UNKNOWN"
     alpha: float | None = None
     age_epochs: int | None = None
@@ -38,10 +39,11 @@ class SeedPicture:
         A quantity measured before is kept when the boundary did not measure it again.
         """
         self.stage = state["stage"]
-        self.alpha = state.get("alpha")
+        self.alpha = None if self.stage in REMOVED_STAGES else state.get("alpha")
         self.age_epochs = state.get("age_epochs")
         self.blueprint = state.get("blueprint") or self.blueprint
         self.kernel = state.get("kernel") or self.kernel
+        self.parameters = state.get("parameters") or self.parameters
         for name in ("clean_contribution", "dependence", "benefit_vs_twin"):
             if state.get(name) is not None:
                 setattr(self, name, state[name])
