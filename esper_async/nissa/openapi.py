@@ -17,6 +17,7 @@ _REFUSALS = {
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: "The body does not say something that can be done.",
+    426: "Only a WebSocket is served here.",
     429: "Too many changes; wait as Retry-After says.",
     500: "A defect of this service.",
     503: "A part this needs is away.",
@@ -27,7 +28,7 @@ def describe(routes: Sequence[Route], version: str) -> dict[str, Any]:
     """Return the document for these routes."""
     paths: dict[str, Any] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+        paths.setdefault(template(route.path), {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -42,6 +43,11 @@ def describe(routes: Sequence[Route], version: str) -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def template(path: str) -> str:
+    """A path as OpenAPI writes it: the names of its parts without their patterns."""
+    return re.sub(r"{(\w+):[^}]*}", r"{\1}", path)
 
 
 def refusals_of(route: Route) -> list[int]:
@@ -71,7 +77,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": f"{route.handler.__module__.rpartition('.')[2]}_{route.handler.__name__}",
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in re.findall(r"{(\w+)}", route.path)
+            for name in re.findall(r"{(\w+)}", template(route.path))
         ]
         + [_parameter(item) for item in route.parameters],
         "responses": answers,

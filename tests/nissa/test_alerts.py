@@ -1,0 +1,140 @@
+"""Alerts: each rule fires on its fault and on nothing else; holding, seeing, silencing, ending."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from conftest import BEARER, World
+
+from esper_async.nissa.alert_rules import RULES
+from esper_async.nissa.alerts import AlertBook
+from esper_async.nissa.metrics import Sample
+from esper_async.nissa.signals import Signals, SignalSource
+from esper_async.runtime.clock import FakeClock
+from esper_async.runtime.metrics import Registry
+
+CALM = Signals(
+    boundary_ms={"r": [4.0, 19.0, 5.0]},
+    gauges={"oona.queue.depth": [Sample((("topic", "decisions"),), 4_000.0)]},
+    increases={"kasmina.isolation.violations": 2.0, "resumes": 0.0},
+    services={
+        "oona": {"state": "ready", "restarts": 3, "breakers": {"oona.publish": "half_open"}},
+        "karn": {"state": "starting", "restarts": 0, "breakers": {}},
+    },
+    disk_free=0.5,
+)
+DEEP = {"oona.queue.depth": [Sample((("topic", "decisions"),), 4_001.0)]}
+FAULTS: dict[str, Signals] = {
+    "training_latency_high": replace(CALM, boundary_ms={"r": [18.1, 19.0, 25.0]}),
+    "kasmina_isolation_violation": replace(CALM, increases={"kasmina.isolation.violations": 3.0}),
+    "oona_queue_depth": replace(CALM, gauges=DEEP),
+    "tezzeret_conservative_mode": replace(
+        CALM, gauges={"tezzeret.conservative_mode": [Sample((), 1.0)]}
+    ),
+    "breaker_open": replace(
+        CALM, services={"oona": {"state": "ready", "breakers": {"oona.publish": "open"}}}
+    ),
+    "service_restart_loop": replace(
+        CALM, services={"karn": {"state": "backing_off", "restarts": 2, "breakers": {}}}
+    ),
+    "child_lost": replace(CALM, increases={"resumes": 1.0}),
+    "disk_low": replace(CALM, disk_free=0.049),
+}
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def book(clock: FakeClock) -> AlertBook:
+    return AlertBook(RULES, clock=clock)
+
+
+def test_no_rule_finds_anything_while_all_is_calm(book: AlertBook, clock: FakeClock) -> None:
+    book.evaluate(CALM)
+    clock.advance(3_600.0)
+    assert book.evaluate(CALM) == []
+    assert book.all() == []
+
+
+def test_every_shipped_rule_has_its_fault_here() -> None:
+    assert {rule.name for rule in RULES} == set(FAULTS)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_fires_once_its_fault_has_held_and_resolves_when_it_is_gone(
+    rule: Any, book: AlertBook, clock: FakeClock
+) -> None:
+    fault = FAULTS[rule.name]
+    fired = book.evaluate(fault)
+    if rule.hold_s > 0:
+        assert fired == []
+        clock.advance(rule.hold_s - 0.1)
+        assert book.evaluate(fault) == []
+        clock.advance(0.1)
+        fired = book.evaluate(fault)
+    assert [(alert.name, alert.state) for alert in fired] == [(rule.name, "firing")]
+    assert book.evaluate(fault) == []
+    [resolved] = book.evaluate(CALM)
+    assert (resolved.id, resolved.state) == (fired[0].id, "resolved")
+    assert book.active() == []
+    assert book.all() == [resolved]
+
+
+def test_a_fault_that_goes_before_its_hold_time_starts_anew(
+    book: AlertBook, clock: FakeClock
+) -> None:
+    fault = FAULTS["oona_queue_depth"]
+    book.evaluate(fault)
+    clock.advance(119.0)
+    book.evaluate(CALM)
+    book.evaluate(fault)
+    clock.advance(119.0)
+    assert book.evaluate(fault) == []
+
+
+def test_an_alert_that_comes_again_is_another_one(book: AlertBook, clock: FakeClock) -> None:
+    fault = FAULTS["breaker_open"]
+    [first] = book.evaluate(fault)
+    book.evaluate(CALM)
+    clock.advance(1.0)
+    [second] = book.evaluate(fault)
+    assert first.id != second.id
+
+
+async def test_acknowledging_records_who_and_when_and_silencing_until_when(
+    client: TestClient[Any, Any], world: World
+) -> None:
+    [alert] = world.context.alerts.evaluate(FAULTS["breaker_open"])
+    path = f"/api/alerts/{alert.id}"
+    async with client.post(f"{path}/ack", json={"by": "Ada"}, headers=BEARER) as response:
+        seen = await response.json()
+    assert (seen["state"], seen["acknowledged_by"]) == ("acknowledged", "Ada")
+    assert seen["acknowledged_at"] == world.clock.time()
+    async with client.post(f"{path}/silence", json={"seconds": 60}, headers=BEARER) as response:
+        assert (await response.json())["silenced_until"] == world.clock.time() + 60
+    async with client.post("/api/alerts/none/ack", headers=BEARER) as response:
+        assert response.status == 404
+
+
+async def test_signals_see_counters_grow_only_within_their_window(
+    world: World, tmp_path: Any
+) -> None:
+    registry, clock = Registry(), world.clock
+    violations = registry.counter("kasmina.isolation.violations", "text")
+    violations.add(7)
+    source = SignalSource(
+        hub=world.context.hub, registry=registry, system=lambda: world.system,
+        resumes=lambda: 0, state_dir=tmp_path, clock=clock,
+    )  # fmt: skip
+    assert source.gather().increases["kasmina.isolation.violations"] == 0.0
+    violations.add(3)
+    clock.advance(30.0)
+    signals = source.gather()
+    assert signals.increases["kasmina.isolation.violations"] == 3.0
+    assert signals.disk_free is not None
+    clock.advance(301.0)
+    assert source.gather().increases["kasmina.isolation.violations"] == 0.0

@@ -1,0 +1,125 @@
+"""Telemetry in: what becomes a metric, what becomes an event, and what is refused and counted."""
+
+from typing import Any
+
+import pytest
+from conftest import World
+
+from esper_async.leyline import EventEnvelope, TelemetryLevel, TelemetryPacket
+from esper_async.nissa.event_store import Query
+from esper_async.nissa.ingest import Ingest
+
+Points = list[tuple[str, float, dict[str, str]]]
+
+
+@pytest.fixture
+def ingest(world: World) -> Ingest:
+    context = world.context
+    return Ingest(
+        registry=context.registry, metrics=context.metrics, events=context.events,
+        clock=context.clock,
+    )  # fmt: skip
+
+
+def packet(points: Points, run: str = "") -> TelemetryPacket:
+    made = TelemetryPacket(version=1, packet_id="p1", source="tolaria", run_id=run)
+    for name, value, labels in points:
+        made.points.add(name=name, value=value, labels=labels)
+    return made
+
+
+def exposed(world: World) -> str:
+    return world.context.registry.exposition()[0].decode()
+
+
+def dropped(world: World) -> dict[str, float]:
+    lines = [line for line in exposed(world).splitlines() if "telemetry_dropped_total{" in line]
+    return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def test_names_become_prometheus_names_in_base_units(world: World, ingest: Ingest) -> None:
+    ingest.take(
+        packet(
+            [
+                ("tolaria.training.loss", 0.5, {}),
+                ("tolaria.boundary.duration_ms", 5.0, {"part": "apply"}),
+                ("kasmina.stage.transitions", 2.0, {"to": "BLENDING"}),
+                ("kasmina.stage.transitions", 1.0, {"to": "BLENDING"}),
+            ],
+            run="r1",
+        )
+    )
+    text = exposed(world)
+    assert 'esper_tolaria_training_loss{run="r1"} 0.5' in text
+    assert 'esper_tolaria_boundary_duration_seconds_sum{part="apply",run="r1"} 0.005' in text
+    assert 'esper_kasmina_stage_transitions_total{run="r1",to="BLENDING"} 3.0' in text
+    assert dropped(world) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "labels", "reason"),
+    [
+        ("tolaria.training.loss", float("nan"), {}, "not_finite"),
+        ("stranger.metric", 1.0, {}, "name"),
+        ("tolaria.Bad Name", 1.0, {}, "conflict"),
+        ("tolaria.x", 1.0, {"Bad-Label": "x"}, "label_name"),
+        ("tolaria.x", 1.0, {f"label{n}": "x" for n in range(9)}, "label_name"),
+        ("tolaria.x", 1.0, {"text": "x" * 81}, "label_value"),
+        ("kasmina.stage.transitions", -1.0, {}, "value"),
+        ("nissa.stream.readers", 1.0, {"a": "b"}, "value"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_counted_by_reason(
+    world: World, ingest: Ingest, name: str, value: float, labels: dict[str, str], reason: str
+) -> None:
+    ingest.take(packet([(name, value, labels), ("tolaria.training.loss", 1.0, {})]))
+    assert dropped(world) == {reason: 1.0}
+    assert "esper_tolaria_training_loss 1.0" in exposed(world)
+
+
+def test_a_metric_keeps_the_label_names_it_began_with(world: World, ingest: Ingest) -> None:
+    ingest.take(packet([("kasmina.alpha", 0.1, {"seed": "a"}), ("kasmina.alpha", 0.2, {"x": "b"})]))
+    assert dropped(world) == {"label_name": 1.0}
+
+
+def test_a_flood_of_label_values_and_of_names_stays_bounded(world: World, ingest: Ingest) -> None:
+    ingest.take(packet([("kasmina.alpha", 1.0, {"seed": f"s{n}"}) for n in range(5_000)]))
+    ingest.take(packet([(f"tolaria.flood{n}.x", 1.0, {}) for n in range(5_000)]))
+    samples = [line for line in exposed(world).splitlines() if not line.startswith("#")]
+    assert len(samples) < 1_000
+    assert 'esper_kasmina_alpha{seed="other"}' in exposed(world)
+    assert dropped(world) == {"cardinality": 4_700.0}
+
+
+def test_events_are_stored_and_run_records_are_left_to_the_hub(
+    world: World, ingest: Ingest
+) -> None:
+    told = packet([], run="r1")
+    told.events.add(
+        name="run.rollback", created_at=5.0, message="not finite",
+        level=TelemetryLevel.TELEMETRY_LEVEL_ERROR, fields={"to": "3"},
+    )  # fmt: skip
+    told.events.add(name="run.record", fields={"record": "{}"})
+    ingest.take(told)
+    ingest.take(told)
+    world.context.events.flush()
+    [event] = world.context.events.search(Query())
+    assert (event["level"], event["source"], event["run"]) == ("error", "tolaria", "r1")
+    assert event["fields"] == {"to": "3"}
+
+
+async def test_a_message_that_is_no_telemetry_is_counted(world: World, ingest: Ingest) -> None:
+    await ingest.handle(EventEnvelope(), EventEnvelope())
+    assert dropped(world) == {"not_telemetry": 1.0}
+
+
+def test_five_thousand_packets_a_second_can_be_taken(world: World, ingest: Ingest) -> None:
+    import time
+
+    points: Any = [("tolaria.training.loss", 0.5, {}), ("kasmina.alpha", 0.1, {"seed": "s1"})]
+    one = packet(points, run="r1")
+    ingest.take(one)
+    started = time.process_time()
+    for _ in range(2_000):
+        ingest.take(one)
+    assert 2_000 / (time.process_time() - started) > 5_000
