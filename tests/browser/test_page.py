@@ -1,0 +1,165 @@
+"""The operator's page, in a real browser, against a served story."""
+
+from typing import Any
+
+import pytest
+from conftest import Open
+from playwright.async_api import expect
+
+
+async def test_an_ended_run_is_told_from_verdict_to_field_reports(opened: Open) -> None:
+    async with opened() as (page, served):
+        served.tolaria.get(served.run_id).state = "completed"
+        await expect(page.locator("#verdict h1")).to_have_text("All is well")
+        await expect(page.locator("#run-head")).to_contain_text("completed")
+        await expect(page.locator("#run-result tbody tr")).to_have_count(3)
+        await expect(page.locator("#run-result")).to_contain_text("One run is not evidence")
+        await expect(page.locator("#sites")).to_contain_text("squeeze excitation")
+        await expect(page.locator("#lanes .row")).to_have_count(7)
+        await expect(page.locator("#run-charts canvas")).to_have_count(4)
+        await expect(page.locator("#decision-list li")).to_have_count(2)
+        await expect(page.locator("#report-list")).to_contain_text("failed G1")
+        await expect(page.locator("#services .service")).to_have_count(10)
+
+
+async def test_what_was_not_measured_is_said_so_and_gates_show_their_numbers(
+    opened: Open,
+) -> None:
+    async with opened() as (page, _):
+        await page.locator("#seeds summary", has_text="gelu activation").click()
+        card = page.locator("#seeds details[open]")
+        await expect(card).to_contain_text("not measured")
+        await expect(card).to_contain_text("2 tensors received no gradient")
+        await page.locator("#lanes .row").first.click()
+        kept = page.locator("#seeds details[open]", has_text="squeeze excitation")
+        await expect(kept).to_contain_text("margin 0.005")
+
+
+async def test_news_arrives_without_a_reload_within_a_second(opened: Open) -> None:
+    async with opened(at=40) as (page, served):
+        await expect(page.locator("#run-head")).to_contain_text("Epoch 9 of 32")
+        await served.tell(served.records[40:55])
+        last = served.records[54]["boundary"]
+        await expect(page.locator("#run-head")).to_contain_text(
+            f"Epoch {last} of 32", timeout=1_000
+        )
+        await served.tell(served.records[55:])
+        await expect(page.locator("#run-result tbody tr")).to_have_count(3, timeout=1_500)
+
+
+async def test_a_lost_connection_is_shown_as_stale_and_heals_by_itself(opened: Open) -> None:
+    async with opened(at=40, quiet=False) as (page, served):
+        served.nissa.context.stream.close()
+        await expect(page.locator("#verdict h1")).to_contain_text("Unknown")
+        await expect(page.locator("#connection")).to_contain_text("stale")
+        await served.tell(served.records[40:])
+        served.nissa.context.stream.open()
+        await expect(page.locator("#connection")).to_have_text("●live", timeout=12_000)
+        await expect(page.locator("#run-head")).to_contain_text("Epoch 32 of 32")
+
+
+async def test_troubles_turn_the_verdict_with_their_reasons(opened: Open) -> None:
+    async with opened() as (page, served):
+        served.system["services"]["simic"] |= {"state": "backing_off", "error": "disk full"}
+        served.system["services"]["oona"]["breakers"] = {"oona.publish": "open"}
+        verdict = page.locator("#verdict")
+        await expect(verdict).to_contain_text("Something is wrong")
+        await expect(verdict).to_contain_text("simic is backing off: disk full")
+        await expect(verdict).to_contain_text("oona.publish of oona is open")
+        await expect(page).to_have_title("✕ digits 32/32 · Esper")
+        await page.get_by_role("button", name="Acknowledge").click()
+        await page.locator("#ask").get_by_role("button", name="Acknowledge").click()
+        await expect(page.locator("#alert-list")).to_contain_text("seen by page@127.0.0.1")
+
+
+async def test_a_run_is_paused_resumed_and_stopped_after_a_confirmation(opened: Open) -> None:
+    async with opened(at=40) as (page, served):
+        run = served.tolaria.get(served.run_id)
+        await page.get_by_role("button", name="Pause").click()
+        await page.keyboard.press("Escape")
+        assert run.state == "running"
+        for deed, state in (("Pause", "paused"), ("Resume", "queued")):
+            await page.locator("#run-head").get_by_role("button", name=deed).click()
+            await page.locator("#ask").get_by_role("button", name=deed).click()
+            await expect(page.locator("#run-head .pill").first).to_contain_text(state)
+            assert run.state == state
+        await page.locator("#run-head").get_by_role("button", name="Stop").click()
+        await page.locator("#ask").get_by_role("button", name="Stop the run").click()
+        await expect(page.locator("#run-head .pill").first).to_contain_text("stopped")
+        await expect(page.locator("#run-head .actions button")).to_have_count(0)
+
+
+async def test_a_refused_cull_says_why(opened: Open) -> None:
+    async with opened(at=40, quiet=False) as (page, _):
+        await page.locator("#seeds summary").first.click()
+        await page.get_by_role("button", name="Cull this seed").click()
+        await page.locator("#ask").get_by_role("button", name="Cull the seed").click()
+        await expect(page.locator("#toast")).to_contain_text("it has no training process")
+
+
+async def test_the_keyboard_reaches_a_seed_and_keeps_its_place_when_news_comes(
+    opened: Open,
+) -> None:
+    async with opened(at=40) as (page, served):
+        await page.locator("#seeds summary").first.focus()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#seeds details[open]")).to_have_count(1)
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("button", name="Cull this seed")).to_be_focused()
+        await served.tell(served.records[40:44])
+        last = served.records[43]["epoch"]
+        await expect(page.locator("#run-head")).to_contain_text(f"Epoch {last} of 32")
+        await expect(page.get_by_role("button", name="Cull this seed")).to_be_focused()
+        await expect(page.locator("#seeds details[open]")).to_have_count(1)
+
+
+async def test_events_are_searched(opened: Open) -> None:
+    from esper_async.nissa.event_store import Event
+
+    async with opened(at=40) as (page, served):
+        for number, text in enumerate(["the disk is slow", "a seed was culled"]):
+            served.nissa.note(Event(f"e{number}", 1.0, "warning", "test", "test.event", text))
+        await expect(page.locator("#event-list li")).to_have_count(2)
+        await page.get_by_role("searchbox").fill("cull")
+        await expect(page.locator("#event-list li")).to_have_count(1)
+        await expect(page.locator("#event-list")).to_contain_text("a seed was culled")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_it_fits_the_width_and_every_text_can_be_read(
+    opened: Open, width: int, scheme: str
+) -> None:
+    async with opened(width=width, scheme=scheme) as (page, _):
+        await page.locator("#seeds summary").first.click()
+        sizes = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert sizes[0] <= sizes[1]
+        poor: list[Any] = await page.evaluate(CONTRASTS)
+        assert poor == []
+
+
+CONTRASTS = """() => {
+  // WCAG AA for every visible text against the nearest opaque ground behind it.
+  const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const rgb = parse(getComputedStyle(e).backgroundColor);
+      if (rgb.length === 3 || rgb[3] === 1) return rgb;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.querySelector(".frame"), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !element.checkVisibility()) continue;
+    if (element.closest("svg")) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push([walker.currentNode.textContent, ratio.toFixed(2)]);
+  }
+  return found;
+}"""
