@@ -6,6 +6,7 @@ leave the retrying to those who know what is at stake.
 
 import asyncio
 import random
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -120,23 +121,19 @@ class ReconnectGate:
         self._failures = 0
 
 
-def queue_server_identity(pipeline: Pipeline, proposal: str) -> None:
-    """Queue three commands, whose replies `server_identity` reads, at a transaction's start.
+async def watch_identity(client: Client, pipeline: Pipeline) -> str:
+    """Name the data that answers, and have `pipeline` run only if it is still the same then.
 
-    `proposal` becomes the epoch of a server that has none; it must be a new one each time.
+    Another name means that acknowledged writes may be gone: a restart or failover changes the
+    server's run id (the last second of its file may be lost), emptying it changes the epoch key.
     """
-    pipeline.info("server")
-    pipeline.set(EPOCH_KEY, proposal, nx=True)
-    pipeline.get(EPOCH_KEY)
-
-
-def server_identity(replies: list[object]) -> str:
-    """Name the data that answered: another value means that acknowledged writes may be gone.
-
-    A restart or failover changes the server's run id (the last second of its file may be lost),
-    emptying it changes the epoch key.
-    """
-    information, _, epoch = replies[:3]
-    if not isinstance(information, dict) or not isinstance(epoch, bytes):
-        raise TypeError(f"not the replies of an identity: {replies[:3]!r}")
+    await pipeline.watch(EPOCH_KEY)
+    epoch: Any = await pipeline.get(EPOCH_KEY)
+    while epoch is None:
+        await pipeline.reset()  # type: ignore[no-untyped-call]
+        await client.set(EPOCH_KEY, uuid.uuid4().hex, nx=True)
+        await pipeline.watch(EPOCH_KEY)
+        epoch = await pipeline.get(EPOCH_KEY)
+    information: Any = await pipeline.info("server")
+    pipeline.multi()  # type: ignore[no-untyped-call]
     return f"{information['run_id']}/{epoch.decode()}"

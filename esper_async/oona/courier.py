@@ -7,20 +7,17 @@ is left is published again, under the same event ids.
 """
 
 import asyncio
-import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from esper_async.leyline.registry import TOPICS
 from esper_async.oona.connection import (
     Client,
+    Pipeline,
     ReconnectGate,
     connect,
-    queue_server_identity,
-    server_identity,
+    watch_identity,
 )
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.groups import ensure_groups, group_states
@@ -101,14 +98,15 @@ class Courier:
             if entry.stream not in self._prepared:
                 await ensure_groups(client, entry.stream, TOPICS[entry.topic].required_groups)
                 self._prepared.add(entry.stream)
-
-        def add_all(pipeline: Any) -> None:
+        async with (
+            asyncio.timeout(self._settings.command_timeout_s),
+            client.pipeline(transaction=True) as pipeline,
+        ):
+            if await self._is_another_life(client, pipeline):
+                return
             for entry in batch:
                 pipeline.xadd(entry.stream, {WIRE_FIELD: entry.wire})
-
-        replies = await self._in_one_life(client, add_all)
-        if replies is None:
-            return
+            replies = await pipeline.execute()
         for entry, reply in zip(batch, replies, strict=True):
             self._sent[entry.seq] = _Sent(entry.topic, entry.stream, parse_id(reply))
             self._metrics.published.add(topic=entry.topic)
@@ -125,33 +123,35 @@ class Courier:
             required = TOPICS[topic].required_groups
             if any(group not in states for group in required):
                 _LOG.warning("required_group_lost", stream=stream, waiting=len(self._sent))
-                self._rewind("")
+                self._rewind(self._life)
                 return
             floors[stream] = min(
                 (states[group].floor for group in required), default=_BEYOND_EVERY_ENTRY
             )
-        if await self._in_one_life(client, lambda pipeline: None) is None:
-            return
+        async with (
+            asyncio.timeout(self._settings.command_timeout_s),
+            client.pipeline(transaction=True) as pipeline,
+        ):
+            if await self._is_another_life(client, pipeline):
+                return
         done = [seq for seq, sent in self._sent.items() if sent.entry_id < floors[sent.stream]]
         if done:
             await asyncio.to_thread(self._spool.remove, done)
             for seq in done:
                 del self._sent[seq]
 
-    async def _in_one_life(self, client: Client, fill: Callable[[Any], None]) -> list[Any] | None:
-        """Run a transaction; None, with everything rewound, when the server's life is a new one."""
-        async with client.pipeline(transaction=True) as pipeline:
-            queue_server_identity(pipeline, uuid.uuid4().hex)
-            fill(pipeline)
-            replies = await pipeline.execute()
-        life = server_identity(replies)
+    async def _is_another_life(self, client: Client, pipeline: Pipeline) -> bool:
+        """Tell whether the server has forgotten since the last call; if so, start over.
+
+        In between, nothing runs in `pipeline` that could reach yet another life.
+        """
+        life = await watch_identity(client, pipeline)
         if life == self._life:
-            return list(replies[3:])
-        known = bool(self._life)
-        if known and self._sent:
+            return False
+        if self._sent:
             _LOG.warning("server_lost_its_memory", publishing_again=len(self._sent))
         self._rewind(life)
-        return None if known else list(replies[3:])
+        return True
 
     def _rewind(self, life: str) -> None:
         """Start over with everything that is left on disk."""
