@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from esper_async.kasmina.call import first_batch_size, move
 from esper_async.kasmina.quantity import PairedBy
+from esper_async.kasmina.random_state import SharedRandomness
 
 Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -129,7 +130,8 @@ def evaluate(
     """Run every variant on every batch and return what each scored, under the variant's name.
 
     The loader is iterated once, whatever the number of variants. No gradient is recorded; modes
-    are the variants' own business.
+    are the variants' own business. Every variant draws the same random numbers on a batch, and
+    the global stream goes on as if the first alone had been run.
 
     Raises:
         EmptyLoaderError: the loader yields nothing.
@@ -141,9 +143,11 @@ def evaluate(
             empty = False
             batch = raw if device is None else move(raw, device)
             size = first_batch_size(batch)
-            for name, variant in variants.items():
-                output, target = variant(batch)
-                tallies[name].add(output, target, size)
+            with SharedRandomness() as randomness:
+                for name, variant in variants.items():
+                    randomness.rewind()
+                    output, target = variant(batch)
+                    tallies[name].add(output, target, size)
     if empty:
         raise EmptyLoaderError("the validation loader yielded no batch; it needs at least one")
     return {name: tally.result() for name, tally in tallies.items()}

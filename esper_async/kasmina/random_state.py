@@ -50,5 +50,43 @@ class RandomStream:
                 torch.cuda.set_rng_state(outside_cuda)
 
 
+class SharedRandomness:
+    """The same random numbers for each of several computations that are compared.
+
+    Call `rewind` before each of them; on exit the global streams are where the first left them.
+    """
+
+    def __init__(self) -> None:
+        self._start: list[Tensor] | None = None
+        self._after_first: list[Tensor] | None = None
+
+    def __enter__(self) -> "SharedRandomness":
+        return self
+
+    def rewind(self) -> None:
+        """Put the global streams back to where they were before the first computation."""
+        if self._start is None:
+            self._start = _global_states()
+            return
+        if self._after_first is None:
+            self._after_first = _global_states()
+        _set_global_states(self._start)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._after_first is not None:
+            _set_global_states(self._after_first)
+
+
+def _global_states() -> list[Tensor]:
+    cuda = torch.cuda.is_available() and _initialised()
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if cuda else [])]
+
+
+def _set_global_states(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
+
+
 def _initialised() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

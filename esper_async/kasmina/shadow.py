@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_async.kasmina.call import Call, cloned_buffers, detached_parameters
+from esper_async.kasmina.call import Call, detached_parameters
 from esper_async.kasmina.evaluation import Loss, Variant
-from esper_async.kasmina.kernels.graft import GraftHook
+from esper_async.kasmina.kernels.graft import Graft, GraftHook
 from esper_async.kasmina.seed import Seed
 
 
@@ -32,8 +32,26 @@ def switched_on(model: nn.Module, seed: Seed) -> Iterator[None]:
 
 def start_shadow(model: nn.Module, seed: Seed) -> None:
     """Give a seed its own copies of the host's buffers and switch its graft fully on."""
-    seed.buffers = cloned_buffers(model)
+    seed.buffers = {}
+    shadow_tensors(model, seed)
     seed.graft.set_alpha(1.0)
+
+
+def shadow_tensors(model: nn.Module, seed: Seed) -> dict[str, Tensor]:
+    """Return what a shadow pass puts in place of the host's own parameters and buffers.
+
+    Parameters are detached, buffers the seed's own copies. The copies follow the network's
+    topology, which changes when a trial begins or ends; the alpha of a graft in the network is
+    never written by a forward pass, and the living one is used.
+    """
+    alphas = {id(part.alpha) for part in model.modules() if isinstance(part, Graft)}
+    living = {name: b for name, b in model.named_buffers() if id(b) not in alphas}
+    kept = seed.buffers
+    seed.buffers = {
+        name: kept[name] if name in kept else buffer.detach().clone()
+        for name, buffer in living.items()
+    }
+    return {**detached_parameters(model), **seed.buffers}
 
 
 def shadow_step(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: float) -> Tensor:
@@ -41,7 +59,7 @@ def shadow_step(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: fl
 
     The kernel's gradients are scaled to a norm of at most `clip_norm`.
     """
-    tensors = {**detached_parameters(call.model), **seed.buffers}
+    tensors = shadow_tensors(call.model, seed)
     with seed.stream.active(), switched_on(call.model, seed), torch.enable_grad():  # type: ignore[no-untyped-call]
         output, target = call.with_tensors(tensors, batch)
         value = loss(output, target)
@@ -68,7 +86,7 @@ def _learn(seed: Seed, value: Tensor, clip_norm: float) -> None:
 
 def shadow_variant(call: Call, seed: Seed) -> Variant:
     """Return the network with the seed on, to be evaluated: the seed's own buffers under it."""
-    tensors = {**detached_parameters(call.model), **seed.buffers}
+    tensors = shadow_tensors(call.model, seed)
 
     def variant(batch: Any) -> tuple[Tensor, Tensor]:
         with switched_on(call.model, seed):
