@@ -308,4 +308,7 @@ def main() -> None:
     global _json  # noqa: PLW0603 - set once, before any command runs
     arguments = sys.argv[1:]
     _json = JSON_FLAG in arguments
-    app(args=[argument for argument in arguments if argument != JSON_FLAG])
+    app(
+        args=[argument for argument in arguments if argument != JSON_FLAG],
+        prog_name="esper-supervisor",
+    )
