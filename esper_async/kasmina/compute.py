@@ -36,3 +36,67 @@ def training_macs(model: nn.Module, forward: Forward, batch: Any, loss: Loss) ->
 
     with RandomStream(fresh_stream("count")).active(), torch.enable_grad():  # type: ignore[no-untyped-call]
         return count_macs(pass_through) / first_batch_size(batch)
+
+
+class ComputeAccount:
+    """What a run has spent, in multiply-accumulates: on the host, in shadow passes, on twins.
+
+    Costs a sample are measured once for each topology of the host and once for each seed.
+    """
+
+    def __init__(self, model: nn.Module, forward: Forward, loss: Loss) -> None:
+        self.host_macs = 0.0
+        self.shadow_macs = 0.0
+        self.twin_macs = 0.0
+        self.shadow_passes = 0
+        self.twin_steps = 0
+        self._model = model
+        self._forward = forward
+        self._loss = loss
+        self._a_sample: dict[str, float] = {}
+
+    def host_step(self, batch: Any) -> None:
+        """Bill one training step of the host."""
+        if "host" not in self._a_sample:
+            self._a_sample["host"] = training_macs(self._model, self._forward, batch, self._loss)
+        self.host_macs += first_batch_size(batch) * self._a_sample["host"]
+
+    def twin_step(self, batch: Any) -> None:
+        """Bill one training step of the twin, which costs what the host did before the blend."""
+        self.twin_steps += 1
+        self.twin_macs += first_batch_size(batch) * self._a_sample["twin"]
+
+    def shadow_pass(self, seed_id: str, batch: Any, work: Callable[[], object]) -> None:
+        """Do and bill one shadow pass of a seed."""
+        size = first_batch_size(batch)
+        if seed_id in self._a_sample:
+            work()
+        else:
+            self._a_sample[seed_id] = count_macs(work) / size
+        self.shadow_passes += 1
+        self.shadow_macs += size * self._a_sample[seed_id]
+
+    def trial_started(self) -> None:
+        """The host's topology changes, and the twin keeps the present one."""
+        self._a_sample["twin"] = self._a_sample.pop("host", 0.0)
+
+    def seed_removed(self, seed_id: str) -> None:
+        """The seed is gone; the host may have its former topology again."""
+        self._a_sample.pop(seed_id, None)
+        self._a_sample.pop("host", None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums and the costs measured so far."""
+        return {
+            "sums": {name: getattr(self, name) for name in _SUMS},
+            "a_sample": dict(self._a_sample),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for name, value in state["sums"].items():
+            setattr(self, name, value)
+        self._a_sample = dict(state["a_sample"])
+
+
+_SUMS = ("host_macs", "shadow_macs", "twin_macs", "shadow_passes", "twin_steps")

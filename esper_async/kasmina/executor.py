@@ -7,23 +7,21 @@ from typing import Any
 import torch
 
 from esper_async.kasmina.branch import Branch
-from esper_async.kasmina.call import Call, Forward, first_batch_size
-from esper_async.kasmina.compute import count_macs, training_macs
+from esper_async.kasmina.call import Call, Forward
+from esper_async.kasmina.compute import ComputeAccount
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
-from esper_async.kasmina.gates import (
-    GateResult,
-    gradient_health,
-    interface_holds,
-    reset_done,
-    stability,
-    system_impact,
-)
-from esper_async.kasmina.kernels import build_kernel
-from esper_async.kasmina.kernels.graft import BlendMode, Graft
+from esper_async.kasmina.gates import GateResult, interface_holds, reset_done
+from esper_async.kasmina.judgement import benefit_verdict, paired, trained_verdict
+from esper_async.kasmina.kernels.graft import Graft
 from esper_async.kasmina.options import GrowthOptions
-from esper_async.kasmina.quantity import Quantity, paired_difference
+from esper_async.kasmina.planting import (
+    CommandRefusedError,
+    build_graft,
+    check_candidates,
+    make_seed,
+)
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
-from esper_async.kasmina.seed import Candidate, Seed, seed_stream
+from esper_async.kasmina.seed import Candidate, Seed
 from esper_async.kasmina.seed_optimizer import sibling_optimizer
 from esper_async.kasmina.seed_state import load_seed, restore_seed, seed_state
 from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
@@ -38,20 +36,10 @@ _COUNTERS = (
     "boundary",
     "steps",
     "steps_per_boundary",
-    "shadow_passes",
-    "twin_steps",
-    "host_macs",
-    "shadow_macs",
-    "twin_macs",
-    "_macs",
     "_steps_at_boundary",
     "_margin_scale",
 )
 _RESTING = (Stage.CULLED, Stage.EMBARGOED, Stage.RESETTING)
-
-
-class CommandRefusedError(ValueError):
-    """A command cannot be carried out; nothing was changed, and the message says why."""
 
 
 class Executor:
@@ -89,12 +77,7 @@ class Executor:
         self.boundary = 0
         self.steps = 0
         self.steps_per_boundary = 1
-        self.shadow_passes = 0
-        self.twin_steps = 0
-        self.host_macs = 0.0
-        self.shadow_macs = 0.0
-        self.twin_macs = 0.0
-        self._macs: dict[str, float] = {}
+        self.compute = ComputeAccount(branch.model, forward, loss.mean)
         self._steps_at_boundary = 0
         self._call = Call(branch.model, forward)
         self._forward = forward
@@ -151,7 +134,14 @@ class Executor:
         Raises:
             CommandRefusedError: G0 failed for one of them; none is planted.
         """
-        self._check_germination(candidates)
+        check_candidates(
+            candidates,
+            limit=self.options.max_candidates - len(self._training),
+            sites=list(self.sites),
+            resting=self.resting_sites(),
+        )
+        if not self.room_for_a_seed():
+            raise CommandRefusedError(f"max_seeds ({self.options.max_seeds}) is reached")
         tournament = f"t{self._tournaments() + 1}"
         planted = [self._plant(candidate, tournament) for candidate in candidates]
         for seed in planted:
@@ -177,65 +167,43 @@ class Executor:
             )
         self._remove(seed, GateResult("G0", True, reason, {}, self.boundary))
 
-    def _check_germination(self, candidates: Sequence[Candidate]) -> None:
-        limit = self.options.max_candidates - len(self._training)
-        if not 1 <= len(candidates) <= limit:
-            raise CommandRefusedError(
-                f"{len(candidates)} candidates proposed; between 1 and {limit} can train now"
-            )
-        if not self.room_for_a_seed():
-            raise CommandRefusedError(f"max_seeds ({self.options.max_seeds}) is reached")
-        for candidate in candidates:
-            if candidate.site not in self.sites:
-                known = ", ".join(self.sites)
-                raise CommandRefusedError(f"no site {candidate.site!r}; known: {known}")
-            if candidate.site in self.resting_sites():
-                raise CommandRefusedError(f"site {candidate.site!r} is under embargo")
-
     def _plant(self, candidate: Candidate, tournament: str) -> Seed:
         number = len(self.seeds) + 1
         site = self.sites[candidate.site]
-        graft = self._build_graft(candidate, number)
-        count = sum(parameter.numel() for parameter in graft.parameters())
-        if count > self.remaining_parameters:
-            raise CommandRefusedError(
-                f"{candidate.blueprint} at {site.name} has {count} parameters; the budget has "
-                f"room for {self.remaining_parameters}"
-            )
-        seed = Seed(
-            id=f"s{number}",
-            site=site,
-            candidate=candidate,
-            graft=graft,
-            optimizer=sibling_optimizer(self.branch.optimizer, graft.parameters()),
+        seed = make_seed(
+            candidate,
+            site,
+            self._build_graft(candidate, number),
+            host_optimizer=self.branch.optimizer,
+            run_seed=self._run_seed,
+            number=number,
             tournament=tournament,
-            born_boundary=self.boundary,
-            stream=seed_stream(self._run_seed, f"s{number}"),
-            parameter_count=count,
+            boundary=self.boundary,
         )
-        self.seeds[seed.id] = seed
+        if seed.parameter_count > self.remaining_parameters:
+            raise CommandRefusedError(
+                f"{candidate.blueprint} at {site.name} has {seed.parameter_count} parameters; the "
+                f"budget has room for {self.remaining_parameters}"
+            )
+        numbers = {
+            "parameters": float(seed.parameter_count),
+            "budget": float(self.remaining_parameters),
+        }
         reason = f"{candidate.blueprint} fits {site.interface.key}"
-        numbers = {"parameters": float(count), "budget": float(self.remaining_parameters)}
-        self._tell(
-            seed,
-            Stage.DORMANT,
-            Stage.GERMINATED,
-            GateResult("G0", True, reason, numbers, self.boundary),
-        )
+        gate = GateResult("G0", True, reason, numbers, self.boundary)
+        self.seeds[seed.id] = seed
+        self._tell(seed, Stage.DORMANT, Stage.GERMINATED, gate)
         return seed
 
     def _build_graft(self, candidate: Candidate, number: int) -> Graft:
-        site = self.sites[candidate.site]
-        kernel = build_kernel(
-            candidate.blueprint,
-            site.interface,
-            candidate.parameters,
-            seed=self._run_seed * 1000 + number,
+        return build_graft(
+            candidate,
+            self.sites[candidate.site],
+            run_seed=self._run_seed,
+            number=number,
+            device=next(self.branch.model.parameters()).device,
             drill=self.options.drill,
         )
-        device = next(self.branch.model.parameters()).device
-        mode: BlendMode = "residual" if kernel.output == "change" else "convex"
-        return Graft(kernel, form=site.form, mode=candidate.blend or mode).to(device)
 
     def _tournaments(self) -> int:
         return len({seed.tournament for seed in self.seeds.values()})
@@ -245,8 +213,7 @@ class Executor:
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step of the host, which was trained on `batch`."""
         self.steps += 1
-        size = first_batch_size(batch)
-        self.host_macs += size * self._host_macs(batch)
+        self.compute.host_step(batch)
         if self._training:
             for seed in self._training:
                 seed.stage_steps += 1
@@ -256,36 +223,20 @@ class Executor:
             self.trial.seed.stage_steps += 1
             self.trial.after_step(batch)
             if self.trial.has_twin:
-                self.twin_steps += 1
-                self.twin_macs += size * self._macs["twin"]
+                self.compute.twin_step(batch)
 
     def _shadow(self, batch: Any) -> None:
-        size = first_batch_size(batch)
         for seed in self._training:
-            if seed.held:
-                continue
-            learn = partial(
-                shadow_step,
-                self._call,
-                seed,
-                batch,
-                self._loss.mean,
-                clip_norm=self.options.clip_norm,
-            )
-            if seed.id in self._macs:
-                learn()
-            else:
-                self._macs[seed.id] = count_macs(learn) / size
-            self.shadow_passes += 1
-            self.shadow_macs += size * self._macs[seed.id]
-
-    def _host_macs(self, batch: Any) -> float:
-        """Return the host's cost a sample, measured again when its topology has changed."""
-        if "host" not in self._macs:
-            self._macs["host"] = training_macs(
-                self.branch.model, self._forward, batch, self._loss.mean
-            )
-        return self._macs["host"]
+            if not seed.held:
+                learn = partial(
+                    shadow_step,
+                    self._call,
+                    seed,
+                    batch,
+                    self._loss.mean,
+                    clip_norm=self.options.clip_norm,
+                )
+                self.compute.shadow_pass(seed.id, batch, learn)
 
     # -- every boundary ------------------------------------------------------------------------
 
@@ -347,10 +298,12 @@ class Executor:
         tournament = measured[0].tournament
         members = [seed for seed in measured if seed.tournament == tournament]
         for seed in members:
-            seed.clean_contribution = self._paired(results, "host", f"shadow:{seed.id}")
+            seed.clean_contribution = paired(results, "host", f"shadow:{seed.id}")
         winner: Seed | None = None
         for seed in rank(members):
-            verdict = self._trainable_verdict(seed)
+            verdict = trained_verdict(
+                seed, self.options, scale=self._margin_scale, boundary=self.boundary
+            )
             if winner is None and verdict.passed and self._has_room(seed):
                 winner = seed
             elif verdict.passed:
@@ -366,24 +319,6 @@ class Executor:
     def _has_room(self, seed: Seed) -> bool:
         return self.room_for_a_seed() and seed.parameter_count <= self.remaining_parameters
 
-    def _trainable_verdict(self, seed: Seed) -> GateResult:
-        """G1 and then G2; the one that decided is returned, both are noted."""
-        record = seed.gradients
-        health = gradient_health(
-            parameters=seed.parameter_count,
-            steps=record.steps,
-            finite=None if record.finite is None else bool(record.finite),
-            unreached=None if record.reached is None else int((~record.reached).sum()),
-            boundary=self.boundary,
-        )
-        seed.gates.append(health)
-        if not health.passed:
-            return health
-        margin = self.options.g2_margin * self._margin_scale
-        verdict = stability(seed.clean_contribution, margin=margin, boundary=self.boundary)
-        seed.gates.append(verdict)
-        return verdict
-
     def _blend(self, seed: Seed, gate: GateResult) -> None:
         self._training.remove(seed)
         seed.buffers = {}
@@ -392,19 +327,19 @@ class Executor:
         self.trial = self._start_trial(seed)
 
     def _start_trial(self, seed: Seed) -> Trial:
-        self._macs["twin"] = self._macs.pop("host", 0.0)
+        self.compute.trial_started()
         return Trial(
             self.branch,
             seed,
             train_step=self._train_step,
             stream=RandomStream(fresh_stream(self._run_seed, "twin", seed.id)),
             ramp_steps=self.options.ramp_boundaries * self.steps_per_boundary,
-            horizon_steps=self.steps_per_boundary,
+            horizon_steps=self.options.window_boundaries * self.steps_per_boundary,
         )
 
     def _judge_trial(self, trial: Trial, results: Mapping[str, Evaluation]) -> None:
         seed = trial.seed
-        seed.dependence = self._paired(results, "off", "host")
+        seed.dependence = paired(results, "off", "host")
         if seed.stage is Stage.BLENDING:
             if trial.ramp_complete:
                 gate = GateResult("G2", True, "ramp complete", {"alpha": 1.0}, self.boundary)
@@ -425,22 +360,27 @@ class Executor:
 
     def _measure_benefit(self, trial: Trial, results: Mapping[str, Evaluation]) -> None:
         if "twin" in results and "averaged" in results:
-            trial.seed.benefit_vs_twin = self._paired(results, "twin", "averaged")
+            trial.seed.benefit_vs_twin = paired(results, "twin", "averaged")
         elif "averaged" in results:
             trial.seed.benefit_vs_twin = self._trend.benefit(
                 results["averaged"].loss, self.boundary
             )
+        if trial.seed.benefit_vs_twin is not None:
+            trial.benefits.append(trial.seed.benefit_vs_twin.mean)
 
     def _judge_benefit(self, trial: Trial) -> None:
         seed = trial.seed
         seed.windows += 1
-        margin = self.options.g4_margin * self._margin_scale
-        gate = system_impact(seed.benefit_vs_twin, margin=margin, boundary=self.boundary)
-        seed.gates.append(gate)
+        gate = self._benefit_gate(trial)
         if gate.passed:
             self._fossilize(trial, gate)
         elif seed.windows >= self.options.max_windows:
             self._remove(seed, gate)
+
+    def _benefit_gate(self, trial: Trial) -> GateResult:
+        return benefit_verdict(
+            trial, self.options, scale=self._margin_scale, boundary=self.boundary
+        )
 
     def _fossilize(self, trial: Trial, gate: GateResult) -> None:
         trial.keep()
@@ -458,21 +398,11 @@ class Executor:
         if trial is None:
             return
         self._measure_benefit(trial, results)
-        margin = self.options.g4_margin * self._margin_scale
-        gate = system_impact(trial.seed.benefit_vs_twin, margin=margin, boundary=self.boundary)
-        trial.seed.gates.append(gate)
+        gate = self._benefit_gate(trial)
         if gate.passed and trial.seed.stage is Stage.PROBATIONARY:
             self._fossilize(trial, gate)
         else:
             self._remove(trial.seed, gate)
-
-    def _paired(
-        self, results: Mapping[str, Evaluation], without: str, with_seed: str
-    ) -> Quantity | None:
-        if without not in results or with_seed not in results:
-            return None
-        one, other = results[without], results[with_seed]
-        return paired_difference(one.losses, other.losses, one.paired_by)
 
     # -- endings -------------------------------------------------------------------------------
 
@@ -480,10 +410,9 @@ class Executor:
         if self.trial is not None and self.trial.seed is seed:
             self.trial.withdraw()
             self.trial = None
-            self._macs.pop("host", None)
         else:
             self._training.remove(seed)
-        self._macs.pop(seed.id, None)
+        self.compute.seed_removed(seed.id)
         seed.release(self.boundary)
         seed.rest_boundaries = self.options.embargo_boundaries
         self._move(seed, Stage.CULLED, gate)
@@ -532,6 +461,7 @@ class Executor:
                 if self.trial is None or seed_id != self.trial.seed.id
             ],
             "seeds": [seed_state(seed) for seed in self.seeds.values()],
+            "compute": self.compute.state_dict(),
             "trend": self._trend.state_dict(),
             "trial": None if self.trial is None else self.trial.state_dict(),
             "branch": self.branch.state_dict(),
@@ -557,4 +487,5 @@ class Executor:
         self.branch.load_state_dict(state["branch"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
+        self.compute.load_state_dict(state["compute"])
         self._trend.load_state_dict(state["trend"])

@@ -1,4 +1,4 @@
-"""Evaluation mode for a block, with every module's own mode restored after it."""
+"""Training or evaluation mode for a block, with every module's own mode restored after it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,11 +9,24 @@ from torch import nn
 @contextmanager
 def evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put modules into evaluation mode, and each submodule back into its own mode on exit."""
+    with _mode(modules, training=False):
+        yield
+
+
+@contextmanager
+def training_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put modules into training mode, and each submodule back into its own mode on exit."""
+    with _mode(modules, training=True):
+        yield
+
+
+@contextmanager
+def _mode(modules: Iterable[nn.Module], *, training: bool) -> Iterator[None]:
     before = [(part, part.training) for module in modules for part in module.modules()]
     for part, _ in before:
-        part.training = False
+        part.training = training
     try:
         yield
     finally:
-        for part, training in before:
-            part.training = training
+        for part, was in before:
+            part.training = was

@@ -39,10 +39,11 @@ class Subject:
 
     def loss(self) -> Tensor:
         """Return a loss of the activation with the kernel's full part in it."""
-        answer = self.kernel(self.batch)
+        answer: Tensor = self.kernel(self.batch)
         if self.kernel.output == "change":
             answer = self.batch + answer
-        return (answer.float() - self.target.float()).square().mean()
+        loss: Tensor = (answer.float() - self.target.float()).square().mean()
+        return loss
 
 
 def check_contract(subject: Subject) -> list[str]:

@@ -16,6 +16,7 @@ from esper_async.kasmina.call import (
 )
 from esper_async.kasmina.interface import InterfaceKind, SiteInterface
 from esper_async.kasmina.kernels.graft import Form, first_tensor
+from esper_async.kasmina.modes import training_mode
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 
 _ONE_DIMENSIONAL = (
@@ -56,7 +57,7 @@ class _Event:
     path: str
     module: nn.Module
     output: Tensor
-    calls: int = 1
+    varies: bool = False
     form: Form | None = None
 
 
@@ -87,7 +88,7 @@ def find_sites(
     return [_site(event.path, event, depth) for depth, event in enumerate(chosen)]
 
 
-def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event], Tensor]:
+def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event], Any]:
     events: list[_Event] = []
     seen: dict[str, _Event] = {}
     handles = []
@@ -98,7 +99,7 @@ def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event]
             if not isinstance(activation, Tensor):
                 return
             if path in seen:
-                seen[path].calls += 1
+                seen[path].varies |= seen[path].output.shape != activation.shape
                 return
             seen[path] = _Event(path, module, activation)
             events.append(seen[path])
@@ -106,19 +107,26 @@ def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event]
         return hook
 
     for path, module in model.named_modules():
-        if path and not path.split(".")[-1].startswith("esper_"):
+        if path and not _is_apart(path):
             handles.append(module.register_forward_hook(record(path)))
     tensors = {**detached_parameters(model), **cloned_buffers(model)}
-    training = model.training
-    model.train()
     try:
-        with torch.no_grad(), RandomStream(fresh_stream("trace")).active():
+        with (
+            training_mode([model]),
+            torch.no_grad(),
+            RandomStream(fresh_stream("trace")).active(),
+        ):
             output, _ = Call(model, forward).with_tensors(tensors, batch)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return events, first_tensor(output)
+
+
+def _is_apart(path: str) -> bool:
+    """Whether a module is no part of the host's own forward pass: a graft, a parametrization."""
+    parts = path.split(".")
+    return "parametrizations" in parts or any(part.startswith("esper_") for part in parts)
 
 
 def _mark_forms(events: list[_Event], batch_size: int) -> None:
@@ -129,7 +137,9 @@ def _mark_forms(events: list[_Event], batch_size: int) -> None:
         if output.ndim == 3 and _is_one_dimensional(event, previous, one_dimensional):
             one_dimensional.add(id(output))
         previous = event
-        if output.ndim == 0 or output.shape[0] != batch_size or not output.is_floating_point():
+        if event.varies or not output.is_floating_point():
+            continue
+        if output.ndim == 0 or output.shape[0] != batch_size:
             continue
         if output.ndim == 4:
             event.form = "nchw"
@@ -152,7 +162,7 @@ def _is_one_dimensional(event: _Event, previous: _Event | None, known: set[int])
     )
 
 
-def _choose(events: list[_Event], final: Tensor) -> list[_Event]:
+def _choose(events: list[_Event], final: Any) -> list[_Event]:
     """Keep one site for each run of equal activations, named by the outermost block."""
     candidates = [
         event
@@ -172,9 +182,10 @@ def _choose(events: list[_Event], final: Tensor) -> list[_Event]:
     return chosen
 
 
-def _same_storage(one: Tensor, other: Tensor) -> bool:
+def _same_storage(one: Tensor, other: Any) -> bool:
     return (
-        one.numel() == other.numel()
+        isinstance(other, Tensor)
+        and one.numel() == other.numel()
         and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
     )
 
@@ -222,6 +233,11 @@ def _named_site(model: nn.Module, events: list[_Event], name: str, path: str) ->
     if path not in by_path:
         raise NoSiteError(f"site {name!r}: the submodule {path!r} was not called on a batch")
     depth, event = by_path[path]
+    if event.varies:
+        raise NoSiteError(
+            f"site {name!r}: {path!r} is used at several places with different shapes; name a "
+            f"module of its own for one of them"
+        )
     if event.form is None:
         raise NoSiteError(
             f"site {name!r}: {path!r} returns {tuple(event.output.shape)}; a site needs a float "

@@ -54,7 +54,7 @@ class Trial:
         self._horizon = horizon_steps
         self.average: WeightAverage | None = None
         self.twin_average: WeightAverage | None = None
-        self.twin_steps = 0
+        self.benefits: list[float] = []
         seed.graft.set_alpha(0.0)
         branch.attach(seed)
 
@@ -77,7 +77,6 @@ class Trial:
             self.twin.follow_rates(self.branch)
             with self.stream.active():
                 self._train_step(self.twin.model, self.twin.optimizer, batch)
-            self.twin_steps += 1
         if self.average is not None:
             self.average.update()
         if self.twin_average is not None:
@@ -122,7 +121,7 @@ class Trial:
             "ramp_step": self.ramp_step,
             "boundaries_past_ramp": self.boundaries_past_ramp,
             "horizon": self._horizon,
-            "twin_steps": self.twin_steps,
+            "benefits": list(self.benefits),
             "average": None if self.average is None else self.average.state_dict(),
             "twin_average": None if self.twin_average is None else self.twin_average.state_dict(),
         }
@@ -131,8 +130,9 @@ class Trial:
         """Take over what `state_dict` returned; the topology must be the same already."""
         self.twin.load_state_dict(state["twin"])
         self.stream.state = state["stream"]
-        for name in ("ramp_steps", "ramp_step", "boundaries_past_ramp", "twin_steps"):
+        for name in ("ramp_steps", "ramp_step", "boundaries_past_ramp"):
             setattr(self, name, state[name])
+        self.benefits = list(state["benefits"])
         self._horizon = state["horizon"]
         if state["average"] is not None:
             self.start_averaging()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from esper_async.kasmina.kernels.graft import BlendMode
 from esper_async.kasmina.seed import Candidate
-from esper_async.kasmina.stage import Stage
+from esper_async.kasmina.stage import ON_TRIAL, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,15 @@ class View:
     def training(self) -> bool:
         """Whether candidates are in training now."""
         return any(seed.stage in (Stage.GERMINATED, Stage.TRAINING) for seed in self.seeds)
+
+    def on_trial(self) -> bool:
+        """Whether a seed is in the forward pass without being kept yet."""
+        return any(seed.stage in ON_TRIAL for seed in self.seeds)
+
+    def may_plant(self) -> bool:
+        """Whether a seed planted now would not wait for another one and could be judged in time."""
+        busy = self.training() or self.on_trial()
+        return bool(self.placements) and not busy and self.time_for_a_trial()
 
     def time_for_a_trial(self) -> bool:
         """Whether a seed planted now could still be judged before the run ends."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from esper_async.kasmina.call import default_forward, first_batch_size, move
 from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
-from esper_async.kasmina.executor import CommandRefusedError
 from esper_async.kasmina.legal import CertificateStore, Progress
+from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp, command_from_json
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.reports import ReportBook
@@ -558,10 +558,10 @@ class Engine:
         if executor is None:
             compute = {"host_macs": self._macs_per_sample * self._samples}
         else:
-            compute = {"host_macs": executor.host_macs}
+            compute = {"host_macs": executor.compute.host_macs}
         compute |= {
-            "shadow_macs": 0.0 if executor is None else executor.shadow_macs,
-            "twin_macs": 0.0 if executor is None else executor.twin_macs,
+            "shadow_macs": 0.0 if executor is None else executor.compute.shadow_macs,
+            "twin_macs": 0.0 if executor is None else executor.compute.twin_macs,
         }
         return Outcome(
             state,

@@ -44,7 +44,6 @@ class RunSection(StrictModel):
     boundary_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
     deterministic: Literal["auto"] | bool = "auto"
     baselines: bool = False
-    baselines: bool = False
     checkpoint_every: int = Field(default=1, ge=1)
     options: dict[str, Any] = Field(default_factory=dict)
 

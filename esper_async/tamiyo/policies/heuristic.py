@@ -31,6 +31,8 @@ class HeuristicPolicy:
             return Decision(NoOp(), f"before boundary {self._start}")
         if view.training():
             return Decision(NoOp(), "a tournament is on")
+        if view.on_trial():
+            return Decision(NoOp(), "a seed is on trial: candidates would only wait for its end")
         if not view.placements:
             return Decision(NoOp(), "no placement is legal now")
         if not view.time_for_a_trial():

@@ -22,7 +22,7 @@ class LargestPolicy:
         """Return a germination of one placement, or no-op."""
         if view.boundary < self._start:
             return Decision(NoOp(), f"before boundary {self._start}")
-        if view.training() or not view.placements or not view.time_for_a_trial():
+        if not view.may_plant():
             return Decision(NoOp(), "nothing may be planted now")
         sites = sorted({placement.site for placement in view.placements})
         site = self._draw.choice(sites)

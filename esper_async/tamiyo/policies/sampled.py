@@ -23,7 +23,7 @@ class RandomPolicy:
         """Return a germination of one placement, or no-op."""
         if not self._due(view):
             return Decision(NoOp(), "not due")
-        if view.training() or not view.placements or not view.time_for_a_trial():
+        if not view.may_plant():
             return Decision(NoOp(), "nothing may be planted now")
         chosen = self._draw.sample(view.placements, 1)[0]
         return Decision(

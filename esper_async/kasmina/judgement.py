@@ -1,0 +1,61 @@
+"""From what was measured to verdicts: the gates applied to seeds."""
+
+import statistics
+from collections.abc import Mapping
+
+from esper_async.kasmina.evaluation import Evaluation
+from esper_async.kasmina.gates import GateResult, gradient_health, stability, system_impact
+from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.quantity import Quantity, paired_difference
+from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.trial import Trial
+
+SPREAD_FACTOR = 2.0
+"""G4's margin is at least so many times the spread of the benefit over the window's boundaries."""
+
+
+def paired(results: Mapping[str, Evaluation], without: str, with_seed: str) -> Quantity | None:
+    """Return the paired difference of two variants; None if one was not measured."""
+    if without not in results or with_seed not in results:
+        return None
+    one, other = results[without], results[with_seed]
+    return paired_difference(one.losses, other.losses, one.paired_by)
+
+
+def trained_verdict(
+    seed: Seed, options: GrowthOptions, *, scale: float, boundary: int
+) -> GateResult:
+    """Return G1's verdict if it fails, else G2's; both are noted on the seed."""
+    record = seed.gradients
+    health = gradient_health(
+        parameters=seed.parameter_count,
+        steps=record.steps,
+        finite=None if record.finite is None else bool(record.finite),
+        unreached=None if record.reached is None else int((~record.reached).sum()),
+        boundary=boundary,
+    )
+    seed.gates.append(health)
+    if not health.passed:
+        return health
+    verdict = stability(
+        seed.clean_contribution, margin=options.g2_margin * scale, boundary=boundary
+    )
+    seed.gates.append(verdict)
+    return verdict
+
+
+def benefit_verdict(
+    trial: Trial, options: GrowthOptions, *, scale: float, boundary: int
+) -> GateResult:
+    """Return G4's verdict on the window so far; it is noted on the seed.
+
+    An interval over samples leaves out the noise of training itself. So the margin grows with the
+    spread of the benefit over the boundaries of the window: what jumps about must clear more.
+    """
+    margin = options.g4_margin * scale
+    window = trial.benefits[-options.window_boundaries :]
+    if len(window) > 1:
+        margin = max(margin, SPREAD_FACTOR * statistics.stdev(window))
+    gate = system_impact(trial.seed.benefit_vs_twin, margin=margin, boundary=boundary)
+    trial.seed.gates.append(gate)
+    return gate

@@ -1,0 +1,82 @@
+"""From a candidate to a seed: G0, and the kernel's construction."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.optim import Optimizer
+
+from esper_async.kasmina.kernels import build_kernel
+from esper_async.kasmina.kernels.graft import BlendMode, Graft
+from esper_async.kasmina.seed import Candidate, Seed, seed_stream
+from esper_async.kasmina.seed_optimizer import sibling_optimizer
+from esper_async.kasmina.sites import Site
+
+
+class CommandRefusedError(ValueError):
+    """A command cannot be carried out; nothing was changed, and the message says why."""
+
+
+def check_candidates(
+    candidates: Sequence[Candidate],
+    *,
+    limit: int,
+    sites: Sequence[str],
+    resting: set[str],
+) -> None:
+    """Raise `CommandRefusedError` unless so many candidates may be planted at their sites."""
+    if not 1 <= len(candidates) <= limit:
+        raise CommandRefusedError(
+            f"{len(candidates)} candidates proposed; between 1 and {limit} can train now"
+        )
+    for candidate in candidates:
+        if candidate.site not in sites:
+            raise CommandRefusedError(f"no site {candidate.site!r}; known: {', '.join(sites)}")
+        if candidate.site in resting:
+            raise CommandRefusedError(f"site {candidate.site!r} is under embargo")
+
+
+def build_graft(
+    candidate: Candidate,
+    site: Site,
+    *,
+    run_seed: int,
+    number: int,
+    device: torch.device,
+    drill: bool,
+) -> Graft:
+    """Build the kernel of the run's seed `number`; the same arguments give the same weights."""
+    kernel = build_kernel(
+        candidate.blueprint,
+        site.interface,
+        candidate.parameters,
+        seed=run_seed * 1000 + number,
+        drill=drill,
+    )
+    mode: BlendMode = "residual" if kernel.output == "change" else "convex"
+    return Graft(kernel, form=site.form, mode=candidate.blend or mode).to(device)
+
+
+def make_seed(
+    candidate: Candidate,
+    site: Site,
+    graft: Graft,
+    *,
+    host_optimizer: Optimizer,
+    run_seed: int,
+    number: int,
+    tournament: str,
+    boundary: int,
+) -> Seed:
+    """Return a germinated seed with an optimizer of the host's kind."""
+    seed_id = f"s{number}"
+    return Seed(
+        id=seed_id,
+        site=site,
+        candidate=candidate,
+        graft=graft,
+        optimizer=sibling_optimizer(host_optimizer, graft.parameters()),
+        tournament=tournament,
+        born_boundary=boundary,
+        stream=seed_stream(run_seed, seed_id),
+        parameter_count=sum(parameter.numel() for parameter in graft.parameters()),
+    )
