@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The running average of a module's parameters and float buffers.
+    """The running average of a module's parameters and finite float buffers.
+
+    A buffer that holds an infinity (an attention mask, say) is no statistic and cannot be averaged.
 
     The decay grows from 0 to 1 - 1/`horizon_steps`, so that early averages are plain means.
     """
@@ -49,6 +51,6 @@ class WeightAverage:
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
+        if buffer.is_floating_point() and bool(torch.isfinite(buffer).all()):
             tensors[name] = buffer.detach()
     return tensors

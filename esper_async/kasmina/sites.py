@@ -88,7 +88,7 @@ def find_sites(
     return [_site(event.path, event, depth) for depth, event in enumerate(chosen)]
 
 
-def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event], Any]:
+def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event], list[Tensor]]:
     events: list[_Event] = []
     seen: dict[str, _Event] = {}
     handles = []
@@ -120,7 +120,13 @@ def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event]
     finally:
         for handle in handles:
             handle.remove()
-    return events, first_tensor(output)
+    return events, _tensors_in(output)
+
+
+def _tensors_in(output: Any) -> list[Tensor]:
+    """Return the network's outputs: the tensor, the first of a tuple, or a dict's values."""
+    values = output.values() if isinstance(output, Mapping) else [first_tensor(output)]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def _is_apart(path: str) -> bool:
@@ -162,14 +168,14 @@ def _is_one_dimensional(event: _Event, previous: _Event | None, known: set[int])
     )
 
 
-def _choose(events: list[_Event], final: Any) -> list[_Event]:
+def _choose(events: list[_Event], final: list[Tensor]) -> list[_Event]:
     """Keep one site for each run of equal activations, named by the outermost block."""
     candidates = [
         event
         for event in events
         if event.form is not None
         and not isinstance(event.module, (*_NO_SITES, *_IN_A_ROW))
-        and not _same_storage(event.output, final)
+        and not any(_same_storage(event.output, output) for output in final)
     ]
     containers = [event for event in candidates if _is_container(event)]
     visible = [event for event in candidates if not _hidden(event, containers)]
@@ -182,10 +188,9 @@ def _choose(events: list[_Event], final: Any) -> list[_Event]:
     return chosen
 
 
-def _same_storage(one: Tensor, other: Any) -> bool:
+def _same_storage(one: Tensor, other: Tensor) -> bool:
     return (
-        isinstance(other, Tensor)
-        and one.numel() == other.numel()
+        one.numel() == other.numel()
         and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
     )
 
