@@ -1,0 +1,132 @@
+"""What a benchmark is: figures against bars, and deliberately broken variants to catch."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+from unittest import mock
+
+
+class Verdict(Enum):
+    """Whether a figure meets its bar; `INCONCLUSIVE` when the measurement cannot say."""
+
+    PASS = "pass"  # noqa: S105
+    MISS = "miss"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Effort(Enum):
+    """How much a benchmark may spend: `SHORT` is what continuous integration runs."""
+
+    SHORT = "short"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A limit on a figure."""
+
+    kind: Literal["at most", "at least"]
+    limit: float
+
+    def judge(self, value: float, interval: tuple[float, float] | None) -> Verdict:
+        """Judge a value, or its whole interval: one that straddles the limit is inconclusive.
+
+        A value that is not a number is a miss.
+        """
+        low, high = interval or (value, value)
+        if self._holds(low) and self._holds(high) and self._holds(value):
+            return Verdict.PASS
+        straddles = self._holds(low) or self._holds(high)
+        return Verdict.INCONCLUSIVE if straddles else Verdict.MISS
+
+    def _holds(self, value: float) -> bool:
+        return value <= self.limit if self.kind == "at most" else value >= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.kind == 'at most' else '≥'} {self.limit:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a benchmark's table.
+
+    `value` and `baseline` are in `unit`. The bar is on the ratio of the two where there is one,
+    else on `value`; `interval` belongs to whatever the bar is on.
+    """
+
+    figure: str
+    value: float
+    unit: str
+    verdict: Verdict
+    baseline: float | None = None
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    bar: Bar | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON values."""
+        return {
+            "figure": self.figure,
+            "value": self.value,
+            "unit": self.unit,
+            "baseline": self.baseline,
+            "ratio": self.ratio,
+            "interval": None if self.interval is None else list(self.interval),
+            "bar": None if self.bar is None else str(self.bar),
+            "verdict": self.verdict.value,
+            "note": self.note,
+        }
+
+
+def judged(
+    figure: str,
+    value: float,
+    unit: str,
+    bar: Bar,
+    *,
+    baseline: float | None = None,
+    interval: tuple[float, float] | None = None,
+    note: str = "",
+    doubt: str = "",
+) -> Row:
+    """Build a row and judge it; with a `baseline` the bar is on value / baseline.
+
+    `doubt`, when it says something, is why the measurement cannot be trusted: inconclusive.
+    """
+    ratio = None if baseline is None else value / baseline
+    verdict = bar.judge(value if ratio is None else ratio, interval)
+    if doubt:
+        verdict = Verdict.INCONCLUSIVE
+    return Row(figure, value, unit, verdict, baseline, ratio, interval, bar, doubt or note)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A way to break the thing measured; while `breaks()` is entered it is broken.
+
+    It is caught when a row of its benchmark is a miss.
+    """
+
+    name: str
+    description: str
+    breaks: Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A question, how it is measured, and the mutants that the measurement must catch."""
+
+    name: str
+    question: str
+    measure: Callable[[Effort], list[Row]]
+    mutants: tuple[Mutant, ...]
+
+
+@contextmanager
+def replaced(target: str, replacement: object) -> Iterator[None]:
+    """Put `replacement` where `target` ("package.module.name") is looked up, for a block."""
+    with mock.patch(target, replacement):
+        yield

@@ -1,0 +1,1 @@
+"""One file a benchmark: what is measured, against what, and how to break it."""

@@ -1,0 +1,118 @@
+"""Timing two things fairly on a machine that does other things too.
+
+Rounds of A, B, A: slow drift cancels in B / mean(A, A), and A against A shows what the machine's
+own noise does to a ratio. When that control is off by more than a percent, no ratio is believed.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from esper_async.study.statistics import Estimate, bootstrap_interval
+
+CONTROL_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """How long something took: CPU time of the calling thread and wall-clock, in seconds."""
+
+    cpu_s: float
+    wall_s: float
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Takes laps of the calling thread."""
+
+    laps: list[Lap] = field(default_factory=list)
+
+    @contextmanager
+    def lap(self) -> Iterator[None]:
+        """Time a block and keep its lap."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        yield
+        self.laps.append(Lap(time.thread_time() - cpu, time.perf_counter() - wall))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """B against A over all rounds, in one clock.
+
+    `ratio` is the median of B / A over rounds with its interval; `control` the same of A / A;
+    `baseline_s` and `value_s` are medians of A and B.
+    """
+
+    ratio: Estimate
+    control: Estimate
+    baseline_s: float
+    value_s: float
+
+    @property
+    def doubt(self) -> str:
+        """Why the ratio is not to be believed; empty if it is."""
+        off = abs(self.control.value - 1.0)
+        if off <= CONTROL_TOLERANCE:
+            return ""
+        return f"A/A control off by {off:.1%}; the machine is too noisy"
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Laps of A, B, A, one of each a round."""
+
+    before: list[Lap] = field(default_factory=list)
+    middle: list[Lap] = field(default_factory=list)
+    after: list[Lap] = field(default_factory=list)
+
+    def compare(self, clock: str, *, seed: int = 0) -> Comparison:
+        """Compare in the clock "cpu_s" or "wall_s".
+
+        Raises:
+            ValueError: there are no whole rounds.
+        """
+        first, value, last = (
+            np.array([getattr(lap, clock) for lap in laps])
+            for laps in (self.before, self.middle, self.after)
+        )
+        if not len(first) == len(value) == len(last) > 0:
+            raise ValueError(f"unequal laps: {len(first)}, {len(value)}, {len(last)}")
+        baseline = (first + last) / 2
+        return Comparison(
+            _median(value / baseline, seed),
+            _median(last / first, seed),
+            float(np.median(baseline)),
+            float(np.median(value)),
+        )
+
+
+def interleaved(
+    baseline: Callable[[], object], value: Callable[[], object], *, rounds: int, warmup: int = 2
+) -> Rounds:
+    """Run baseline, value, baseline in turn and time each; the first `warmup` rounds are dropped.
+
+    Raises:
+        ValueError: fewer than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, not {rounds}")
+    watch = Stopwatch()
+    result = Rounds()
+    for number in range(warmup + rounds):
+        for work, laps in (
+            (baseline, result.before),
+            (value, result.middle),
+            (baseline, result.after),
+        ):
+            with watch.lap():
+                work()
+            if number >= warmup:
+                laps.append(watch.laps[-1])
+    return result
+
+
+def _median(ratios: np.ndarray[tuple[int], np.dtype[np.float64]], seed: int) -> Estimate:
+    return bootstrap_interval([ratios], lambda values: float(np.median(values)), seed=seed)

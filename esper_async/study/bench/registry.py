@@ -1,0 +1,34 @@
+"""Which benchmarks there are, without importing any of them."""
+
+import difflib
+from importlib import import_module
+
+from esper_async.study.bench.benchmark import Benchmark
+
+CASES = {
+    "blending": "blending",
+    "intervals": "intervals",
+    "isolation": "isolation",
+    "loader": "loader",
+    "shadow-learning": "shadow_learning",
+    "static-overhead": "static_overhead",
+}
+
+
+class UnknownBenchmarkError(ValueError):
+    """No benchmark has that name."""
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """Import a benchmark.
+
+    Raises:
+        UnknownBenchmarkError: there is none of that name.
+    """
+    if name not in CASES:
+        near = difflib.get_close_matches(name, CASES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CASES)}"
+        raise UnknownBenchmarkError(f"there is no benchmark {name!r}; {hint}")
+    module = import_module(f"esper_async.study.bench.cases.{CASES[name]}")
+    benchmark: Benchmark = module.BENCHMARK
+    return benchmark

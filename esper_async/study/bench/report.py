@@ -1,0 +1,66 @@
+"""Benchmark results for people (a table of ratios) and for programs (JSON)."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from esper_async.study.bench.benchmark import Row, Verdict
+from esper_async.study.bench.runner import BenchmarkResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_COLOURS = {Verdict.PASS: "green", Verdict.MISS: "red", Verdict.INCONCLUSIVE: "yellow"}
+
+
+def to_json(results: Sequence[BenchmarkResult]) -> str:
+    """Return one JSON document."""
+    document = {
+        "ok": all(result.ok for result in results),
+        "benchmarks": [result.to_json() for result in results],
+    }
+    return json.dumps(document, indent=2, allow_nan=True)
+
+
+def print_tables(results: Sequence[BenchmarkResult], console: "Console | None" = None) -> None:
+    """Print a table for each benchmark, its mutants below it."""
+    if console is None:
+        from rich.console import Console
+
+        console = Console()
+    for result in results:
+        console.print(_table(result))
+        for mutant in result.mutants:
+            caught = "[green]caught[/]" if mutant.caught else "[red]NOT CAUGHT[/]"
+            console.print(f"  mutant {mutant.name}: {caught} ({mutant.description})")
+        console.print(
+            f"  reproduce: python -m esper_async.study.bench {result.name}"
+            f"{' --mutants' if result.mutants else ''}\n",
+            style="dim",
+            highlight=False,
+        )
+
+
+def _table(result: BenchmarkResult) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"{result.name}: {result.question}", title_justify="left")
+    for heading in ("figure", "value", "baseline", "ratio", "95 %", "bar", "verdict"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for row in result.rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    note = f"\n[dim]{row.note}[/]" if row.note else ""
+    return (
+        row.figure + note,
+        f"{row.value:.4g} {row.unit}".strip(),
+        "" if row.baseline is None else f"{row.baseline:.4g} {row.unit}".strip(),
+        "" if row.ratio is None else f"{row.ratio:.3f}",
+        "" if row.interval is None else f"{row.interval[0]:.4g} … {row.interval[1]:.4g}",
+        "" if row.bar is None else str(row.bar),
+        f"[{_COLOURS[row.verdict]}]{row.verdict.value}[/]",
+    )
