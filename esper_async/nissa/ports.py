@@ -28,6 +28,10 @@ class RunManager(Protocol):
         """A run."""
         ...
 
+    def progress(self, run_id: str) -> dict[str, Any]:
+        """What its training process says it is doing; empty without one."""
+        ...
+
     def pause(self, run_id: str) -> Run:
         """Hold it."""
         ...

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -15,7 +14,6 @@ from aiohttp import web
 from esper_async.nissa.access import Access
 from esper_async.nissa.alert_rules import RULES
 from esper_async.nissa.alerts import AlertBook
-from esper_async.nissa.api.status import status_of
 from esper_async.nissa.app import build_routes
 from esper_async.nissa.context import NissaContext
 from esper_async.nissa.event_store import Event, EventStore
@@ -31,9 +29,9 @@ from esper_async.nissa.ports import (
     TelemetryBus,
 )
 from esper_async.nissa.rate_limit import RateLimit
-from esper_async.nissa.run_list import list_runs
 from esper_async.nissa.signals import SignalSource
 from esper_async.nissa.stream import Stream
+from esper_async.nissa.teller import Teller
 from esper_async.oona.errors import FAULTS
 from esper_async.runtime.breaker import CircuitBreaker
 from esper_async.runtime.clock import Clock, SystemClock
@@ -98,7 +96,6 @@ class NissaService:
         self._options = options or NissaOptions()
         self._clock: Clock = clock or SystemClock()
         self._parts = parts
-        self._told: list[Event] = []
         metrics = NissaMetrics(registry)
         self._metrics = metrics
         self._disk = CircuitBreaker(
@@ -133,11 +130,12 @@ class NissaService:
             started_at=self._clock.monotonic(),
             versions=dict(versions or {}),
         )
+        self.teller = Teller(self.context, retention_s=self._options.event_retention_s)
         self._ingest = Ingest(
             registry=registry,
             metrics=metrics,
             events=self.context.events,
-            on_event=self._told.append,
+            on_event=self.teller.hear,
             clock=self._clock,
         )
         self._signals = SignalSource(
@@ -161,11 +159,6 @@ class NissaService:
             "events_waiting": self.context.events.waiting,
         }
 
-    def note(self, event: Event) -> None:
-        """Store an event of the supervisor itself (a log line, say) and show it."""
-        if self.context.events.add(event):
-            self._told.append(event)
-
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the store, serve, and run the loops until cancelled; then end every stream."""
         events, stream = self.context.events, self.context.stream
@@ -177,8 +170,10 @@ class NissaService:
                     group.create_task(self._every(self._options.flush_every_s, self._flush))
                     group.create_task(self._every(self._options.prune_every_s, self._prune))
                     group.create_task(self._every(self._options.alert_every_s, self._judge))
-                    group.create_task(self._every(self._options.status_every_s, self._tell_status))
-                    group.create_task(self._follow_runs())
+                    group.create_task(
+                        self._every(self._options.status_every_s, self.teller.tell_status)
+                    )
+                    group.create_task(self.teller.follow_runs())
                     group.create_task(self._consume())
                     ready()
         finally:
@@ -208,15 +203,14 @@ class NissaService:
     async def _flush(self) -> None:
         """Put waiting events on disk, and show them; a disk that refuses is tried again later."""
         self._metrics.events_waiting.set(self.context.events.waiting)
-        told = [shown(event) for event in self._told]
-        self._told.clear()
-        if told:
-            self.context.stream.send({"type": "events", "items": told[-200:]})
+        self.teller.tell_events()
         if self.context.events.waiting and self._disk.retry_after_s == 0:
             try:
                 await self._disk.call(asyncio.to_thread, self.context.events.flush)
             except sqlite3.Error as error:
-                log.error("events_not_stored", error=str(error), waiting=len(told))
+                log.error(
+                    "events_not_stored", error=str(error), waiting=self.context.events.waiting
+                )
 
     async def _prune(self) -> None:
         try:
@@ -228,7 +222,7 @@ class NissaService:
     async def _judge(self) -> None:
         for alert in self.context.alerts.evaluate(self._signals.gather()):
             log.warning("alert", name=alert.name, state=alert.state, summary=alert.summary)
-            self.note(
+            self.teller.note(
                 Event(
                     uid=f"{alert.id}/{alert.state}",
                     time=self._clock.time(),
@@ -241,39 +235,3 @@ class NissaService:
             )
         active = [alert.to_json() for alert in self.context.alerts.active()]
         self._metrics.alerts.set(len(active))
-
-    async def _tell_status(self) -> None:
-        """Repeat the status and the list of runs: it is also the stream's heartbeat."""
-        if len(self.context.stream):
-            status = status_of(self.context)
-            runs = [{**run, "seeds": None} for run in self._list_runs()]
-            self.context.stream.send({"type": "status", "status": status, "runs": runs})
-
-    async def _follow_runs(self) -> None:
-        """Tell the stream what is new in each run, gathered for a quarter of a second."""
-        with self.context.hub.subscribe() as subscription:
-            async for changes in subscription:
-                for run_id, after_seq in changes.items():
-                    if len(self.context.stream):
-                        picture = await self.context.hub.picture(run_id)
-                        view = picture.view(after_seq)
-                        self.context.stream.send({"type": "run", "id": run_id, "view": view})
-                await self._clock.sleep(0.25)
-
-    def _list_runs(self) -> list[dict[str, Any]]:
-        return list_runs(self.context.hub, self.context.runs)
-
-
-def shown(event: Event) -> dict[str, Any]:
-    """An event for the stream, before it has a number."""
-    return {
-        "id": None,
-        "uid": event.uid,
-        "time": event.time,
-        "level": event.level,
-        "source": event.source,
-        "name": event.name,
-        "run": event.run or None,
-        "message": event.message,
-        "fields": event.fields,
-    }

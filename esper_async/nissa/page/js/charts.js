@@ -12,7 +12,7 @@ const charts = new Map();
 function plan(picture) {
   const primary = primaryOf(picture);
   const losses = {
-    key: "loss", title: "Loss", write: number,
+    key: "loss", title: "Loss", write: number, steep: isSteep(picture),
     series: [
       { label: "training", metric: "training_loss", colour: "--chart-2", width: 1.2 },
       { label: "validation", metric: "validation_loss", colour: "--chart-1", width: 2 },
@@ -36,6 +36,13 @@ function plan(picture) {
   }
   found.push({ key: "rate", title: "Samples a second", write: number, series: [{ label: "samples a second", value: (row) => row.rate, colour: "--chart-2", width: 1.4 }] });
   return found;
+}
+
+/** Whether the loss has fallen so far that only a logarithmic axis shows what happens now. */
+function isSteep(picture) {
+  const values = picture.rows.flatMap((row) => [row.metrics.training_loss, row.metrics.validation_loss]).filter((value) => value !== null && value !== undefined);
+  const least = Math.min(...values);
+  return least > 0 && Math.max(...values) / least > 12;
 }
 
 /** How much lower this run's loss is than its twin's, both on averaged weights; above 0 it helps. */
@@ -65,7 +72,7 @@ export function drawCharts(container) {
     return;
   }
   const wanted = plan(picture);
-  const names = `${picture.id} ${wanted.map((chart) => chart.key)} ${document.documentElement.dataset.theme}`;
+  const names = `${picture.id} ${wanted.map((chart) => chart.key + (chart.steep ? " log" : ""))} ${document.documentElement.dataset.theme}`;
   if (container.names !== names) build(container, wanted, names);
   const columns = read(picture, wanted);
   const signs = marks(picture);
@@ -99,7 +106,7 @@ function build(container, wanted, names) {
   for (const chart of wanted) {
     const legend = h("div", { class: "legend" });
     const plot = h("div", { class: "plot", role: "img", "aria-label": `${chart.title} over boundaries` });
-    holder.append(h("div", { class: "chart" }, h("h3", {}, chart.title.replace(/^./, (c) => c.toUpperCase())), legend, plot));
+    holder.append(h("div", { class: "chart" }, h("h3", {}, chart.title.replace(/^./, (c) => c.toUpperCase()), chart.steep ? h("span", { class: "soft small" }, " on a logarithmic axis") : null), legend, plot));
     const state = { seq: -1, marks: [], legend: (index) => drawLegend(legend, chart, state.plot, index) };
     state.plot = new uPlot(options(chart, state, plot.clientWidth), [[], ...chart.series.map(() => [])], plot);
     charts.set(chart.key, state);
@@ -113,15 +120,20 @@ function options(chart, state, width) {
   return {
     width, height: HEIGHT, padding: [10, 8, 0, 0], legend: { show: false },
     cursor: { y: false, drag: { x: true, y: false }, sync: { key: "run" } },
-    scales: { x: { time: false }, ...(chart.zero ? { y: { range: aroundZero } } : {}) },
+    scales: { x: { time: false }, ...(chart.zero ? { y: { range: aroundZero } } : chart.steep ? { y: { distr: 3 } } : {}) },
     bands: chart.band ? [{ series: [chart.band[1], chart.band[0]], fill: `${token("--chart-3")}2e` }] : [],
     axes: [
       { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? String(tick) : "")) },
-      { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (chart.key === "primary" && chart.write(0.5).endsWith("%") ? `${+(tick * 100).toFixed(1)} %` : chart.zero ? (tick === 0 ? "0" : signed(tick, 3)) : number(tick, 3))) },
+      { ...axis, size: 52, ...(chart.steep ? { filter: roundTicks, grid: { ...axis.grid, filter: roundTicks } } : {}), values: (_, ticks) => ticks.map((tick) => tick === null ? "" : (chart.key === "primary" && chart.write(0.5).endsWith("%") ? `${+(tick * 100).toFixed(1)} %` : chart.zero ? (tick === 0 ? "0" : signed(tick, 3)) : number(tick, 3))) },
     ],
     series: [{}, ...chart.series.map((one) => ({ label: one.label, stroke: token(one.colour), width: one.width, dash: one.dash, points: { show: one.dots ?? false, size: 4, fill: token(one.colour) }, spanGaps: false }))],
     hooks: { setCursor: [(plot) => state.legend(plot.cursor.idx)], drawClear: [(plot) => drawMarks(plot, state.marks)] },
   };
+}
+
+/** Of a logarithmic axis only 1, 2 and 5 of each decade. */
+function roundTicks(_, ticks) {
+  return ticks.map((tick) => (/^[125]e/.test(Number(tick.toPrecision(3)).toExponential()) ? tick : null));
 }
 
 /** A range that shows zero, since the question is on which side of it one is. */
@@ -137,6 +149,8 @@ function drawMarks(plot, signs) {
   ctx.fillStyle = token("--soft");
   ctx.lineWidth = devicePixelRatio;
   ctx.font = `${10 * devicePixelRatio}px system-ui`;
+  ctx.textAlign = "left";
+  ctx.textBaseline = "alphabetic";
   ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
   let free = -Infinity;
   for (const sign of signs.toSorted((a, b) => a.x - b.x)) {

@@ -31,8 +31,9 @@ function service(name, facts) {
 }
 
 function queues(lag) {
-  const entries = Object.entries(lag);
-  if (!entries.length) return null;
+  if (!Object.keys(lag).length) return null;
+  const entries = Object.entries(lag).filter(([, depth]) => depth > 0);
+  if (!entries.length) return h("p", { class: "small more" }, "Nothing waits on the bus.");
   return h("p", { class: "small more" }, "Waiting on the bus: ", entries.map(([name, depth]) => `${name} ${number(depth)}`).join(" · "));
 }
 

@@ -15,7 +15,7 @@ export function drawRunList(container) {
       : shown.map((run) =>
           h("button", { type: "button", class: "run-link", "data-key": run.id, "aria-current": String(run.id === store.selected), onclick: () => select(run.id) },
             h("span", { class: "name" }, h("span", {}, run.name), pill(...STATE[run.state])),
-            h("span", { class: "when" }, `epoch ${run.epoch}${run.epochs ? ` of ${run.epochs}` : ""}`))));
+            h("span", { class: "when" }, `epoch ${run.epoch}${run.epochs ? ` of ${run.epochs}` : ""}${run.created_at ? ` · ${clock(run.created_at).slice(0, 5)}` : ""}`))));
 }
 
 /** How the primary metric is called and read: its name, whether larger is better, how to write it. */
@@ -36,7 +36,7 @@ export function drawRunHead(container) {
   }
   const last = picture.rows.at(-1);
   const quiet = run.state === "running" && picture.updatedAt ? span(serverNow() - picture.updatedAt) : "";
-  draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet], () => [
+  draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet, last ? null : run.progress], () => [
     h("div", { class: "head" },
       h("div", {}, h("h1", { id: "run-title" }, run.name), h("p", { class: "soft small" }, h("span", { class: "mono" }, run.id), run.created_at ? ` · started ${clock(run.created_at)}` : "", quiet ? ` · last news ${quiet} ago` : "")),
       pill(...STATE[run.state]),
@@ -44,8 +44,16 @@ export function drawRunHead(container) {
       h("div", { class: "actions" }, actions(run))),
     run.error ? h("p", { class: "small", role: "alert" }, pill("error", "bad"), " ", run.error) : null,
     progress(run),
-    last ? h("div", { class: "tiles" }, tiles(run, picture, last)) : h("p", { class: "soft" }, run.state === "queued" ? "It waits for its turn." : "The first boundary has not been reached."),
+    last ? h("div", { class: "tiles" }, tiles(run, picture, last)) : h("p", { class: "soft" }, waiting(run)),
   ]);
+}
+
+/** What a run does before there is anything to show of it. */
+function waiting(run) {
+  if (run.state === "queued") return "It waits for its turn.";
+  const { phase, done, total } = run.progress ?? {};
+  if (phase) return `Preparing: ${phase}${total ? ` ${done} of ${total}` : ""}.`;
+  return run.state === "running" ? "Training goes on towards the first boundary." : "It reached no boundary.";
 }
 
 function progress(run) {

@@ -5,7 +5,7 @@ import { confirm } from "./dialog.js";
 import { ordered, was } from "./lanes.js";
 import { blueprintName, store } from "./store.js";
 
-const LIMIT = 12;
+const LIMIT = 9;
 const QUANTITIES = [
   ["benefit_vs_twin", "benefit against its twin", "loss saved against the run that did not grow: what counts", ["harms", "helps"]],
   ["clean_contribution", "clean contribution", "before blending; ranks candidates, no measure of the gain", ["harms", "helps"]],

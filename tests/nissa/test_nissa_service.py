@@ -1,0 +1,175 @@
+"""Nissa as a service: over a real bus and listener, with the bus away, and its end."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import story
+from conftest import TOKEN, Letters
+
+from esper_async.karn.catalogue import Catalogue
+from esper_async.leyline import TelemetryPacket
+from esper_async.leyline.signing import Signer
+from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
+from esper_async.oona import Bus
+from esper_async.runtime.metrics import Registry
+from esper_async.supervisor.http import HttpListener
+from esper_async.tamiyo.service import TamiyoService
+from esper_async.testing.redis import running_redis
+from esper_async.tolaria.service import TolariaService
+from esper_async.urza.library import Library
+
+OPTIONS = NissaOptions(flush_every_s=0.05, status_every_s=0.05, alert_every_s=0.05)
+
+
+class NoBus:
+    """A bus that is away."""
+
+    async def consume(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError("oona is not ready")
+
+
+@dataclass
+class Running:
+    """A running Nissa and what it stands on."""
+
+    nissa: NissaService
+    tamiyo: TamiyoService
+    bus: Any
+    url: str
+    http: aiohttp.ClientSession
+    system: dict[str, Any]
+
+    async def get(self, path: str) -> Any:
+        async with self.http.get(self.url + path) as response:
+            return response.status, await response.json()
+
+    async def until(self, path: str, holds: Callable[[Any], bool]) -> Any:
+        """Ask until the answer is as wanted."""
+        async with asyncio.timeout(10):
+            while True:
+                _, answer = await self.get(path)
+                if holds(answer):
+                    return answer
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(state_dir: Path, *, with_bus: bool) -> AsyncIterator[Running]:
+    async with AsyncExitStack() as stack:
+        bus: Any = NoBus()
+        if with_bus:
+            server = await stack.enter_async_context(running_redis(state_dir / "redis"))
+            signer = Signer(bytes(range(32)))
+            bus = await stack.enter_async_context(Bus(server.url, signer=signer, source="test"))
+        listener = HttpListener("127.0.0.1", 0)
+        system: dict[str, Any] = {"status": "ready", "services": {}}
+        tamiyo = TamiyoService(state_dir, bus)
+        parts = NissaParts(
+            hub=tamiyo.hub, runs=TolariaService(state_dir, lambda: ""), blueprints=Catalogue(),
+            kernels=Library(state_dir / "urza"), policies=None, system=lambda: system, bus=bus,
+            dead_letters=Letters, mount=listener.mounted,
+        )  # fmt: skip
+        nissa = NissaService(state_dir, parts, token=TOKEN, registry=Registry(), options=OPTIONS)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        services: list[Any] = [listener, nissa, *([tamiyo] if with_bus else [])]
+        async with asyncio.TaskGroup() as group:
+            tasks = []
+            for service in services:
+                up = asyncio.Event()
+                tasks.append(group.create_task(service.run(up.set)))
+                await up.wait()
+            yield Running(nissa, tamiyo, bus, listener.url.rstrip("/"), http, system)
+            for task in reversed(tasks):
+                task.cancel()
+                await asyncio.wait([task])
+
+
+def packet(number: int, **event: Any) -> TelemetryPacket:
+    made = TelemetryPacket(version=1, packet_id=f"p{number}", source="tolaria", run_id="r1")
+    made.points.add(name="tolaria.training.loss", value=0.25)
+    made.events.add(**event)
+    return made
+
+
+async def test_telemetry_and_run_records_arrive_over_the_bus(tmp_path: Path) -> None:
+    async with running(tmp_path, with_bus=True) as here:
+        await here.bus.publish(packet(1, name="run.note", message="all quiet", created_at=1.0))
+        for number, record in enumerate(story.numbered()[:30]):
+            fields = {"record": json.dumps(record)}
+            await here.bus.publish(packet(10 + number, name="run.record", fields=fields))
+        run = await here.until(f"/api/runs/{story.RUN}", lambda run: run.get("epoch") == 8)
+        assert run["state"] == "running"
+        await here.until("/api/events?q=quiet", lambda found: len(found) == 1)
+        await here.until("/api/events?q=germinate", lambda found: found == [])
+        async with here.http.get(f"{here.url}/metrics") as response:
+            assert 'esper_tolaria_training_loss{run="r1"} 0.25' in await response.text()
+
+
+async def test_a_record_that_is_no_json_is_counted_and_the_others_go_on(tmp_path: Path) -> None:
+    async with running(tmp_path, with_bus=True) as here:
+        await here.bus.publish(packet(1, name="run.record", fields={"record": "{"}))
+        started = json.dumps(story.numbered()[0])
+        await here.bus.publish(packet(2, name="run.record", fields={"record": started}))
+        await here.until("/api/runs", lambda runs: len(runs) == 1)
+        assert here.tamiyo.detail()["malformed_records"] == 1
+
+
+async def test_with_the_bus_away_it_serves_and_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path, with_bus=False) as here:
+        oona = {"state": "backing_off", "since": 1.0, "restarts": 1, "error": "no redis"}
+        here.system["services"]["oona"] = {**oona, "breakers": {"oona.publish": "open"}}
+        await here.until(
+            "/api/alerts", lambda alerts: alerts[:1] and alerts[0]["state"] == "firing"
+        )
+        events = await here.until("/api/events?level=error", lambda found: len(found) >= 2)
+        assert {event["name"] for event in events} >= {"service.backing_off", "alert.firing"}
+
+
+async def test_what_changed_the_network_becomes_events_once(tmp_path: Path) -> None:
+    async with running(tmp_path, with_bus=False) as here:
+        run_dir = tmp_path / "runs" / story.RUN
+        story.write(run_dir / "journal.jsonl")
+        # the story is old: only a store that keeps long takes its events
+        here.nissa.teller._retention_s = 1e12
+        await here.tamiyo.hub.rebuild()
+        events = await here.until("/api/events?source=tolaria", lambda found: len(found) >= 8)
+        names = [event["name"] for event in events]
+        assert names.count("run.seed_fossilized") == 1
+        assert names.count("run.seed_culled") == 1
+        assert names.count("run.decision") == 2
+        assert names[-1] == "run.started"
+
+
+async def test_its_end_closes_streams_stores_events_and_leaves_503(tmp_path: Path) -> None:
+    from esper_async.nissa.event_store import Event, EventStore, Query
+
+    async with running(tmp_path, with_bus=False) as here:
+        socket = await here.http.ws_connect(f"{here.url}/ws/stream")
+        assert (await socket.receive_json())["type"] == "snapshot"
+        here.nissa.teller.note(Event("e1", 1.0, "info", "test", "test.last", "the last word"))
+    message = await socket.receive()
+    while message.type is aiohttp.WSMsgType.TEXT:
+        message = await socket.receive()
+    assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+    store = EventStore(tmp_path / "nissa" / "events.sqlite")
+    store.open()
+    assert [event["message"] for event in store.search(Query("last"))] == ["the last word"]
+    store.close()
+
+
+async def test_it_can_run_again_after_its_end(tmp_path: Path) -> None:
+    async with running(tmp_path, with_bus=False) as here:
+        again = here.nissa
+    ready = asyncio.Event()
+    task = asyncio.create_task(again.run(ready.set))
+    await ready.wait()
+    assert again.context.events.count() >= 0
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
