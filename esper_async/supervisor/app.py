@@ -130,17 +130,23 @@ class Supervisor:
             self._assemble()
             lag = self._watch_loop()
             stack.callback(lag.stop)
-            async with asyncio.TaskGroup() as group:
-                beside = [
-                    group.create_task(self._announce()),
-                    group.create_task(self._look_after_runs()),
-                ]
-                try:
-                    report = await self.tree.run(deadline_s)
-                finally:
-                    for task in beside:
-                        task.cancel()
+            try:
+                report = await self._run_tree(deadline_s)
+            except BaseExceptionGroup as group:
+                raise _first_leaf(group) from None
         return self._conclude(report)
+
+    async def _run_tree(self, deadline_s: float) -> StopReport:
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(self._announce()),
+                group.create_task(self._look_after_runs()),
+            ]
+            try:
+                return await self.tree.run(deadline_s)
+            finally:
+                for task in beside:
+                    task.cancel()
 
     def _assemble(self) -> None:
         check_exposure(self.settings, self.state_dir)
@@ -230,6 +236,13 @@ class Supervisor:
         failed = [run for run in self.submitted if run.state == "failed"]
         lost = not report.clean or (self._exit_when_done and bool(failed))
         return EXIT_LOST if lost else EXIT_DONE
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def check_exposure(settings: Settings, state_dir: Path) -> None:

@@ -1,0 +1,137 @@
+"""`up` on the true path: every subsystem comes up, is small, and drains."""
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, Up
+
+
+def memory_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def test_a_warm_start_is_ready_within_its_limit_small_and_without_torch(up: Up) -> None:
+    first = up("--no-run")  # makes the state directory, and warms the disk's cache
+    first.wait_ready()
+    assert first.stop() == 0
+    second = up("--no-run")
+    seconds = second.wait_ready()
+    pid = second.process.pid
+    assert memory_mb(pid) <= 120
+    assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+    assert second.stop() == 0
+    assert seconds <= 4.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_exits_0(up: Up, number: int) -> None:
+    running = up("--no-run")
+    running.wait_ready()
+    began = time.monotonic()
+    assert running.stop(number) == 0
+    assert time.monotonic() - began <= 10
+    assert not (running.state_dir / "supervisor.json").exists()
+
+
+def test_status_names_every_subsystem(up: Up, cli: Cli) -> None:
+    running = up("--no-run")
+    running.wait_ready()
+    where = ("--state-dir", str(running.state_dir))
+    document = cli("status", "--json", *where).document
+    ten = {"oona", "karn", "urza", "tezzeret", "tolaria", "kasmina", "tamiyo", "simic", "nissa"}
+    assert set(document["services"]) == {*ten, "http"}
+    assert document["status"] == "ready"
+    assert all(facts["state"] == "ready" for facts in document["services"].values())
+    text = cli("status", *where).out
+    assert "ready" in text
+    assert "tezzeret" in text
+    assert len(cli("blueprints", "--json", *where).document) == 50
+    for command in ("runs", "kernels", "policies", "events", "dead-letters"):
+        assert cli(command, *where).code == 0
+    wrong = cli("runs", *where, "show", "r-404")
+    assert (wrong.code, "r-404" in wrong.err) == (2, True)
+    stopped = cli("down", *where)
+    assert (stopped.code, running.process.wait(20)) == (0, 0)
+
+
+@pytest.mark.full
+def test_a_second_supervisor_on_the_same_state_is_refused(up: Up, cli: Cli) -> None:
+    running = up("--no-run")
+    running.wait_ready()
+    answer = cli("up", "--no-run", "--port", "0", "--state-dir", str(running.state_dir))
+    assert answer.code == 1
+    assert f"process {running.process.pid}" in answer.err
+    assert "down" in answer.err
+    assert running.stop() == 0
+
+
+@pytest.mark.full
+def test_a_supervisor_killed_outright_leaves_nothing_and_starts_again(up: Up) -> None:
+    first = up("--no-run")
+    first.wait_ready()
+    first.process.kill()
+    first.process.wait()
+    assert up("--no-run").wait_ready() < 30
+
+
+def test_a_service_manager_is_told_when_everything_is_up(up: Up, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+        notifications.bind(str(tmp_path / "notify"))
+        notifications.settimeout(30)
+        running = up("--no-run", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="1000000")
+        told: set[str] = set()
+        while told != {"READY=1", "WATCHDOG=1"}:
+            told.add(notifications.recv(100).decode())
+        assert running.stop() == 0
+
+
+@pytest.mark.full
+def test_a_run_trains_resumes_after_a_kill_and_ends_with_its_table(
+    up: Up, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "short.toml").write_text(
+        "[run]\ntask = 'esper_async.tasks.digits:make_task'\nepochs = 40\nbaselines = true\n"
+    )
+    running = up("--run", "short.toml", "--exit-when-done")
+    running.wait_ready()
+    where = ("--state-dir", str(running.state_dir))
+    run_id = wait_for_epoch(cli, where, 1)
+    pid = json.loads(Path(running.state_dir / "supervisor.json").read_text())["pid"]
+    assert pid == running.process.pid
+    os.kill(train_pid(running.process.pid), signal.SIGKILL)
+    assert running.process.wait(240) == 0
+    said = running.said()
+    assert f"{run_id}: completed" in said
+    assert "the same host, not growing" in said
+    assert "One run is not evidence" in said
+
+
+def wait_for_epoch(cli: Cli, where: tuple[str, str], epoch: int) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = cli("runs", "--json", *where).document
+        if runs and (runs[0]["epoch"] or 0) >= epoch:
+            return str(runs[0]["id"])
+    raise AssertionError("the run never began")
+
+
+def train_pid(supervisor: int) -> int:
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == supervisor and any(word.startswith(b"train-") for word in command):
+            return int(entry.name)
+    raise AssertionError("there is no training process")
