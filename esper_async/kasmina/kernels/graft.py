@@ -37,7 +37,19 @@ class Graft(nn.Module):
         self.register_buffer("alpha", torch.zeros(()))
 
     def forward(self, activation: Tensor) -> Tensor:
-        """Return the blend, in the activation's own shape: (N,C,H,W), (N,C,L), (N,T,D) or (N,F)."""
+        """Return the blend, in the activation's own shape: (N,C,H,W), (N,C,L), (N,T,D) or (N,F).
+
+        Inside a `TransformerEncoder` an evaluation with padding hands over a nested tensor.
+        """
+        if activation.is_nested:
+            rows = self._blend(activation.to_padded_tensor(0.0))  # (N, T, D)
+            lengths = [part.shape[0] for part in activation.unbind()]
+            return torch.nested.as_nested_tensor(
+                [row[:length] for row, length in zip(rows, lengths, strict=True)]
+            )
+        return self._blend(activation)
+
+    def _blend(self, activation: Tensor) -> Tensor:
         if self.form == "ncl":
             change: Tensor = self.kernel(activation.unsqueeze(2)).squeeze(2)
         else:

@@ -1,0 +1,133 @@
+"""The gates as pure functions: what is not measured fails, what is not finite fails."""
+
+import math
+
+import pytest
+import torch
+
+from esper_async.kasmina.gates import (
+    gradient_health,
+    interface_holds,
+    reset_done,
+    stability,
+    system_impact,
+)
+from esper_async.kasmina.quantity import Quantity, paired_difference
+
+NAN = math.nan
+
+
+def quantity(low: float, *, estimated: bool = False) -> Quantity:
+    return Quantity(low + 0.01, low, low + 0.02, 100, "sample", estimated=estimated)
+
+
+@pytest.mark.parametrize(
+    ("steps", "finite", "unreached"),
+    [(0, True, 0), (5, None, 0), (5, True, None), (5, False, 0), (5, True, 1)],
+)
+def test_gradient_health_fails_on_what_is_missing_infinite_or_unreached(
+    steps: int, finite: bool | None, unreached: int | None
+) -> None:
+    result = gradient_health(
+        parameters=3, steps=steps, finite=finite, unreached=unreached, boundary=1
+    )
+    assert not result.passed
+
+
+def test_gradient_health_passes_finite_and_reached_and_does_not_apply_without_parameters() -> None:
+    assert gradient_health(parameters=3, steps=5, finite=True, unreached=0, boundary=1).passed
+    assert gradient_health(parameters=0, steps=0, finite=None, unreached=None, boundary=1).passed
+
+
+@pytest.mark.parametrize("low", [-0.02, -0.5, NAN, -math.inf])
+def test_stability_refuses_a_lower_bound_at_or_below_its_margin(low: float) -> None:
+    assert not stability(quantity(low), margin=-0.02, boundary=1).passed
+
+
+def test_stability_accepts_a_little_harm_and_refuses_what_was_not_measured() -> None:
+    assert stability(quantity(-0.019), margin=-0.02, boundary=1).passed
+    assert not stability(None, margin=-0.02, boundary=1).passed
+
+
+@pytest.mark.parametrize(
+    ("on", "off"), [(None, 1.0), (1.0, None), (NAN, 1.0), (1.0, NAN), (math.inf, 1.0)]
+)
+def test_the_interface_holds_only_with_both_paths_finite(
+    on: float | None, off: float | None
+) -> None:
+    assert not interface_holds(on_loss=on, off_loss=off, boundary=1).passed
+    assert interface_holds(on_loss=1.0, off_loss=2.0, boundary=1).passed
+
+
+@pytest.mark.parametrize("low", [0.005, 0.0, -1.0, NAN])
+def test_impact_needs_a_lower_bound_above_its_margin(low: float) -> None:
+    assert not system_impact(quantity(low), margin=0.005, boundary=1).passed
+
+
+def test_an_estimated_impact_must_clear_twice_the_margin() -> None:
+    assert system_impact(quantity(0.006), margin=0.005, boundary=1).passed
+    assert not system_impact(quantity(0.006, estimated=True), margin=0.005, boundary=1).passed
+    assert system_impact(quantity(0.011, estimated=True), margin=0.005, boundary=1).passed
+    assert not system_impact(None, margin=0.005, boundary=1).passed
+
+
+@pytest.mark.parametrize(("left", "attached"), [(1, False), (0, True)])
+def test_reset_fails_while_a_trace_is_left(left: int, attached: bool) -> None:
+    assert not reset_done(left_in_optimizers=left, attached=attached, boundary=1).passed
+    assert reset_done(left_in_optimizers=0, attached=False, boundary=1).passed
+
+
+def test_a_gates_json_has_none_for_what_is_not_finite() -> None:
+    told = stability(quantity(-math.inf), margin=-0.02, boundary=3).to_json()
+
+    assert told["numbers"]["low"] is None
+    assert told["boundary"] == 3
+
+
+def test_identical_branches_differ_by_exactly_nothing() -> None:
+    losses = torch.rand(50, dtype=torch.float64)
+    null = paired_difference(losses, losses.clone(), "sample")
+
+    assert (null.mean, null.low, null.high) == (0.0, 0.0, 0.0)
+    assert not system_impact(null, margin=0.005, boundary=1).passed
+
+
+def test_a_difference_is_positive_when_the_seed_lowers_the_loss() -> None:
+    without = torch.tensor([1.0, 2.0, 3.0])
+    gain = paired_difference(without, without - 0.5, "sample")
+
+    assert gain.mean == pytest.approx(0.5)
+    assert gain.low == pytest.approx(0.5)
+    assert gain.n == 3
+
+
+def test_the_interval_is_the_normal_one_over_pairs() -> None:
+    difference = torch.tensor([0.0, 2.0, 4.0, 6.0], dtype=torch.float64)
+    found = paired_difference(difference, torch.zeros(4), "sample")
+    half = 1.959963984540054 * float(difference.std()) / 2
+
+    assert found.mean == 3.0
+    assert found.low == pytest.approx(3.0 - half)
+    assert found.high == pytest.approx(3.0 + half)
+
+
+def test_one_pair_proves_nothing() -> None:
+    found = paired_difference(torch.tensor([5.0]), torch.tensor([1.0]), "batch")
+
+    assert found.mean == 4.0
+    assert not system_impact(found, margin=0.005, boundary=1).passed
+
+
+def test_a_loss_that_is_not_finite_is_accepted_by_no_gate() -> None:
+    found = paired_difference(torch.tensor([1.0, NAN, 1.0]), torch.zeros(3), "sample")
+
+    assert not stability(found, margin=-0.02, boundary=1).passed
+    assert not system_impact(found, margin=0.005, boundary=1).passed
+
+
+@pytest.mark.parametrize(("one", "other"), [((3,), (4,)), ((0,), (0,)), ((2, 2), (2, 2))])
+def test_losses_of_other_samples_cannot_be_paired(
+    one: tuple[int, ...], other: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="cannot pair"):
+        paired_difference(torch.zeros(one), torch.zeros(other), "sample")
