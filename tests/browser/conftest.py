@@ -52,7 +52,7 @@ def opened(tmp_path: Path) -> Open:
             page.on("console", heard)
             page.on("pageerror", lambda error: errors.append(str(error)))
             await page.goto(served.url)
-            await page.get_by_role("heading", level=1, name="digits").wait_for()
+            await page.get_by_role("heading", level=2, name="digits").wait_for()
             yield page, served
             await browser.close()
         if quiet:

@@ -38,7 +38,7 @@ export function drawRunHead(container) {
   const quiet = run.state === "running" && picture.updatedAt ? span(serverNow() - picture.updatedAt) : "";
   draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet, last ? null : run.progress], () => [
     h("div", { class: "head" },
-      h("div", {}, h("h1", { id: "run-title" }, run.name), h("p", { class: "soft small" }, h("span", { class: "mono" }, run.id), run.created_at ? ` · started ${clock(run.created_at)}` : "", quiet ? ` · last news ${quiet} ago` : "")),
+      h("div", {}, h("h2", { id: "run-title", class: "big" }, run.name), h("p", { class: "soft small" }, h("span", { class: "mono" }, run.id), run.created_at ? ` · started ${clock(run.created_at)}` : "", quiet ? ` · last news ${quiet} ago` : "")),
       pill(...STATE[run.state]),
       h("span", { class: "soft" }, "policy ", h("strong", {}, run.policy ?? "unknown")),
       h("div", { class: "actions" }, actions(run))),
@@ -109,9 +109,9 @@ export function drawResult(container) {
     const share = rows[0].metric.includes("accuracy");
     const write = share ? percent : number;
     return h("div", { class: "result" },
-      h("h2", {}, "On the test split, read once at the end"),
+      h("h3", {}, "On the test split, read once at the end"),
       h("div", { class: "scroll" }, h("table", {},
-        h("thead", {}, h("tr", {}, h("th", {}, ""), h("th", { class: "num" }, rows[0].metric), h("th", {}, "95 % interval over samples"), h("th", { class: "num" }, "parameters"), h("th", { class: "num" }, "wall-clock"), h("th", { class: "num" }, "compute"))),
+        h("thead", {}, h("tr", {}, h("th", {}, "network"), h("th", { class: "num" }, rows[0].metric), h("th", {}, "95 % interval over samples"), h("th", { class: "num" }, "parameters"), h("th", { class: "num" }, "wall-clock"), h("th", { class: "num" }, "compute"))),
         h("tbody", {}, rows.map((row) => h("tr", {},
           h("td", {}, row.name),
           h("td", { class: `num ${row.value === best && share ? "best" : ""}` }, write(row.value)),
