@@ -1,0 +1,22 @@
+"""Every benchmark's short form meets its bars, and every mutant fails them."""
+
+import pytest
+
+from esper_async.study.bench.benchmark import Verdict
+from esper_async.study.bench.registry import CASES, load_benchmark
+from esper_async.study.bench.runner import run_benchmarks
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_short_form_meets_its_bars_and_catches_its_mutants(name: str) -> None:
+    (result,) = run_benchmarks([name], mutants=True, short=True)
+    missed = [row for row in result.rows if row.verdict is Verdict.MISS]
+    assert not missed
+    assert [mutant.name for mutant in result.mutants if not mutant.caught] == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_benchmark_has_mutants(name: str) -> None:
+    assert load_benchmark(name).mutants

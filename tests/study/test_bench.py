@@ -1,0 +1,211 @@
+"""The benchmark harness: verdicts, timing, mutants, exit codes."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from esper_async.study.bench import registry, runner
+from esper_async.study.bench.benchmark import (
+    Bar,
+    Benchmark,
+    Effort,
+    Mutant,
+    Row,
+    Verdict,
+    judged,
+    replaced,
+)
+from esper_async.study.bench.command import main
+from esper_async.study.bench.interleave import Lap, Rounds, interleaved
+from esper_async.study.bench.report import print_tables, to_json
+from esper_async.study.bench.runner import BenchmarkResult, run_benchmarks
+
+STATE = {"broken": False, "works": True}
+
+
+def measure(effort: Effort) -> list[Row]:
+    good = STATE["works"] and not STATE["broken"]
+    return [judged("answers", 1.0 if good else 0.0, "", Bar("at least", 1.0), note=effort.value)]
+
+
+@contextmanager
+def breaking() -> Iterator[None]:
+    STATE["broken"] = True
+    try:
+        yield
+    finally:
+        STATE["broken"] = False
+
+
+@contextmanager
+def harmless() -> Iterator[None]:
+    yield
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    mutants = {
+        "toy": (Mutant("broken", "gives no answer", breaking),),
+        "blind": (Mutant("harmless", "changes nothing", harmless),),
+    }
+    monkeypatch.setattr(runner, "CASES", dict.fromkeys(mutants, ""))
+    monkeypatch.setattr(
+        runner,
+        "load_benchmark",
+        lambda name: Benchmark(name, "does it answer?", measure, mutants[name]),
+    )
+    yield
+    STATE.update(broken=False, works=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "interval", "verdict"),
+    [
+        ("at most", 1.0, None, Verdict.PASS),
+        ("at most", 1.1, None, Verdict.MISS),
+        ("at least", 1.0, None, Verdict.PASS),
+        ("at least", 0.9, None, Verdict.MISS),
+        ("at most", 0.9, (0.8, 1.0), Verdict.PASS),
+        ("at most", 0.9, (0.8, 1.1), Verdict.INCONCLUSIVE),
+        ("at most", 1.2, (1.1, 1.3), Verdict.MISS),
+        ("at least", 1.2, (0.9, 1.3), Verdict.INCONCLUSIVE),
+        ("at most", math.nan, None, Verdict.MISS),
+        ("at least", math.nan, None, Verdict.MISS),
+        ("at most", math.nan, (math.nan, math.nan), Verdict.MISS),
+        ("at most", math.inf, None, Verdict.MISS),
+    ],
+)
+def test_a_bar_judges_the_whole_interval(
+    kind: str, value: float, interval: tuple[float, float] | None, verdict: Verdict
+) -> None:
+    assert Bar(kind, 1.0).judge(value, interval) is verdict  # type: ignore[arg-type]
+
+
+def test_a_bar_is_on_the_ratio_where_there_is_a_baseline() -> None:
+    row = judged("cost", 12.0, "ms", Bar("at most", 1.03), baseline=10.0)
+    assert row.ratio == pytest.approx(1.2)
+    assert row.verdict is Verdict.MISS
+
+
+def test_a_doubtful_measurement_is_inconclusive_whatever_it_says() -> None:
+    assert judged("x", 5.0, "", Bar("at most", 1.0), doubt="noise").verdict is Verdict.INCONCLUSIVE
+
+
+def rounds(first: list[float], middle: list[float], last: list[float]) -> Rounds:
+    return Rounds(*([Lap(value, value) for value in laps] for laps in (first, middle, last)))
+
+
+@given(st.floats(0.5, 2.0), st.floats(-0.001, 0.001))
+@settings(max_examples=10, deadline=None)
+def test_a_slow_drift_cancels_in_the_ratio(ratio: float, drift: float) -> None:
+    starts = [1.0 + 3 * drift * index for index in range(20)]
+    compared = rounds(
+        starts,
+        [ratio * (start + drift) for start in starts],
+        [start + 2 * drift for start in starts],
+    ).compare("cpu_s")
+    assert compared.ratio.value == pytest.approx(ratio)
+    assert compared.doubt == ""
+
+
+def test_a_control_that_is_off_by_more_than_a_percent_casts_doubt() -> None:
+    compared = rounds([1.0] * 9, [1.0] * 9, [1.02] * 9).compare("wall_s")
+    assert "A/A control off by 2.0%" in compared.doubt
+
+
+def test_rounds_that_are_not_whole_are_refused() -> None:
+    with pytest.raises(ValueError, match="unequal laps: 1, 2, 1"):
+        rounds([1.0], [1.0, 1.0], [1.0]).compare("cpu_s")
+    with pytest.raises(ValueError, match="at least 1"):
+        interleaved(lambda: None, lambda: None, rounds=0)
+
+
+def test_rounds_run_the_baseline_before_and_after() -> None:
+    order: list[str] = []
+    timed = interleaved(lambda: order.append("a"), lambda: order.append("b"), rounds=2, warmup=1)
+    assert "".join(order) == "aba" * 3
+    assert len(timed.before) == len(timed.middle) == len(timed.after) == 2
+
+
+def test_work_twice_as_long_is_measured_as_about_twice_as_long() -> None:
+    def work(amount: int) -> None:
+        sum(range(amount))
+
+    timed = interleaved(lambda: work(40_000), lambda: work(80_000), rounds=30)
+    assert 1.6 < timed.compare("cpu_s").ratio.value < 2.4
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_mutant_is_caught_by_a_miss_and_leaves_nothing_broken() -> None:
+    (result,) = run_benchmarks(["toy"], mutants=True)
+    assert result.ok
+    assert [mutant.caught for mutant in result.mutants] == [True]
+    assert not STATE["broken"]
+    assert result.rows[0].note == "full"
+    assert result.mutants[0].rows[0].note == "short"
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("arguments", "works", "code"),
+    [
+        (["toy"], True, 0),
+        (["toy", "--mutants"], True, 0),
+        (["toy"], False, 1),
+        (["blind"], True, 0),
+        (["blind", "--mutants"], True, 1),
+        ([], True, 0),
+    ],
+)
+def test_the_exit_code_tells_of_misses_and_of_mutants_not_caught(
+    arguments: list[str], works: bool, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    STATE["works"] = works
+    assert main(arguments) == code
+    assert "does it answer?" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("toy")
+def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["toy", "blind", "--json", "--mutants"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is False
+    assert [entry["name"] for entry in document["benchmarks"]] == ["toy", "blind"]
+    assert document["benchmarks"][1]["mutants"][0]["caught"] is False
+
+
+def test_an_unknown_benchmark_is_refused_with_the_nearest_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["isolaton"]) == 2
+    assert "did you mean 'isolation'?" in capsys.readouterr().err
+
+
+def test_every_registered_benchmark_loads_under_its_own_name() -> None:
+    for name in registry.CASES:
+        assert registry.load_benchmark(name).name == name
+
+
+def test_tables_show_figures_verdicts_mutants_and_how_to_reproduce() -> None:
+    row = judged("cost", 12.0, "ms", Bar("at most", 1.03), baseline=10.0, interval=(1.1, 1.3))
+    result = BenchmarkResult("toy", "does it answer?", [row], 0.0)
+    result.mutants.append(runner.MutantResult("broken", "gives no answer", False, (row,)))
+    console = Console(width=120, record=True, force_terminal=False, file=None, quiet=False)
+    print_tables([result], console)
+    text = console.export_text()
+    for part in ("cost", "1.200", "≤ 1.03", "miss", "NOT CAUGHT", "bench toy --mutants"):
+        assert part in text
+    assert json.loads(to_json([result]))["ok"] is False
+
+
+def test_replacing_puts_the_original_back() -> None:
+    original = math.sqrt
+    with replaced("math.sqrt", lambda _: 1.0):
+        assert math.sqrt(9) == 1.0
+    assert math.sqrt is original
