@@ -12,6 +12,8 @@ from esper_async.kasmina.proof import certificate_key, prove
 from esper_async.kasmina.sites import Site
 
 Progress = Callable[[int, int, str], None]
+Supply = Callable[[Sequence[tuple[Site, str]]], None]
+"""Has certificates of (site, blueprint) pairs made elsewhere, and waits for them."""
 
 
 class CertificateStore(Protocol):
@@ -76,11 +78,13 @@ def legal_pairs(
     tiers: Iterable[str],
     only: Iterable[str] | None = None,
     drill: bool = False,
+    supply: Supply | None = None,
     progress: Progress | None = None,
 ) -> list[LegalPair]:
     """Return every certified pair of a site and a blueprint of the allowed tiers.
 
-    What is not yet certified is proved now, with `progress(done, total, what)`.
+    `supply` may have certificates made first; what is still not certified is proved now, with
+    `progress(done, total, what)`.
     """
     wanted = None if only is None else set(only)
     allowed = set(tiers)
@@ -90,6 +94,8 @@ def legal_pairs(
         for blueprint in blueprints_for(site.interface, drill=drill)
         if (blueprint.tier in allowed) and (wanted is None or blueprint.id in wanted)
     ]
+    if supply is not None:
+        supply(pairs)
     found = []
     for done, (site, blueprint) in enumerate(pairs):
         if progress is not None:

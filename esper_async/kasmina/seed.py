@@ -134,6 +134,7 @@ class Seed:
         self.optimizer = None
         self.buffers = {}
         self.gradients = GradientRecord()
+        self.stream = RandomStream(torch.empty(0, dtype=torch.uint8))
         self.ended_boundary = boundary
 
 

@@ -46,6 +46,7 @@ class Trial:
         self.seed = seed
         self.branch = branch
         self.twin = branch.copy()
+        self._modes = list(zip(branch.model.modules(), self.twin.model.modules(), strict=True))
         self.stream = stream
         self.ramp_steps = max(ramp_steps, 1)
         self.ramp_step = 0
@@ -75,6 +76,8 @@ class Trial:
             self.seed.graft.set_alpha(self.ramp_step / self.ramp_steps)
         if self._train_step is not None:
             self.twin.follow_rates(self.branch)
+            for part, same in self._modes:
+                same.training = part.training
             with self.stream.active():
                 self._train_step(self.twin.model, self.twin.optimizer, batch)
         if self.average is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esper_async.kasmina.call import default_forward, first_batch_size, move
 from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
-from esper_async.kasmina.legal import CertificateStore, Progress
+from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp, command_from_json
 from esper_async.tamiyo.policies import Policy
@@ -92,6 +92,7 @@ class Engine:
         control: who steers; nobody if None.
         listener: told of every new record.
         certificates: where kernels' certificates are kept.
+        supply: has missing certificates made elsewhere.
         progress: told of certificates being proved.
         blueprints: ids to choose from; all of the allowed tiers if None.
         policy: a policy of the caller's in place of the one the options name.
@@ -107,6 +108,7 @@ class Engine:
         control: Control | None = None,
         listener: Listener | None = None,
         certificates: CertificateStore | None = None,
+        supply: Supply | None = None,
         progress: Progress | None = None,
         blueprints: list[str] | None = None,
         policy: Policy | None = None,
@@ -121,6 +123,7 @@ class Engine:
             run_id, None if folder is None else folder / "journal.jsonl", self._announce
         )
         self._certificates = certificates
+        self._supply = supply
         self._progress = progress
         self._blueprints = blueprints
         self._policy = policy
@@ -211,6 +214,7 @@ class Engine:
             certificates=self._certificates,
             blueprints=self._blueprints,
             rates=rates,
+            supply=self._supply,
             progress=self._progress,
             decide=self._decide,
         )

@@ -19,6 +19,7 @@ from esper_async.kasmina.legal import (
     LegalPair,
     MemoryStore,
     Progress,
+    Supply,
     legal_pairs,
 )
 from esper_async.kasmina.modes import evaluation_mode
@@ -81,6 +82,7 @@ class Grower:
         certificates: where kernels' certificates are kept; this process's memory if None.
         blueprints: ids to choose from; all of the allowed tiers if None.
         rates: the learning-rate authority; one that leaves the host's rates alone if None.
+        supply: has missing certificates made elsewhere; proved in this process if None.
         progress: told of certificates being proved: `(done, total, what)`.
         decide: `(policy, view) -> Decision`, called in place of `policy.decide(view)`: a run
             journals there what it is about to do.
@@ -103,6 +105,7 @@ class Grower:
         certificates: CertificateStore | None = None,
         blueprints: Sequence[str] | None = None,
         rates: LRController | None = None,
+        supply: Supply | None = None,
         progress: Progress | None = None,
         decide: Decide | None = None,
     ) -> None:
@@ -124,6 +127,7 @@ class Grower:
         self._named_sites = sites
         self._store = certificates if certificates is not None else MemoryStore()
         self._blueprints = blueprints
+        self._supply = supply
         self._progress = progress
         self._rates = rates or LRController(optimizer, warmup_steps=self.options.warmup_steps)
         self._transitions: list[Transition] = []
@@ -157,6 +161,7 @@ class Grower:
             tiers=self.options.tiers,
             only=self._blueprints,
             drill=self.options.drill,
+            supply=self._supply,
             progress=self._progress,
         )
 

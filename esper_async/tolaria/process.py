@@ -19,6 +19,7 @@ from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine, Outcome, parameters_of
+from esper_async.tolaria.forge_client import ForgeClient
 from esper_async.tolaria.messages import (
     decision_of,
     field_report_of,
@@ -152,6 +153,13 @@ def _train(
         control=control,
         listener=teller.tell,
         certificates=library,
+        supply=ForgeClient(
+            bridge,
+            library,
+            run_id,
+            progress=progress,
+            stop_requested=lambda: link.stop_requested,
+        ),
         progress=progress,
     )
     with closing(engine):
