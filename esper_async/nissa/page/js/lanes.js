@@ -6,7 +6,7 @@ import { blueprintName, store } from "./store.js";
 const ROW = 26;
 const GUTTER = 168;
 const LIMIT = 18;
-const NAMES = { GERMINATED: "planted", TRAINING: "training", BLENDING: "blending", SHADOWING: "shadowing", PROBATIONARY: "on probation", FOSSILIZED: "kept", EMBARGOED: "site rests", RESETTING: "site rests" };
+export const NAMES = { GERMINATED: "planted", TRAINING: "training", BLENDING: "blending", SHADOWING: "shadowing", PROBATIONARY: "on probation", FOSSILIZED: "kept", EMBARGOED: "site rests", RESETTING: "site rests" };
 let all = false;
 
 export function drawSites(container) {

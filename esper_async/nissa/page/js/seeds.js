@@ -2,7 +2,7 @@
 
 import { draw, h, number, pill, s, signed } from "./dom.js";
 import { confirm } from "./dialog.js";
-import { ordered, was } from "./lanes.js";
+import { NAMES, ordered, was } from "./lanes.js";
 import { blueprintName, store } from "./store.js";
 
 const LIMIT = 9;
@@ -39,7 +39,7 @@ export function showSeed(id) {
 export function stageWord(seed) {
   if (was(seed, "FOSSILIZED")) return "kept";
   if (was(seed, "CULLED")) return "culled";
-  return seed.stage.toLowerCase();
+  return NAMES[seed.stage] ?? seed.stage.toLowerCase();
 }
 
 function card(seed, picture) {

@@ -48,6 +48,8 @@ function summary() {
   const services = Object.keys(store.status.services).length;
   const running = store.runs.filter((run) => run.state === "running").length;
   const parts = [running === 0 ? "No run is training" : running === 1 ? "One run is training" : `${running} runs are training`];
+  const paused = store.runs.filter((run) => run.state === "paused").length;
+  if (paused) parts.push(`${paused} ${paused === 1 ? "is" : "are"} paused`);
   if (services) parts.push(`all ${services} services are ready`);
   parts.push("no alert is active");
   return `${parts.join(", ")}.`;
