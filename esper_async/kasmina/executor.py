@@ -12,6 +12,7 @@ from esper_async.kasmina.compute import ComputeAccount
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
 from esper_async.kasmina.gates import GateResult, interface_holds, reset_done
 from esper_async.kasmina.judgement import benefit_verdict, paired, trained_verdict
+from esper_async.kasmina.kernels import KernelRefusedError, SettingRefusedError
 from esper_async.kasmina.kernels.graft import Graft
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import (
@@ -142,8 +143,9 @@ class Executor:
         )
         if not self.room_for_a_seed():
             raise CommandRefusedError(f"max_seeds ({self.options.max_seeds}) is reached")
-        tournament = f"t{self._tournaments() + 1}"
-        planted = [self._plant(candidate, tournament) for candidate in candidates]
+        planted = self._make_seeds(candidates)
+        for seed in planted:
+            self._plant(seed)
         for seed in planted:
             self._move(seed, Stage.TRAINING, None)
             start_shadow(self.branch.model, seed)
@@ -167,33 +169,43 @@ class Executor:
             )
         self._remove(seed, GateResult("G0", True, reason, {}, self.boundary))
 
-    def _plant(self, candidate: Candidate, tournament: str) -> Seed:
-        number = len(self.seeds) + 1
-        site = self.sites[candidate.site]
-        seed = make_seed(
-            candidate,
-            site,
-            self._build_graft(candidate, number),
-            host_optimizer=self.branch.optimizer,
-            run_seed=self._run_seed,
-            number=number,
-            tournament=tournament,
-            boundary=self.boundary,
-        )
-        if seed.parameter_count > self.remaining_parameters:
-            raise CommandRefusedError(
-                f"{candidate.blueprint} at {site.name} has {seed.parameter_count} parameters; the "
-                f"budget has room for {self.remaining_parameters}"
+    def _make_seeds(self, candidates: Sequence[Candidate]) -> list[Seed]:
+        """Build every candidate's kernel, or refuse them all."""
+        first = len(self.seeds) + 1
+        tournament = f"t{self._tournaments() + 1}"
+        made = []
+        for number, candidate in enumerate(candidates, start=first):
+            try:
+                graft = self._build_graft(candidate, number)
+            except (KernelRefusedError, SettingRefusedError) as refusal:
+                raise CommandRefusedError(str(refusal)) from refusal
+            seed = make_seed(
+                candidate,
+                self.sites[candidate.site],
+                graft,
+                host_optimizer=self.branch.optimizer,
+                run_seed=self._run_seed,
+                number=number,
+                tournament=tournament,
+                boundary=self.boundary,
             )
+            if seed.parameter_count > self.remaining_parameters:
+                raise CommandRefusedError(
+                    f"{candidate.blueprint} at {candidate.site} has {seed.parameter_count} "
+                    f"parameters; the budget has room for {self.remaining_parameters}"
+                )
+            made.append(seed)
+        return made
+
+    def _plant(self, seed: Seed) -> None:
         numbers = {
             "parameters": float(seed.parameter_count),
             "budget": float(self.remaining_parameters),
         }
-        reason = f"{candidate.blueprint} fits {site.interface.key}"
+        reason = f"{seed.candidate.blueprint} fits {seed.site.interface.key}"
         gate = GateResult("G0", True, reason, numbers, self.boundary)
         self.seeds[seed.id] = seed
         self._tell(seed, Stage.DORMANT, Stage.GERMINATED, gate)
-        return seed
 
     def _build_graft(self, candidate: Candidate, number: int) -> Graft:
         return build_graft(
@@ -269,9 +281,12 @@ class Executor:
         host = results["host"]
         self._margin_scale = abs(host.loss) if self.options.relative_margins else 1.0
         self._rest()
-        if self.trial is not None:
-            self._judge_trial(self.trial, results)
-        self._judge_tournaments(results)
+        trial = self.trial
+        if trial is not None:
+            self._judge_trial(trial, results)
+        withdrawn = trial is not None and trial.seed.ended
+        if not withdrawn:  # else the network that candidates were measured in is gone
+            self._judge_tournaments(results)
         self._trend.add(host.loss)
 
     def _due(self) -> list[Seed]:
@@ -477,6 +492,8 @@ class Executor:
             if not seed.ended:
                 seed.optimizer = sibling_optimizer(self.branch.optimizer, seed.graft.parameters())
                 load_seed(seed, saved)
+                if self.options.fossilized_frozen and seed.stage is Stage.FOSSILIZED:
+                    seed.kernel.requires_grad_(False)
             self.seeds[seed.id] = seed
         self._training = [self.seeds[seed_id] for seed_id in state["training"]]
         for seed_id in state["kept"]:
