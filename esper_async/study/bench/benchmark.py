@@ -103,6 +103,11 @@ def judged(
     return Row(figure, value, unit, verdict, baseline, ratio, interval, bar, doubt or note)
 
 
+def shown(figure: str, value: float, unit: str, *, note: str = "") -> Row:
+    """Build a row that is there to be read; it has no bar to miss."""
+    return Row(figure, value, unit, Verdict.PASS, note=note)
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """A way to break the thing measured; while `breaks()` is entered it is broken.

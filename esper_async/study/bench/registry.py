@@ -7,9 +7,11 @@ from esper_async.study.bench.benchmark import Benchmark
 
 CASES = {
     "blending": "blending",
+    "growth": "growth",
     "intervals": "intervals",
     "isolation": "isolation",
     "loader": "loader",
+    "refusal": "refusal",
     "shadow-learning": "shadow_learning",
     "static-overhead": "static_overhead",
 }

@@ -62,5 +62,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if row.ratio is None else f"{row.ratio:.3f}",
         "" if row.interval is None else f"{row.interval[0]:.4g} … {row.interval[1]:.4g}",
         "" if row.bar is None else str(row.bar),
-        f"[{_COLOURS[row.verdict]}]{row.verdict.value}[/]",
+        "" if row.bar is None else f"[{_COLOURS[row.verdict]}]{row.verdict.value}[/]",
     )
