@@ -1,0 +1,92 @@
+"""What a process holds at one moment, and what of it is still held later: the leak check.
+
+Children and descriptors are read from /proc and are empty where there is none.
+"""
+
+import asyncio
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+_POOLS = ("asyncio_", "AnyIO worker thread", "ThreadPoolExecutor")  # idle workers are no leak
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Tasks, threads, child processes, and open sockets, pipes and files."""
+
+    tasks: frozenset["asyncio.Task[object]"]
+    threads: frozenset[threading.Thread]
+    children: frozenset[int]
+    descriptors: frozenset[tuple[int, str]]
+
+    @classmethod
+    def now(cls) -> "Held":
+        """Look, from a coroutine, whose own task does not count."""
+        return cls(
+            frozenset(asyncio.all_tasks() - {asyncio.current_task()}),
+            frozenset(threading.enumerate()),
+            frozenset(children()),
+            frozenset(_descriptors()),
+        )
+
+    def since(self, before: "Held") -> list[str]:
+        """Describe what is held now and was not before; empty when nothing leaked."""
+        threads = (t for t in self.threads - before.threads if not t.name.startswith(_POOLS))
+        return [
+            *(f"task {task.get_name()}" for task in self.tasks - before.tasks if not task.done()),
+            *(f"thread {thread.name}" for thread in threads),
+            *(f"process {pid}: {command(pid)}" for pid in self.children - before.children),
+            *(f"descriptor {fd}: {what}" for fd, what in self.descriptors - before.descriptors),
+        ]
+
+
+def children(parent: int | None = None) -> list[int]:
+    """Return the processes whose parent is this one (or `parent`), those that ended left out."""
+    wanted = os.getpid() if parent is None else parent
+    found = []
+    for entry in _PROC.glob("[0-9]*/stat"):
+        try:
+            state, parent_pid = entry.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue  # it ended meanwhile
+        if int(parent_pid) == wanted and state != "Z":
+            found.append(int(entry.parent.name))
+    return sorted(found)
+
+
+def command(pid: int) -> str:
+    """Return a process's command line, empty when it has ended."""
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def processes_naming(folder: Path) -> list[int]:
+    """Return the processes that work in `folder` or name it, this one left out."""
+    found = []
+    for entry in _PROC.glob("[0-9]*"):
+        pid = int(entry.name)
+        try:
+            inside = (entry / "cwd").readlink().is_relative_to(folder)
+        except OSError:
+            continue
+        if pid != os.getpid() and (inside or str(folder) in command(pid)):
+            found.append(pid)
+    return found
+
+
+def _descriptors() -> list[tuple[int, str]]:
+    """Return open descriptors that somebody opened on purpose: sockets, pipes, files."""
+    found = []
+    for entry in (_PROC / "self" / "fd").glob("*"):
+        try:
+            what = str(entry.readlink())
+        except OSError:
+            continue
+        if not what.startswith(("/proc/", "/dev/", "/sys/")):
+            found.append((int(entry.name), what))
+    return found
