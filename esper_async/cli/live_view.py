@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from esper_async.cli.run_text import quantity
+from esper_async.cli.run_text import quantity_named
 
 Json = Mapping[str, Any]
 _STYLES = {
@@ -66,14 +66,18 @@ def _run(run: Json, doing: str | None) -> RenderableType:
         for name, value in run["metrics"].items()
         if isinstance(value, int | float)
     )
+    if not doing and not metrics and run["state"] == "running":
+        doing = "starting its process"
     line.add_row(
         Text(f"  {run['name']}", "bold"),
         Text(run["state"], _STYLES.get(run["state"], "")),
         ProgressBar(total=epochs, completed=epoch, width=24),
-        Text(f"{epoch}/{epochs}"),
-        Text(doing or metrics),
+        Text(f"epoch {epoch}/{epochs}"),
+        Text(doing or ""),
     )
     parts: list[RenderableType] = [line]
+    if metrics:
+        parts.append(Text(f"    {metrics}"))
     if run.get("error"):
         parts.append(Text(f"    {run['error']}", "red"))
     if run["seeds"]:
@@ -86,13 +90,12 @@ def _seeds(seeds: Sequence[Json]) -> RenderableType:
     here = sorted((s for s in seeds if s["stage"] not in _GONE), key=lambda s: s["site"])
     rows = Table.grid(padding=(0, 2))
     for seed in here[:_SEEDS_SHOWN]:
-        measured = seed["benefit_vs_twin"] or seed["clean_contribution"]
         rows.add_row(
             Text(f"    {seed['site']}"),
             Text(seed["blueprint"]),
             Text(seed["stage"].lower(), _STYLES.get(seed["stage"], "")),
             Text(f"alpha {seed['alpha']:.2f}"),
-            Text(quantity(measured) if measured else "", "dim"),
+            Text(quantity_named(seed), "dim"),
         )
     further = len(here) - _SEEDS_SHOWN
     gone = len(seeds) - len(here)

@@ -303,6 +303,24 @@ def letters_purge(context: typer.Context, letter: LetterId) -> None:
     running.ask(client, _output(), lambda: client.delete(path), f"{letter} is gone")
 
 
+@app.command()
+@reported
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Also run the broken variants, which must fail.")
+    ] = False,
+    short: Annotated[bool, typer.Option("--short", help="The form that CI runs.")] = False,
+) -> None:
+    """Run the benchmarks, each against its baseline in the same run."""
+    import subprocess
+
+    flags = [("--mutants", mutants), ("--short", short), (JSON_FLAG, _json)]
+    command = [sys.executable, "-m", "esper_async.study.bench", *(names or [])]
+    command += [flag for flag, given in flags if given]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
 def main() -> None:
     """Run the command line; does not return."""
     global _json  # noqa: PLW0603 - set once, before any command runs

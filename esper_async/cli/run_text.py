@@ -53,6 +53,23 @@ def quantity(value: Json | None) -> str:
     return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]{mark}"
 
 
+def quantity_named(seed: Json) -> str:
+    """Return the weightiest quantity measured of a seed, by its name: they are never confused."""
+    for key, name in (("benefit_vs_twin", "benefit vs twin"), ("clean_contribution", "clean")):
+        if seed[key] is not None:
+            return f"{name} {quantity(seed[key])}"
+    return ""
+
+
+def result_line(result: Json) -> list[str]:
+    """Return what the test split said, for a run without a table."""
+    test = result.get("test")
+    if not test:
+        return []
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in test.items())
+    return [f"test {figures}; {result['parameters']:,} parameters; {result['wall_s']:.1f} s"]
+
+
 def progress_line(run: Json) -> str:
     """Return one line about where a run is."""
     metrics = run["metrics"]

@@ -3,12 +3,11 @@
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from esper_async.cli.live_view import Snapshot, render
 from esper_async.cli.output import Output
-from esper_async.cli.run_text import comparison_table, ending, progress_line
+from esper_async.cli.run_text import comparison_table, ending, progress_line, result_line
 from esper_async.nissa.run_list import list_runs
 from esper_async.runtime.logging import configure_logging
 from esper_async.supervisor.app import Supervisor, run_in_foreground
@@ -164,8 +163,9 @@ class _Live(_View):
 
 def final_lines(run: Run) -> list[str]:
     """Return how a run ended, and its table where there is one."""
-    rows = (run.result or {}).get("comparison") or []
-    return ["", ending(run.id, run.state, run.error), *comparison_table(rows)]
+    result = run.result or {}
+    told = comparison_table(result.get("comparison") or []) or result_line(result)
+    return ["", ending(run.id, run.state, run.error), *told]
 
 
 def _summaries(supervisor: Supervisor) -> list[dict[str, Any]]:
@@ -184,10 +184,3 @@ def _doing(supervisor: Supervisor) -> dict[str, str]:
         total = progress.get("total")
         told[run.id] = f"{phase} {progress['done']}/{total}" if total else str(phase)
     return told
-
-
-def settings_path(config: Path | None) -> Path | None:
-    """Return the settings file to read: the one named, else ./esper.toml if there is one."""
-    from esper_async.supervisor.settings import default_config
-
-    return config if config is not None else default_config()

@@ -5,11 +5,12 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, Up
+from tests.cli.conftest import Cli, Running, Up
 
 
 def memory_mb(pid: int) -> float:
@@ -94,32 +95,32 @@ def test_a_service_manager_is_told_when_everything_is_up(up: Up, tmp_path: Path)
 
 
 @pytest.mark.full
-def test_a_run_trains_resumes_after_a_kill_and_ends_with_its_table(
-    up: Up, cli: Cli, tmp_path: Path
-) -> None:
+def test_a_run_trains_resumes_after_a_kill_and_ends_with_its_table(up: Up, tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(
-        "[run]\ntask = 'esper_async.tasks.digits:make_task'\nepochs = 40\nbaselines = true\n"
+        "[run]\ntask = 'esper_async.tasks.digits:make_task'\nepochs = 60\nbaselines = true\n"
     )
     running = up("--run", "short.toml", "--exit-when-done")
     running.wait_ready()
-    where = ("--state-dir", str(running.state_dir))
-    run_id = wait_for_epoch(cli, where, 1)
-    pid = json.loads(Path(running.state_dir / "supervisor.json").read_text())["pid"]
-    assert pid == running.process.pid
+    run_id = wait_for_epoch(running, 1)
     os.kill(train_pid(running.process.pid), signal.SIGKILL)
-    assert running.process.wait(240) == 0
+    assert running.process.wait(280) == 0
+    state = json.loads((running.state_dir / "runs" / run_id / "state.json").read_text())
+    assert (state["state"], state["resumes"]) == ("completed", 1)
     said = running.said()
     assert f"{run_id}: completed" in said
     assert "the same host, not growing" in said
     assert "One run is not evidence" in said
 
 
-def wait_for_epoch(cli: Cli, where: tuple[str, str], epoch: int) -> str:
-    deadline = time.monotonic() + 120
+def wait_for_epoch(running: Running, epoch: int) -> str:
+    """Poll gently: training gives way to everything else on this machine."""
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        runs = cli("runs", "--json", *where).document
+        with urllib.request.urlopen(running.url("/api/runs"), timeout=5) as answer:
+            runs = json.load(answer)
         if runs and (runs[0]["epoch"] or 0) >= epoch:
             return str(runs[0]["id"])
+        time.sleep(0.1)
     raise AssertionError("the run never began")
 
 

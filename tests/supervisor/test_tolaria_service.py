@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from esper_async.leyline import EmergencyLevel, EmergencySignal, EventEnvelope
 from esper_async.tolaria.runs import Run, RunConflictError, RunNotFoundError
 from esper_async.tolaria.service import TolariaOptions, TolariaService
 
@@ -20,10 +21,11 @@ class NoWait(random.Random):
         return a
 
 
-def service_in(folder: Path, **options: Any) -> TolariaService:
+def service_in(folder: Path, bus: Any = None, **options: Any) -> TolariaService:
     return TolariaService(
         folder,
         lambda: "unix:///nowhere",
+        bus=bus,
         source=NoWait(),
         options=TolariaOptions(
             target="tests.supervisor.training_targets:train",
@@ -172,6 +174,45 @@ async def test_a_queued_run_can_be_paused_resumed_and_stopped(tmp_path: Path) ->
         for deed in (service.pause, service.resume, service.stop):
             with pytest.raises(RunConflictError, match="is stopped"):
                 deed(waiting.id)
+
+
+class EmergencyBus:
+    """Delivers one emergency when told to, then waits."""
+
+    def __init__(self, level: EmergencyLevel.ValueType) -> None:
+        self.signal = EmergencySignal(level=level, reason="isolation violated")
+        self.strike = asyncio.Event()
+        self.handled = asyncio.Event()
+
+    async def consume(self, topic: str, group: str, handler: Any, **_: Any) -> None:
+        assert (topic, group) == ("control", "tolaria")
+        await self.strike.wait()
+        await handler(self.signal, EventEnvelope())
+        self.handled.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("level", "state"),
+    [
+        (EmergencyLevel.EMERGENCY_LEVEL_CRITICAL, "paused"),
+        (EmergencyLevel.EMERGENCY_LEVEL_SEVERE, "running"),
+    ],
+)
+async def test_only_a_critical_emergency_freezes_and_someone_must_lift_it(
+    level: EmergencyLevel.ValueType, state: str, tmp_path: Path
+) -> None:
+    bus = EmergencyBus(level)
+    async with running(service_in(tmp_path, bus=bus)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        bus.strike.set()
+        await bus.handled.wait()
+        assert run.state == state
+        await until(lambda: service.progress(run.id)["frozen"] == (state == "paused"))
+        service.resume(run.id)
+        assert run.state == "running"
+        await until(lambda: not service.progress(run.id)["frozen"])
 
 
 async def test_an_unknown_run_is_named(tmp_path: Path) -> None:

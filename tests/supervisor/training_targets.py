@@ -63,7 +63,7 @@ def _until_stopped(link: ChildLink, folder: Path, _life: int) -> int:
     with (folder / "requests").open("a") as requests:
         while not link.stop_requested:
             step += 1
-            link.heartbeat(step)
+            link.heartbeat(step, frozen=link.frozen)
             for request in link.requests():
                 requests.write(f"{request} {json.dumps(dict(request.fields))}\n")
                 requests.flush()

@@ -1,0 +1,142 @@
+"""What people read: tables, quantities that say when they were not measured, the live view."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from esper_async.cli.client import Client
+from esper_async.cli.failure import CommandError
+from esper_async.cli.live_view import Snapshot, render
+from esper_async.cli.output import Output, table
+from esper_async.cli.run_text import (
+    ONE_RUN,
+    comparison_table,
+    progress_line,
+    quantity,
+    quantity_named,
+    runs_table,
+)
+
+QUANTITY = {"mean": 0.031, "low": 0.012, "high": 0.05, "n": 300, "estimated": False}
+
+
+def seed(**further: Any) -> dict[str, Any]:
+    return {
+        "id": "s-1", "site": "stem.1", "stage": "TRAINING", "blueprint": "BP015", "alpha": 0.0,
+        "clean_contribution": None, "benefit_vs_twin": None, "dependence": None, **further,
+    }  # fmt: skip
+
+
+def run(**further: Any) -> dict[str, Any]:
+    return {
+        "id": "r-1", "name": "mine", "state": "running", "epoch": 3, "epochs": 10,
+        "policy": "heuristic", "metrics": {"validation_loss": 0.5}, "seeds": [], "error": None,
+        "overhead_ratio": None, **further,
+    }  # fmt: skip
+
+
+def shown(snapshot: Snapshot) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render(snapshot))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_numbers_stand_flush_right_and_absent_is_a_dash() -> None:
+    assert table(("NAME", "N"), [("a", 5), ("long", 1234), ("c", None)]) == [
+        "NAME     N",
+        "a        5",
+        "long  1234",
+        "c        -",
+    ]
+    assert table(("NAME",), []) == []
+
+
+def test_what_was_not_measured_is_never_zero() -> None:
+    assert quantity(None) == "not measured"
+    assert quantity(QUANTITY) == "+0.0310 [+0.0120, +0.0500]"
+    assert quantity({**QUANTITY, "estimated": True}).endswith("(estimated)")
+
+
+def test_the_three_quantities_are_never_confused_and_dependence_never_shown_as_merit() -> None:
+    assert quantity_named(seed(clean_contribution=QUANTITY)).startswith("clean +0.0310")
+    both = seed(clean_contribution=QUANTITY, benefit_vs_twin={**QUANTITY, "mean": 0.2})
+    assert quantity_named(both).startswith("benefit vs twin +0.2000")
+    assert quantity_named(seed(dependence=QUANTITY)) == ""
+
+
+def test_a_run_without_accuracy_shows_none() -> None:
+    assert "acc" not in progress_line(run())
+    assert "val loss 0.5000" in progress_line(run())
+    with_it = run(metrics={"validation_accuracy": 0.75}, seeds=[seed()], overhead_ratio=1.2)
+    assert "val acc 0.7500" in progress_line(with_it)
+    assert "seeds 1 training" in progress_line(with_it)
+    assert "overhead +20.0 %" in progress_line(with_it)
+
+
+def test_the_final_table_names_metric_interval_parameters_and_time_and_is_honest() -> None:
+    row = {
+        "name": "this run", "metric": "accuracy", "value": 0.91, "low": 0.88, "high": 0.94,
+        "n": 360, "parameters": 1234, "wall_s": 61.2,
+    }  # fmt: skip
+    lines = comparison_table([row, {**row, "name": "static", "value": 0.85}])
+    assert "test accuracy" in lines[0]
+    assert "over samples" in lines[0]
+    for word in ("this run", "0.9100", "[0.8800, 0.9400]", "1,234", "61.2 s"):
+        assert word in lines[1]
+    assert lines[-1] == ONE_RUN
+    assert comparison_table([]) == []
+
+
+def test_the_list_of_runs_counts_kept_seeds() -> None:
+    lines = runs_table([run(seeds=[seed(stage="FOSSILIZED"), seed(stage="CULLED")])])
+    assert lines[1].split()[-1] == "1"
+    assert "no runs yet" in runs_table([])[0]
+
+
+def test_the_view_shows_runs_seeds_by_stage_alerts_and_the_address() -> None:
+    text = shown(
+        Snapshot(
+            url="http://127.0.0.1:1/",
+            status="degraded",
+            services={"karn": {"state": "backing_off"}, "oona": {"state": "ready"}},
+            runs=[run(seeds=[seed(stage="BLENDING", alpha=0.5), seed(stage="CULLED")])],
+            alerts=[{"name": "disk_low", "summary": "1 GB left"}],
+        )
+    )
+    for words in (
+        "degraded", "http://127.0.0.1:1/", "karn: backing_off", "mine", "epoch 3/10", "stem.1",
+        "BP015", "blending", "alpha 0.50", "1 tried and removed", "disk_low: 1 GB left",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "oona" not in text
+
+
+def test_a_run_that_has_not_begun_says_what_it_is_at() -> None:
+    nothing_yet = run(epoch=None, metrics={})
+    snapshot = Snapshot(url="", status="ready", services={}, runs=[nothing_yet])
+    assert "starting its process" in shown(snapshot)
+    doing = Snapshot(
+        url="", status="ready", services={}, runs=[nothing_yet], doing={"r-1": "proving 3/52"}
+    )
+    assert "proving 3/52" in shown(doing)
+
+
+def test_json_is_one_document_and_nothing_else() -> None:
+    stream = io.StringIO()
+    output = Output(as_json=True, stream=stream)
+    output.line("for people")
+    output.result({"a": 1}, ["for people"])
+    assert json.loads(stream.getvalue()) == {"a": 1}
+
+
+def test_no_colour_without_a_terminal() -> None:
+    assert not Output(stream=io.StringIO()).color
+
+
+def test_a_supervisor_that_does_not_answer_is_named() -> None:
+    with pytest.raises(CommandError, match=r"http://127\.0\.0\.1:1 does not answer"):
+        Client("http://127.0.0.1:1", None).get("/api/runs")
