@@ -16,6 +16,7 @@ from esper_async.leyline import load_key
 from esper_async.oona.bridge import Bridge
 from esper_async.runtime.child_main import ChildLink
 from esper_async.tamiyo.policies import UnknownPolicyError
+from esper_async.tolaria import global_random
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine, Outcome, parameters_of
@@ -139,6 +140,8 @@ def _train(
     teller = Teller(bridge, options.name)
 
     def make_task() -> Task:
+        # a factory may draw weights and splits from the global generators: the same ones each time
+        global_random.seed_everything(options.seed)
         return load_task(config["run"]["task"], config["run"]["options"], seed=options.seed)
 
     def progress(done: int, total: int, what: str) -> None:
