@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -209,3 +211,13 @@ def test_replacing_puts_the_original_back() -> None:
     with replaced("math.sqrt", lambda _: 1.0):
         assert math.sqrt(9) == 1.0
     assert math.sqrt is original
+
+
+def test_help_loads_no_torch() -> None:
+    script = (
+        "import sys\n"
+        "from esper_async.study.bench.command import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)

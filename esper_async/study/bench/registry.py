@@ -12,6 +12,7 @@ CASES = {
     "isolation": "isolation",
     "loader": "loader",
     "refusal": "refusal",
+    "resume": "resume",
     "shadow-learning": "shadow_learning",
     "static-overhead": "static_overhead",
 }
