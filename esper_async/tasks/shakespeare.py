@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from esper_async.tasks.recipe import Schedule, adam, scheduler_of
 from esper_async.tasks.seeding import Stream, derive_seed, permutation, seeded_initialisation
-from esper_async.tasks.shakespeare_text import PLAYS, alphabet, encode, load_plays
+from esper_async.tasks.shakespeare_text import PLAYS, alphabet, load_plays
 from esper_async.tasks.splits import Split, make_loaders, partition
 from esper_async.tolaria.task import Task
 
@@ -133,6 +133,16 @@ def _deal_plays(seed: int) -> tuple[str, str, str]:
         "\n".join(plays[:VALIDATION_PLAYS]),
         "\n".join(plays[VALIDATION_PLAYS:held_out]),
     )
+
+
+def encode(text: str) -> Tensor:
+    """Map a text to the places of its characters in the alphabet: int64 (len(text),).
+
+    Raises:
+        KeyError: a character is not in the alphabet.
+    """
+    places = {character: place for place, character in enumerate(alphabet())}
+    return torch.tensor([places[character] for character in text], dtype=torch.int64)
 
 
 def _sequences(text: str, length: int) -> Split:

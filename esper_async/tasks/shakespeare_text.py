@@ -7,9 +7,6 @@ from functools import cache
 from importlib.metadata import Distribution
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from esper_async.tasks.extras import MissingDataError, require_distribution
 
 PLAYS = 38
@@ -38,16 +35,6 @@ def load_plays() -> tuple[str, ...]:
 def alphabet() -> tuple[str, ...]:
     """Return every character of the plays in code point order."""
     return tuple(sorted(set().union(*load_plays())))
-
-
-def encode(text: str) -> Tensor:
-    """Map a text to the places of its characters in the alphabet: int64 (len(text),).
-
-    Raises:
-        KeyError: a character is not in the alphabet.
-    """
-    places = {character: place for place, character in enumerate(alphabet())}
-    return torch.tensor([places[character] for character in text], dtype=torch.int64)
 
 
 def _play_files(package: Distribution) -> list[Path]:
