@@ -9,6 +9,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=${ESPER_VENV:-$ROOT/.venv}
 UV_VERSION=0.13.9
+LOCK=${TMPDIR:-/tmp}/esper-setup-$(id -u)-$(printf '%s' "$VENV" | cksum | cut -d' ' -f1).lock
 
 say() { printf '%s\n' "esper: $*" >&2; }
 
@@ -92,26 +93,26 @@ install_into_venv() {
 
 locked() {
     if command -v flock >/dev/null 2>&1; then
-        exec 9>"$VENV.lock"
+        exec 9>>"$LOCK"
         if ! flock -n 9; then
             say "another set-up is at work; waiting for it"
             flock 9
         fi
         return
     fi
-    until mkdir "$VENV.lock.d" 2>/dev/null; do
-        kill -0 "$(cat "$VENV.lock.d/pid" 2>/dev/null || echo $$)" 2>/dev/null || rm -rf "$VENV.lock.d"
+    until mkdir "$LOCK.d" 2>/dev/null; do
+        kill -0 "$(cat "$LOCK.d/pid" 2>/dev/null || echo $$)" 2>/dev/null || rm -rf "$LOCK.d"
         sleep 1
     done
-    echo $$ >"$VENV.lock.d/pid"
-    trap 'rm -rf "$VENV.lock.d"' EXIT
+    echo $$ >"$LOCK.d/pid"
+    trap 'rm -rf "$LOCK.d"' EXIT
 }
 
 unlocked() {
     if command -v flock >/dev/null 2>&1; then
         exec 9>&-
     else
-        rm -rf "$VENV.lock.d"
+        rm -rf "$LOCK.d"
         trap - EXIT
     fi
 }

@@ -104,7 +104,7 @@ def parent(link: ChildLink, *, path: str) -> None:
     async def raise_one() -> None:
         child = Child(ChildSpec("grandchild", "tests.runtime.child_targets:obey"))
         await child.start()
-        Path(path).write_text(str(child.pid))
+        Path(path).write_text(str(child.pid))  # noqa: ASYNC240
         link.send({"type": "up", "pid": child.pid})
         await asyncio.sleep(600)
 

@@ -73,7 +73,7 @@ def is_alive(pid: int) -> bool:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -230,8 +230,8 @@ async def test_a_child_is_not_spawned_off_the_main_thread() -> None:
 
 
 async def test_a_child_leaves_no_descriptor_behind(spawn: Spawn) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = len(list(Path("/proc/self/fd").iterdir()))  # noqa: ASYNC240
     child, _ = await spawn("leave", args={"code": 0})
     await child.wait()
     await asyncio.sleep(0)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before  # noqa: ASYNC240

@@ -18,10 +18,10 @@ async def test_a_blocked_loop_is_reported_with_the_guilty_stack() -> None:
     lag.start(asyncio.get_running_loop())
     try:
         async with asyncio.timeout(10):
-            while lag.last_s == 0.0:
+            while lag.last_s == 0.0:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             a_blocking_call()
-            while not reported:
+            while not reported:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
     finally:
         lag.stop()
@@ -42,7 +42,7 @@ async def test_an_idle_loop_is_not_reported() -> None:
     )
     lag.start(asyncio.get_running_loop())
     async with asyncio.timeout(10):
-        while len(lags) < 20:
+        while len(lags) < 20:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     lag.stop()
     assert reported == []

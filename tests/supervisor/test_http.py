@@ -34,7 +34,7 @@ async def serving(*others: Puppet) -> AsyncIterator[tuple[HttpListener, aiohttp.
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 

@@ -56,7 +56,7 @@ async def running(service: TolariaService) -> AsyncIterator[TolariaService]:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(15):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

@@ -34,7 +34,7 @@ def family(diary: list[str]) -> tuple[Puppet, Puppet, Puppet]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
