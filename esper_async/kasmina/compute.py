@@ -81,8 +81,11 @@ class ComputeAccount:
         self._a_sample["twin"] = self._a_sample.pop("host", 0.0)
 
     def seed_removed(self, seed_id: str) -> None:
-        """The seed is gone; the host may have its former topology again."""
+        """The seed is gone; the host is as it was unless the trial was withdrawn with it."""
         self._a_sample.pop(seed_id, None)
+
+    def trial_withdrawn(self) -> None:
+        """The host's topology is what it was before the trial."""
         self._a_sample.pop("host", None)
 
     def state_dict(self) -> dict[str, Any]:

@@ -425,6 +425,7 @@ class Executor:
         if self.trial is not None and self.trial.seed is seed:
             self.trial.withdraw()
             self.trial = None
+            self.compute.trial_withdrawn()
         else:
             self._training.remove(seed)
         self.compute.seed_removed(seed.id)
@@ -464,6 +465,16 @@ class Executor:
             self._listener(seed, source, target, gate)
 
     # -- saved and restored --------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take every seed out of the network, whatever its stage; the executor is of no more use.
+
+        The host's weights stay as they are.
+        """
+        if self.trial is not None:
+            self.trial.keep()
+        for seed_id in list(self.branch.seed_order):
+            self.branch.detach(self.seeds[seed_id])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs; tensors are shared with the living run."""
