@@ -1,6 +1,7 @@
 """Losses by sample, and evaluating several variants of a network in one pass over the data."""
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from esper_async.kasmina.call import first_batch_size, move
 from esper_async.kasmina.quantity import PairedBy
@@ -15,6 +17,13 @@ from esper_async.kasmina.random_state import SharedRandomness
 
 Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
+_IN_NATS = (
+    F.cross_entropy,
+    F.nll_loss,
+    F.binary_cross_entropy,
+    F.binary_cross_entropy_with_logits,
+)
+_MODULES_IN_NATS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 Variant = Callable[[Any], tuple[Tensor, Tensor]]
 
 
@@ -51,6 +60,14 @@ class SampleLoss:
     def __init__(self, loss: Loss) -> None:
         self.mean = loss
         self._unreduced = _without_reduction(loss)
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether the loss is known to be a cross-entropy, whose values are nats."""
+        known: Any = self.mean
+        while isinstance(known, functools.partial):
+            known = known.func
+        return known in _IN_NATS or isinstance(known, _MODULES_IN_NATS)
 
     @property
     def paired_by(self) -> PairedBy:

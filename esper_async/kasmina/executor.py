@@ -89,6 +89,8 @@ class Executor:
         self._training: list[Seed] = []
         self._trend = LossTrend()
         self._margin_scale = 1.0
+        relative = options.relative_margins
+        self._relative_margins = not loss.in_nats if relative == "auto" else relative
 
     # -- what the run looks like ---------------------------------------------------------------
 
@@ -279,7 +281,7 @@ class Executor:
     def advance(self, results: Mapping[str, Evaluation]) -> None:
         """Judge every seed on what was measured ("host" and the variants), and move it on."""
         host = results["host"]
-        self._margin_scale = abs(host.loss) if self.options.relative_margins else 1.0
+        self._margin_scale = abs(host.loss) if self._relative_margins else 1.0
         self._rest()
         trial = self.trial
         if trial is not None:
@@ -362,6 +364,8 @@ class Executor:
                 trial.start_averaging()
             return
         self._measure_benefit(trial, results)
+        if seed.benefit_vs_twin is not None:
+            trial.benefits.append(seed.benefit_vs_twin.mean)
         if seed.stage is Stage.SHADOWING:
             gate = interface_holds(
                 on_loss=results["host"].loss, off_loss=results["off"].loss, boundary=self.boundary
@@ -380,8 +384,6 @@ class Executor:
             trial.seed.benefit_vs_twin = self._trend.benefit(
                 results["averaged"].loss, self.boundary
             )
-        if trial.seed.benefit_vs_twin is not None:
-            trial.benefits.append(trial.seed.benefit_vs_twin.mean)
 
     def _judge_benefit(self, trial: Trial) -> None:
         seed = trial.seed

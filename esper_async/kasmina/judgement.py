@@ -1,5 +1,6 @@
 """From what was measured to verdicts: the gates applied to seeds."""
 
+import math
 import statistics
 from collections.abc import Mapping
 
@@ -51,10 +52,13 @@ def benefit_verdict(
 
     An interval over samples leaves out the noise of training itself. So the margin grows with the
     spread of the benefit over the boundaries of the window: what jumps about must clear more.
+    One benefit in the window that is not finite, and nothing is enough.
     """
     margin = options.g4_margin * scale
     window = trial.benefits[-options.window_boundaries :]
-    if len(window) > 1:
+    if not all(math.isfinite(benefit) for benefit in window):
+        margin = math.inf
+    elif len(window) > 1:
         margin = max(margin, SPREAD_FACTOR * statistics.stdev(window))
     gate = system_impact(trial.seed.benefit_vs_twin, margin=margin, boundary=boundary)
     trial.seed.gates.append(gate)

@@ -24,7 +24,8 @@ class GrowthOptions:
         embargo_boundaries: boundaries a site rests after a cull.
         g2_margin: least lower bound of the clean contribution (nats).
         g4_margin: least lower bound of the benefit against the twin (nats).
-        relative_margins: margins are fractions of the validation loss, for losses not in nats.
+        relative_margins: margins are fractions of the validation loss; "auto" for every loss that
+            is not known to be in nats (a cross-entropy).
         warmup_steps: optimizer steps over which a new seed's rate rises to its base.
         clip_norm: largest gradient norm of one seed's kernel.
         fossilized_frozen: kept seeds stop training.
@@ -37,15 +38,15 @@ class GrowthOptions:
     tiers: tuple[str, ...] = ("production",)
     parameter_budget: float = 8.0
     shadow_every: int = 2
-    dwell_steps: int = 100
+    dwell_steps: int = 200
     ramp_boundaries: int = 3
     window_boundaries: int = 3
     max_windows: int = 3
     embargo_boundaries: int = 2
     g2_margin: float = -0.02
     g4_margin: float = 0.005
-    relative_margins: bool = False
-    warmup_steps: int = 100
+    relative_margins: bool | Literal["auto"] = "auto"
+    warmup_steps: int = 20
     clip_norm: float = 1.0
     fossilized_frozen: bool = False
     drill: bool = False

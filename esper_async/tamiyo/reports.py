@@ -69,6 +69,16 @@ class ReportBook:
         due, self._open = self._open, []
         return [self._report(window, seeds, boundary, metrics) for window in due]
 
+    def abort_after(
+        self, seeds: Mapping[str, Seed], *, to_boundary: int, boundary: int
+    ) -> list[dict[str, Any]]:
+        """Return the reports of the windows opened past a rollback's target, and close them."""
+        lost = [window for window in self._open if window.boundary > to_boundary]
+        self._open = [window for window in self._open if window not in lost]
+        return [
+            self._report(window, seeds, boundary, {}) | {"outcome": "ABORTED"} for window in lost
+        ]
+
     def _is_due(self, window: _Window, seeds: Mapping[str, Seed], boundary: int) -> bool:
         if window.operation == "CULL":
             return boundary >= window.boundary + self.cull_boundaries

@@ -25,7 +25,7 @@ class CheckpointError(RuntimeError):
 class Written:
     """A checkpoint that is on disk."""
 
-    boundary: int
+    step: int
     path: Path
     size_bytes: int
     duration_ms: float
@@ -45,7 +45,7 @@ def snapshot(value: Any) -> Any:
 
 
 class CheckpointStore:
-    """The checkpoints of one run: `<boundary>.pt` with its manifest `<boundary>.json`.
+    """The checkpoints of one run: `<step>.pt` with its manifest `<step>.json`.
 
     A checkpoint counts from the moment its manifest is in place. The newest two are kept. Writing
     happens in a thread of its own, one at a time; its failure is raised by the next call.
@@ -58,7 +58,7 @@ class CheckpointStore:
         self._failure: Exception | None = None
         self._written: list[Written] = []
 
-    def save(self, boundary: int, state: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Copy `state` and write it beside the caller, once an earlier write has ended.
 
         Raises:
@@ -67,7 +67,7 @@ class CheckpointStore:
         copied = snapshot(state)
         self.wait()
         self._thread = threading.Thread(
-            target=self._write, args=(boundary, copied), name="checkpoint", daemon=True
+            target=self._write, args=(step, copied), name="checkpoint", daemon=True
         )
         self._thread.start()
 
@@ -85,8 +85,25 @@ class CheckpointStore:
         taken, self._written = self._written, []
         return taken
 
+    def load_before(self, step: int) -> tuple[int, dict[str, Any]] | None:
+        """Return (step, state) of the newest whole checkpoint taken before `step`, and drop later
+        ones, so that a crash from here on resumes from it; None, and nothing dropped, without one.
+        """
+        self.wait()
+        manifests = sorted(self._folder.glob("*.json"), reverse=True)
+        for manifest_path in manifests:
+            if int(manifest_path.stem) >= step:
+                continue
+            loaded = _read(manifest_path)
+            if loaded is not None:
+                for later in manifests[: manifests.index(manifest_path)]:
+                    later.unlink()
+                    later.with_suffix(".pt").unlink(missing_ok=True)
+                return loaded
+        return None
+
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Return (boundary, state) of the newest whole checkpoint; None if there is none.
+        """Return (step, state) of the newest whole checkpoint; None if there is none.
 
         Raises:
             CheckpointError: there are checkpoints, and every one is damaged.
@@ -103,15 +120,15 @@ class CheckpointStore:
             )
         return None
 
-    def _write(self, boundary: int, state: dict[str, Any]) -> None:
+    def _write(self, step: int, state: dict[str, Any]) -> None:
         started = time.perf_counter()
         try:
-            path = self._folder / f"{boundary:08d}.pt"
+            path = self._folder / f"{step:010d}.pt"
             _replace(path, lambda temporary: torch.save(state, temporary))
             size_bytes = path.stat().st_size
             manifest = {
                 "format": FORMAT,
-                "boundary": boundary,
+                "step": step,
                 "file": path.name,
                 "size_bytes": size_bytes,
                 "sha256": _digest(path),
@@ -121,7 +138,7 @@ class CheckpointStore:
             _replace(manifest_path, lambda temporary: temporary.write_text(json.dumps(manifest)))
             self._prune()
             duration = 1e3 * (time.perf_counter() - started)
-            self._written.append(Written(boundary, path, size_bytes, duration))
+            self._written.append(Written(step, path, size_bytes, duration))
         except Exception as failure:  # noqa: BLE001 - raised by the next call, in the caller's thread
             self._failure = failure
 
@@ -158,4 +175,4 @@ def _read(manifest_path: Path) -> tuple[int, dict[str, Any]] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError):
         return None
-    return manifest["boundary"], state
+    return manifest["step"], state

@@ -15,8 +15,9 @@ from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import Graft, attach
 from esper_async.kasmina.seed import Seed
 from esper_async.tolaria.control import Control
-from esper_async.tolaria.engine import Engine, Outcome, parameters_of
+from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.outcome import Outcome, parameters_of
 from esper_async.tolaria.task import Task
 
 ONE_RUN = "One run is not evidence: intervals are over test samples, not over runs."

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esper_async.kasmina.call import default_forward, first_batch_size, move
 from esper_async.kasmina.compute import training_macs
@@ -25,6 +24,7 @@ from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
 from esper_async.tolaria.records import seed_records, transition_record
 from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task, TaskError
@@ -37,48 +37,7 @@ from esper_async.tolaria.training import (
     make_train_step,
 )
 
-State = Literal["completed", "stopped", "drained"]
 _OPERATOR = "operator"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a run ended, with what it left: the grown model and what was recorded."""
-
-    state: State
-    grower: Grower
-    history: list[dict[str, Any]]
-    field_reports: list[dict[str, Any]]
-    transitions: list[dict[str, Any]]
-    decisions: list[dict[str, Any]]
-    test: Evaluation | None
-    wall_s: float
-    compute: dict[str, float]
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Sums since the last boundary."""
-
-    loss: Tensor | None = None
-    steps: int = 0
-    samples: int = 0
-    host_s: float = 0.0
-    total_s: float = 0.0
-
-    def add(self, loss: Tensor, samples: int) -> None:
-        self.loss = loss.double() if self.loss is None else self.loss + loss.double()
-        self.steps += 1
-        self.samples += samples
-
-
-@dataclass(slots=True)
-class _Clock:
-    wall_s: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-
-    def total(self) -> float:
-        return self.wall_s + time.perf_counter() - self.since
 
 
 class Engine:
@@ -137,6 +96,7 @@ class Engine:
         self._steps = 0
         self._boundary = 0
         self._pending: list[Steer] = []
+        self._rolled_back = False
         self._ending: Literal["stopped", "drained"] | None = None
         self._macs_per_sample = 0.0
         self._samples = 0
@@ -170,7 +130,7 @@ class Engine:
     def _run(self) -> Outcome:
         global_random.seed_everything(self.options.seed)
         self._set_up()
-        clock = _Clock()
+        clock = WallClock()
         self._resume()
         clock.wall_s = self._wall_before
         while self._boundary < self._total and self._ending is None:
@@ -222,7 +182,7 @@ class Engine:
             self._run_id, self.grower.policy.name, self.grower.policy.version
         )
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
-        self._tally = _Tally()
+        self._tally = Tally()
         self._wall_before = 0.0
 
     def _count_boundaries(self) -> int:
@@ -239,6 +199,7 @@ class Engine:
 
     def _run_epoch(self) -> None:
         started = time.perf_counter()
+        self._rolled_back = False
         for raw in self._loader.batches():
             batch = move(raw, self._device)
             self._train_on(batch)
@@ -247,7 +208,7 @@ class Engine:
                 self._pass_boundary()
                 started = time.perf_counter()
             self._steer()
-            if self._ending is not None or self._boundary >= self._total:
+            if self._ending is not None or self._rolled_back or self._boundary >= self._total:
                 return
         self._tally.total_s += time.perf_counter() - started
         if self.options.boundary_every == "epoch":
@@ -299,7 +260,7 @@ class Engine:
     # -- boundaries ----------------------------------------------------------------------------
 
     def _pass_boundary(self) -> None:
-        tally, self._tally = self._tally, _Tally()
+        tally, self._tally = self._tally, Tally()
         self._boundary += 1
         assert tally.loss is not None
         training_loss = float(tally.loss) / tally.steps
@@ -311,7 +272,7 @@ class Engine:
         if self._checkpoints is not None and self._boundary % self.options.checkpoint_every == 0:
             self._save()
 
-    def _record_boundary(self, report: BoundaryReport, tally: _Tally) -> None:
+    def _record_boundary(self, report: BoundaryReport, tally: Tally) -> None:
         position = self._position()
         for transition in report.transitions:
             self._tell("transition", **transition_record(transition))
@@ -438,6 +399,8 @@ class Engine:
                     self._journal.record(f"{steer.kind}d", self._position())
                 elif steer.kind == "cull":
                     self._pending.append(steer)
+                elif steer.kind == "rollback":
+                    self._roll_back(steer.boundary)
             if not paused or self._ending is not None:
                 return
             self._control.heartbeat(self._steps, boundary=self._boundary, paused=True)
@@ -480,6 +443,45 @@ class Engine:
             "capability": torch.backends.cpu.get_cpu_capability(),
         }
 
+    def _roll_back(self, to_boundary: int | None) -> None:
+        """Go back to the last checkpoint of an earlier boundary, or of `to_boundary` or before.
+
+        The seeds planted since are gone; the reports of their commands say ABORTED.
+        """
+        loaded = None
+        if self._checkpoints is not None:
+            step = self._steps
+            if to_boundary is not None:
+                step = self._step_after(to_boundary)
+            loaded = self._checkpoints.load_before(step)
+        if loaded is None:
+            self._journal.record(
+                "command_refused", self._position(), reason="there is no earlier checkpoint"
+            )
+            return
+        state, executor = loaded[1], self.grower.executor
+        if executor is not None:
+            for report in self._reports.abort_after(
+                executor.seeds, to_boundary=state["boundary"], boundary=self._boundary
+            ):
+                self._tell("field_report", **report)
+        position = self._position()
+        self.grower.ungrow()
+        self._load(state)
+        self._rolled_back = True
+        self._journal.record(
+            "rollback",
+            position,
+            to_boundary=self._boundary,
+            to_step=self._steps,
+            reason="asked for by an operator",
+        )
+
+    def _step_after(self, boundary: int) -> int:
+        """Return the first step that belongs to a boundary later than `boundary`."""
+        steps = [entry["step"] for entry in self._history if entry["boundary"] <= boundary]
+        return (steps[-1] if steps else 0) + 1
+
     def _resume(self) -> None:
         """Load the newest checkpoint and prepare to repeat what was journaled after it."""
         loaded = None if self._checkpoints is None else self._checkpoints.load_latest()
@@ -487,14 +489,8 @@ class Engine:
             self._tell_again(self._journal.resume(0))
             return
         state = loaded[1]
-        self.grower.load_state_dict(state["grower"])
-        self._reports.load_state_dict(state["reports"])
-        self._loader.load_state_dict(state["loader"])
-        for name in ("steps", "boundary", "samples", "macs_per_sample", "history", "told"):
-            setattr(self, f"_{name}", state[name])
-        self._tally = _Tally(**state["tally"])
+        self._load(state)
         self._tell_again(self._journal.resume(state["journal_seq"]))
-        global_random.restore(state["random"])
         reason = self._difference(state)
         self._journal.record(
             "resumed",
@@ -503,6 +499,15 @@ class Engine:
             bitwise=reason is None,
             reason=reason or "the same threads and processor",
         )
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.grower.load_state_dict(state["grower"])
+        self._reports.load_state_dict(state["reports"])
+        self._loader.load_state_dict(state["loader"])
+        for name in ("steps", "boundary", "samples", "macs_per_sample", "history", "told"):
+            setattr(self, f"_{name}", state[name])
+        self._tally = Tally(**state["tally"])
+        global_random.restore(state["random"])
 
     def _tell_again(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Announce what may have been journaled without having been announced."""
@@ -558,15 +563,7 @@ class Engine:
         }
 
     def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:
-        executor = self.grower.executor
-        if executor is None:
-            compute = {"host_macs": self._macs_per_sample * self._samples}
-        else:
-            compute = {"host_macs": executor.compute.host_macs}
-        compute |= {
-            "shadow_macs": 0.0 if executor is None else executor.compute.shadow_macs,
-            "twin_macs": 0.0 if executor is None else executor.compute.twin_macs,
-        }
+        compute = compute_of(self.grower.executor, self._macs_per_sample * self._samples)
         return Outcome(
             state,
             self.grower,
@@ -578,8 +575,3 @@ class Engine:
             wall_s,
             compute,
         )
-
-
-def parameters_of(model: nn.Module) -> int:
-    """Return the number of a model's parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())

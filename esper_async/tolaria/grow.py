@@ -12,8 +12,9 @@ from torch import nn
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.tamiyo.policies import Policy
 from esper_async.tolaria.comparison import compare
-from esper_async.tolaria.engine import Engine, Outcome
+from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.outcome import Outcome
 from esper_async.tolaria.plot import plot_history
 from esper_async.tolaria.progress import ProgressLine
 from esper_async.tolaria.records import seed_records

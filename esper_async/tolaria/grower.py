@@ -313,6 +313,13 @@ class Grower:
             "branch": self._branch.state_dict() if executor is None else None,
         }
 
+    def ungrow(self) -> None:
+        """Take every seed out of the network, as if none had been planted; then load a state."""
+        if self.executor is not None:
+            self.executor.close()
+        self.executor = None
+        self.sites, self.legal = [], []
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rebuild the grown topology on a fresh host and load everything, strictly.
 

@@ -19,7 +19,7 @@ from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tolaria import global_random
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
 from esper_async.tolaria.control import Steer
-from esper_async.tolaria.engine import Engine, Outcome, parameters_of
+from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.forge_client import ForgeClient
 from esper_async.tolaria.messages import (
     decision_of,
@@ -28,6 +28,7 @@ from esper_async.tolaria.messages import (
     telemetry_of,
 )
 from esper_async.tolaria.options import options_from_run
+from esper_async.tolaria.outcome import Outcome, parameters_of
 from esper_async.tolaria.result import write_result
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.task_source import load_task

@@ -67,15 +67,15 @@ class GrowthSection(StrictModel):
     tiers: tuple[Tier, ...] = ("production",)
     parameter_budget: Finite = Field(default=8.0, gt=0)
     shadow_every: int = Field(default=2, ge=1)
-    dwell_steps: int = Field(default=100, ge=1)
+    dwell_steps: int = Field(default=200, ge=1)
     ramp_boundaries: int = Field(default=3, ge=1)
     window_boundaries: int = Field(default=3, ge=1)
     max_windows: int = Field(default=3, ge=1)
     embargo_boundaries: int = Field(default=2, ge=0)
     g2_margin: Finite = -0.02
     g4_margin: Finite = 0.005
-    relative_margins: bool = False
-    warmup_steps: int = Field(default=100, ge=0)
+    relative_margins: bool | Literal["auto"] = "auto"
+    warmup_steps: int = Field(default=20, ge=0)
     clip_norm: Finite = Field(default=1.0, gt=0)
     fossilized_frozen: bool = False
 

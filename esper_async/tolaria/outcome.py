@@ -1,0 +1,74 @@
+"""What a run sums up while it trains, and what it leaves at its end."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from esper_async.kasmina.evaluation import Evaluation
+from esper_async.kasmina.executor import Executor
+from esper_async.tolaria.grower import Grower
+
+State = Literal["completed", "stopped", "drained"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended, with what it left: the grown model and what was recorded."""
+
+    state: State
+    grower: Grower
+    history: list[dict[str, Any]]
+    field_reports: list[dict[str, Any]]
+    transitions: list[dict[str, Any]]
+    decisions: list[dict[str, Any]]
+    test: Evaluation | None
+    wall_s: float
+    compute: dict[str, float]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums since the last boundary: loss (), steps, samples, seconds of the host and in all."""
+
+    loss: Tensor | None = None
+    steps: int = 0
+    samples: int = 0
+    host_s: float = 0.0
+    total_s: float = 0.0
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        """Take in one step's loss () and number of samples."""
+        self.loss = loss.double() if self.loss is None else self.loss + loss.double()
+        self.steps += 1
+        self.samples += samples
+
+
+@dataclass(slots=True)
+class WallClock:
+    """Seconds a run has trained, over its resumes."""
+
+    wall_s: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def total(self) -> float:
+        """Return the seconds so far."""
+        return self.wall_s + time.perf_counter() - self.since
+
+
+def compute_of(executor: Executor | None, static_macs: float) -> dict[str, float]:
+    """Return the multiply-accumulates of a run by what they were spent on."""
+    if executor is None:
+        return {"host_macs": static_macs, "shadow_macs": 0.0, "twin_macs": 0.0}
+    account = executor.compute
+    return {
+        "host_macs": account.host_macs,
+        "shadow_macs": account.shadow_macs,
+        "twin_macs": account.twin_macs,
+    }
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Return the number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
