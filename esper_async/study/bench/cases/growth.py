@@ -33,9 +33,15 @@ from esper_async.tasks.mnist1d import make_task
 from esper_async.tasks.recipe import Schedule
 from esper_async.tolaria.grow import grow
 
-SEEDS = tuple(range(10))
+SEEDS = tuple(range(20, 30))
+"""Fixed in advance. Seeds 0 and 1 are left out: default widths of kernels were chosen on them."""
 TUNING_SEEDS = (100, 101)
-RATES = (5e-3, 1e-2, 2e-2)
+RATES = {
+    "static": (1e-2, 2e-2, 4e-2, 8e-2),
+    "random": (5e-3, 1e-2, 2e-2, 4e-2),
+    "heuristic": (5e-3, 1e-2, 2e-2, 4e-2),
+}
+"""As many rates for each arm, on either side of the best; a host alone likes a higher one."""
 EPOCHS, SHORT_EPOCHS = 80, 24
 ARMS = ("static", "random", "heuristic")
 _BARS: tuple[tuple[Schedule, float], ...] = (("constant", 8.0), ("cosine", 3.0))
@@ -137,9 +143,10 @@ def _tuned(pool: ProcessPoolExecutor, schedule: Schedule) -> dict[str, float]:
     """Return each arm's rate with the best mean accuracy on the decision split."""
     best = {}
     for arm in ARMS:
-        plans = [Plan(arm, schedule, rate, seed, EPOCHS) for rate in RATES for seed in TUNING_SEEDS]
+        rates = RATES[arm]
+        plans = [Plan(arm, schedule, rate, seed, EPOCHS) for rate in rates for seed in TUNING_SEEDS]
         scores = np.array([result.validation for result in pool.map(run, plans)])
-        best[arm] = RATES[int(scores.reshape(len(RATES), -1).mean(axis=1).argmax())]
+        best[arm] = rates[int(scores.reshape(len(rates), -1).mean(axis=1).argmax())]
     return best
 
 
