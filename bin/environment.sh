@@ -6,10 +6,10 @@
 # an interrupted set-up left behind is completed, or thrown away when it cannot be. Concurrent
 # set-ups wait for each other. Needs no root.
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+here=${BASH_SOURCE[0]%/*}
+ROOT=$(cd "$here/.." && pwd -P)
 VENV=${ESPER_VENV:-$ROOT/.venv}
 UV_VERSION=0.13.9
-LOCK=${TMPDIR:-/tmp}/esper-setup-$(id -u)-$(printf '%s' "$VENV" | cksum | cut -d' ' -f1).lock
 
 say() { printf '%s\n' "esper: $*" >&2; }
 
@@ -18,13 +18,20 @@ refuse() {
     exit 2
 }
 
+# Sets $HASH; not many processes, since every start of the command line waits for it.
 wanted_hash() {
     local files=("$ROOT/pyproject.toml" "$ROOT/bin/environment.sh" "$@")
     if command -v sha256sum >/dev/null 2>&1; then
-        cat "${files[@]}" | sha256sum | cut -d' ' -f1
+        read -r HASH _ < <(cat "${files[@]}" | sha256sum)
     else
-        cat "${files[@]}" | shasum -a 256 | cut -d' ' -f1
+        read -r HASH _ < <(cat "${files[@]}" | shasum -a 256)
     fi
+}
+
+# Sets $STAMP to what was installed last for a kind, empty for nothing.
+read_stamp() {
+    STAMP=
+    [ ! -r "$VENV/.esper-$1" ] || read -r STAMP <"$VENV/.esper-$1" || true
 }
 
 supported() {
@@ -92,6 +99,7 @@ install_into_venv() {
 }
 
 locked() {
+    LOCK=${TMPDIR:-/tmp}/esper-setup-$(id -u)-$(printf '%s' "$VENV" | cksum | cut -d' ' -f1).lock
     if command -v flock >/dev/null 2>&1; then
         exec 9>>"$LOCK"
         if ! flock -n 9; then
@@ -119,18 +127,20 @@ unlocked() {
 
 # ensure_environment KIND REQUIREMENTS: KIND is run or test; test contains run.
 ensure_environment() {
-    local kind=$1 requirements=$2 hash base
+    local kind=$1 requirements=$2 base
     PYTHON=$VENV/bin/python
-    hash=$(wanted_hash "$requirements")
-    [ "$(cat "$VENV/.esper-$kind" 2>/dev/null)" != "$hash" ] || return 0
-    mkdir -p "$(dirname "$VENV")"
+    wanted_hash "$requirements"
+    read_stamp "$kind"
+    [ "$STAMP" != "$HASH" ] || return 0
+    mkdir -p "${VENV%/*}"
     locked
-    if [ "$(cat "$VENV/.esper-$kind" 2>/dev/null)" != "$hash" ]; then
+    read_stamp "$kind"
+    if [ "$STAMP" != "$HASH" ]; then
         base=$(find_python)
         make_venv "$base"
         rm -f "$VENV/.esper-$kind"
         install_into_venv "$requirements"
-        printf '%s\n' "$hash" >"$VENV/.esper-$kind.new"
+        printf '%s\n' "$HASH" >"$VENV/.esper-$kind.new"
         mv "$VENV/.esper-$kind.new" "$VENV/.esper-$kind"
         say "ready"
     fi
