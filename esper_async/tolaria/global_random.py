@@ -43,7 +43,10 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def preserved(model: torch.nn.Module) -> Iterator[None]:
-    """Leave random states, torch's thread count and the model's mode as they were."""
+    """Leave random states, torch's thread count and the model's mode as they were.
+
+    What was added to the model takes the mode that its site had.
+    """
     states, threads = capture(), torch.get_num_threads()
     modes = [(part, part.training) for part in model.modules()]
     try:
@@ -51,5 +54,9 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
     finally:
         restore(states)
         torch.set_num_threads(threads)
+        known = {part for part, _ in modes}
         for part, training in modes:
             part.training = training
+            for child in part.children():
+                if child not in known:
+                    child.train(training)

@@ -40,6 +40,12 @@ def test_a_loss_is_paired_as_finely_as_it_allows(loss: Any, paired_by: str) -> N
     torch.testing.assert_close(losses.mean(), loss(OUTPUT, TARGET).double())
 
 
+def test_a_cross_entropy_is_known_to_be_in_nats_and_another_loss_is_not() -> None:
+    smooth = functools.partial(F.cross_entropy, label_smoothing=0.1)
+    assert all(SampleLoss(loss).in_nats for loss in (F.cross_entropy, smooth, nn.NLLLoss()))
+    assert not any(SampleLoss(loss).in_nats for loss in (F.mse_loss, nn.L1Loss(), plain))
+
+
 def test_asking_for_samples_leaves_the_callers_loss_as_it_was() -> None:
     loss = nn.CrossEntropyLoss()
     SampleLoss(loss).each(OUTPUT, TARGET, 6)

@@ -225,3 +225,40 @@ def test_a_saved_executor_goes_on_bitwise_in_every_stage(until: str, frozen: boo
     assert differing(plot.executor.state_dict(), other.executor.state_dict()) == []
     learning = [{n: p.requires_grad for n, p in x.model.named_parameters()} for x in (plot, other)]
     assert learning[0] == learning[1]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_benefit_that_was_not_finite_once_fails_its_window(odd: float) -> None:
+    plot = Plot("mlp", window_boundaries=3, g4_margin=-1e9, max_windows=9)
+    plot.plant("BP021")
+    plot.until("PROBATIONARY")
+    trial = plot.executor.trial
+    assert trial is not None
+    trial.benefits[:] = [odd]
+    plot.boundary()
+    plot.boundary()
+
+    assert plot.executor.seeds["s1"].windows == 1
+    assert plot.executor.seeds["s1"].stage is Stage.PROBATIONARY
+
+
+def test_a_benefit_that_jumps_about_must_clear_more() -> None:
+    plot = Plot("mlp", window_boundaries=2, g4_margin=0.0)
+    plot.plant("BP021")
+    plot.until("PROBATIONARY")
+    trial = plot.executor.trial
+    assert trial is not None
+    trial.benefits[:] = [1.0, -1.0]
+    gate = plot.executor._benefit_gate(trial)
+    assert gate.numbers["margin"] == pytest.approx(2 * 2**0.5)
+
+
+def test_finishing_measures_the_last_boundary_once() -> None:
+    plot = Plot("mlp", window_boundaries=3, g4_margin=1e9)
+    plot.plant("BP021")
+    plot.until("PROBATIONARY")
+    trial = plot.executor.trial
+    assert trial is not None
+    before = len(trial.benefits)
+    plot.executor.finish(plot.measure())
+    assert len(trial.benefits) == before

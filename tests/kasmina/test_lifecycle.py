@@ -65,7 +65,13 @@ class Life:
 
     def __init__(self) -> None:
         self.plot = Plot(
-            "mlp", sites=SITES, dwell_steps=2, g2_margin=-0.02, max_windows=2, **LIMITS
+            "mlp",
+            sites=SITES,
+            dwell_steps=2,
+            g2_margin=-0.02,
+            max_windows=2,
+            window_boundaries=2,
+            **LIMITS,
         )
         self.executor = self.plot.executor
         self.executor._listener = self.note  # type: ignore[assignment]
