@@ -47,9 +47,9 @@ def complete_by_hand(project: Path) -> None:
     venv = project / ".venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to(sys.executable)
-    lock = "requirements/lock.txt"
+    script = '. "$1/bin/environment.sh"; wanted_hash "$1/requirements/lock.txt"; echo $HASH'
     stamp = subprocess.run(
-        ["bash", "-c", f'. "$1/bin/environment.sh"; wanted_hash "$1/{lock}"; echo $HASH', "-", project],
+        ["bash", "-c", script, "-", project],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     (venv / ".esper-run").write_text(stamp)
