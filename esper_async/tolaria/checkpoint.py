@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -109,9 +110,11 @@ class CheckpointStore:
             CheckpointError: there are checkpoints, and every one is damaged.
         """
         manifests = sorted(self._folder.glob("*.json"), reverse=True)
-        for manifest_path in manifests:
+        for number, manifest_path in enumerate(manifests):
             loaded = _read(manifest_path)
             if loaded is not None:
+                for damaged in manifests[:number]:  # or they would count among those kept
+                    damaged.rename(damaged.with_suffix(".damaged"))
                 return loaded
         if manifests:
             raise CheckpointError(
@@ -173,6 +176,6 @@ def _read(manifest_path: Path) -> tuple[int, dict[str, Any]] | None:
         if manifest["format"] != FORMAT or _digest(path) != manifest["sha256"]:
             return None
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError):
         return None
     return manifest["step"], state

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from esper_async.tolaria import global_random
 from esper_async.tolaria.task import TaskError
 
@@ -11,8 +14,9 @@ class EpochLoader:
     """Batches of one epoch after the other, with a position that can be saved and restored.
 
     A loader with `state_dict` and `load_state_dict` is asked for its own position. Any other is
-    started again from the random states of its epoch's beginning, and the batches already seen
-    are passed over; that is exact if iterating it twice from the same states yields the same.
+    started again from the random states of its epoch's beginning (the global ones, and those of
+    a DataLoader's own generators), and the batches already seen are passed over; that is exact if
+    iterating it twice from the same states yields the same.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
@@ -21,7 +25,6 @@ class EpochLoader:
         self.epoch = 0
         self.batch = 0
         self._begin: dict[str, Any] | None = None
-        self._own: Any = None
         self._resume: dict[str, Any] | None = None
 
     def batches(self) -> Iterator[Any]:
@@ -47,31 +50,57 @@ class EpochLoader:
     def _start(self) -> Iterator[Any]:
         resume, self._resume = self._resume, None
         if resume is None:
-            self._begin = global_random.capture()
-            self._own = None
+            self._begin = self._capture()
             return iter(self._loader)
         if self._stateful and resume["own"] is not None:
             self._begin = resume["begin"]
             self._loader.load_state_dict(resume["own"])  # type: ignore[attr-defined]
             return iter(self._loader)
+        self._restore_generators(resume["generators"])
         now = global_random.capture()
         begin = resume["begin"]
         if begin is not None and self.batch:
-            global_random.restore(begin)
-        self._begin = begin if self.batch else now
+            global_random.restore(begin["global"])
+            self._restore_generators(begin["generators"])
+        self._begin = begin if self.batch else self._capture()
         iterator = iter(self._loader)
         for _ in range(self.batch):
             next(iterator)
         if self.batch:
             global_random.restore(now)
+            self._restore_generators(resume["generators"])
         return iterator
+
+    def _capture(self) -> dict[str, Any]:
+        return {"global": global_random.capture(), "generators": self._generator_states()}
+
+    def _generator_states(self) -> list[Tensor]:
+        return [generator.get_state() for generator in _generators(self._loader)]
+
+    def _restore_generators(self, states: list[Tensor]) -> None:
+        for generator, state in zip(_generators(self._loader), states, strict=True):
+            generator.set_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, to be restored together with the global random states."""
         own = self._loader.state_dict() if self._stateful else None  # type: ignore[attr-defined]
-        return {"epoch": self.epoch, "batch": self.batch, "begin": self._begin, "own": own}
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "begin": self._begin,
+            "generators": self._generator_states(),
+            "own": own,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a position; it holds from the next epoch's iteration on."""
         self.epoch, self.batch = state["epoch"], state["batch"]
         self._resume = state
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators that a DataLoader, its sampler and its batch sampler draw from."""
+    places = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    found = [getattr(place, "generator", None) for place in places]
+    distinct = {id(each): each for each in found if isinstance(each, torch.Generator)}
+    return list(distinct.values())

@@ -180,8 +180,8 @@ class Grower:
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step; `step` calls it."""
         executor = self.executor
+        self._rates.step(() if executor is None else executor.with_optimizer())
         if executor is not None:
-            self._rates.step(executor.with_optimizer())
             executor.after_step(batch)
 
     def boundary(

@@ -278,7 +278,7 @@ def test_a_model_without_a_site_is_an_error_only_if_it_is_to_grow() -> None:
 
 
 def test_a_loader_that_yields_nothing_is_named() -> None:
-    with pytest.raises(TaskError, match="Task.train_loader yielded no batch"):
+    with pytest.raises(TaskError, match=r"Task\.train_loader yielded no batch"):
         grown(listed(train_loader=[]))
     with pytest.raises(EmptyLoaderError, match="validation loader"):
         grown(listed(validation_loader=[]))
