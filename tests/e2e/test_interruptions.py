@@ -78,6 +78,19 @@ async def test_redis_may_go_and_come_back_while_a_run_trains(
     assert_reported_once(esper.state_dir)
 
 
+@pytest.mark.esper(settings={"tolaria.nice": 0, "tolaria.heartbeat_timeout_s": 4.0})
+@pytest.mark.full
+async def test_a_training_process_that_stands_still_is_ended_and_resumes(
+    esper: Esper, uninterrupted: Path
+) -> None:
+    run_id = await esper.submit(run_of("table_mlp"))
+    await esper.until(lambda s: (s.run(run_id)["epoch"] or 0) >= 3, 120)
+    esper.faults.freeze(f"train-{run_id}")
+    run = await esper.ended(run_id)
+    assert (run["state"], esper.services.tolaria.get(run_id).resumes) == ("completed", 1)
+    assert digest(only_run(esper.state_dir)) == digest(uninterrupted)
+
+
 @QUICK
 @pytest.mark.full
 async def test_a_report_delivered_twice_has_its_effect_once(esper: Esper) -> None:
