@@ -38,6 +38,16 @@ from esper_async.tolaria.training import (
 )
 
 _OPERATOR = "operator"
+_COUNTED = (
+    "steps",
+    "boundary",
+    "samples",
+    "host_s",
+    "total_s",
+    "macs_per_sample",
+    "history",
+    "told",
+)
 
 
 class Engine:
@@ -87,6 +97,9 @@ class Engine:
         self._blueprints = blueprints
         self._policy = policy
         self._device = choose_device(options.device)
+        self._deterministic = (
+            self._device.type == "cpu" if options.deterministic == "auto" else options.deterministic
+        )
         self._history: list[dict[str, Any]] = []
         self._told: dict[str, list[dict[str, Any]]] = {
             "field_report": [],
@@ -100,6 +113,8 @@ class Engine:
         self._ending: Literal["stopped", "drained"] | None = None
         self._macs_per_sample = 0.0
         self._samples = 0
+        self._host_s = 0.0
+        self._total_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -281,7 +296,7 @@ class Engine:
         entry = {
             "metrics": report.metrics,
             "boundary_ms": report.duration_ms,
-            "overhead_ratio": tally.total_s / tally.host_s if tally.host_s else None,
+            "overhead_ratio": self._overhead(tally),
             "samples_per_s": tally.samples / tally.total_s if tally.total_s else None,
             "parameters": self._host_parameters + added,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
@@ -289,6 +304,12 @@ class Engine:
         }
         self._journal.record("boundary", position, **entry)
         self._history.append({**position, **report.metrics, "parameters": entry["parameters"]})
+
+    def _overhead(self, tally: Tally) -> float | None:
+        """Return the run's time so far over that of the host's own steps, validation left out."""
+        self._host_s += tally.host_s
+        self._total_s += tally.total_s
+        return self._total_s / self._host_s if self._host_s else None
 
     def _record_reports(self, metrics: dict[str, float]) -> None:
         executor = self.grower.executor
@@ -324,6 +345,9 @@ class Engine:
         command = report.decision.command
         executor = self.grower.executor
         if isinstance(command, NoOp) or executor is None:
+            return
+        if report.refused is not None:
+            self._journal.record("command_refused", self._position(), reason=report.refused)
             return
         if isinstance(command, Germinate):
             count = len(command.candidates)
@@ -430,6 +454,8 @@ class Engine:
             "steps": self._steps,
             "boundary": self._boundary,
             "samples": self._samples,
+            "host_s": self._host_s,
+            "total_s": self._total_s,
             "macs_per_sample": self._macs_per_sample,
             "history": self._history,
             "told": self._told,
@@ -504,7 +530,7 @@ class Engine:
         self.grower.load_state_dict(state["grower"])
         self._reports.load_state_dict(state["reports"])
         self._loader.load_state_dict(state["loader"])
-        for name in ("steps", "boundary", "samples", "macs_per_sample", "history", "told"):
+        for name in _COUNTED:
             setattr(self, f"_{name}", state[name])
         self._tally = Tally(**state["tally"])
         global_random.restore(state["random"])
@@ -550,6 +576,8 @@ class Engine:
             "seed": options.seed,
             "device": str(self._device),
             "threads": torch.get_num_threads(),
+            "deterministic": self._deterministic,
+            "resumable": "bitwise" if self._loader.stateful else None,
             "host_parameters": self._host_parameters,
             "primary_metric": task.primary_metric or "validation_loss",
             "sites": [

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward, default_forward
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
-from esper_async.kasmina.executor import Executor
+from esper_async.kasmina.executor import CommandRefusedError, Executor
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.legal import (
     CertificateStore,
@@ -50,13 +50,17 @@ class Transition:
 
 @dataclass(slots=True)
 class BoundaryReport:
-    """What happened at a boundary: metrics, the decision, stage changes, and the time it took."""
+    """What happened at a boundary: metrics, the decision, stage changes, and the time it took.
+
+    `refused` says why the decision's command could not be carried out; nothing was changed then.
+    """
 
     boundary: int
     metrics: dict[str, float]
     decision: Decision
     transitions: list[Transition] = field(default_factory=list)
     duration_ms: dict[str, float] = field(default_factory=dict)
+    refused: str | None = None
 
 
 class Grower:
@@ -210,7 +214,7 @@ class Grower:
         judged = time.perf_counter()
         decision = self._decide()
         decided = time.perf_counter()
-        self.carry_out(decision.command)
+        refused = self._try(decision.command)
         self._rates.boundary()
         ended = time.perf_counter()
         return BoundaryReport(
@@ -225,7 +229,16 @@ class Grower:
                 "apply": 1e3 * (ended - decided),
                 "total": 1e3 * (ended - evaluated),
             },
+            refused,
         )
+
+    def _try(self, command: Command) -> str | None:
+        """Carry out a policy's command; return why it was refused: that ends no training."""
+        try:
+            self.carry_out(command)
+        except CommandRefusedError as refusal:
+            return str(refusal)
+        return None
 
     def carry_out(self, command: Command) -> None:
         """Carry out a command now.

@@ -5,11 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from plots import Plot
-
-from esper_async.kasmina.kernels.graft import Graft, attach
-from esper_async.kasmina.shadow import shadow_variant
-from esper_async.study.bench.growth_hosts import (
+from growth_hosts import (
     CASES,
     Kind,
     differing,
@@ -17,6 +13,10 @@ from esper_async.study.bench.growth_hosts import (
     make_host,
     plain_step,
 )
+from plots import Plot
+
+from esper_async.kasmina.kernels.graft import Graft, attach
+from esper_async.kasmina.shadow import shadow_variant
 
 STEPS = 50
 

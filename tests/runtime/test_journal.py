@@ -63,7 +63,7 @@ def test_damage_before_the_last_record_raises_and_names_the_file(tmp_path: Path)
     body = bytearray(path.read_bytes())
     body[30] ^= 1
     path.write_bytes(bytes(body))
-    with pytest.raises(JournalDamagedError, match="journal.jsonl"):
+    with pytest.raises(JournalDamagedError, match=r"journal\.jsonl"):
         values(path)
     with pytest.raises(JournalDamagedError):
         Journal.open(path)

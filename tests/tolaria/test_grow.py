@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from growth_hosts import differing
 from growth_tasks import BLUEPRINTS, QUICK, listed, regression, shuffled
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +22,6 @@ from esper_async.kasmina.call import BatchError
 from esper_async.kasmina.evaluation import EmptyLoaderError
 from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.kasmina.sites import NoSiteError
-from esper_async.study.bench.growth_hosts import differing
 from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tolaria import global_random
 from esper_async.tolaria.grow import GrowResult

@@ -1,4 +1,4 @@
-"""Small hosts, their batches and a plain training loop: what the growth benchmarks grow."""
+"""Small hosts, their batches and a plain training loop: what the growth tests grow."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,0 +1,264 @@
+"""The engine: journal and replay, steering, guards, and what a run leaves behind."""
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from growth_hosts import differing
+from growth_tasks import BLUEPRINTS, QUICK, listed, shuffled
+from torch import Tensor
+from torch.nn import functional as F
+
+from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.seed import Candidate
+from esper_async.runtime.journal import read_journal
+from esper_async.tamiyo.command import Decision, Germinate
+from esper_async.tolaria.control import Steer
+from esper_async.tolaria.engine import Engine, Outcome
+from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.task import Task
+from esper_async.tolaria.training import NonFiniteLossError
+
+
+class Script:
+    """A control that steers at given steps."""
+
+    def __init__(self, steers: dict[int, Sequence[Steer]] | None = None) -> None:
+        self.steers = {step: list(each) for step, each in (steers or {}).items()}
+        self.step = 0
+        self.waits = 0
+
+    def poll(self) -> Sequence[Steer]:
+        due = [s for step in list(self.steers) if step <= self.step for s in self.steers.pop(step)]
+        return due
+
+    def heartbeat(self, step: int, **progress: Any) -> None:
+        self.step = step
+
+    def wait(self, timeout_s: float) -> None:
+        self.waits += 1
+        if self.waits == 3:
+            self.steers[self.step] = [Steer("resume")]
+
+
+def options(**changes: Any) -> RunOptions:
+    growth = GrowthOptions(**{**QUICK, **changes.pop("growth", {})})
+    settings: dict[str, Any] = {"epochs": 12, "seed": 3, "threads": 1}
+    return RunOptions(**{**settings, **changes}, growth=growth)
+
+
+def run(
+    task: Task, folder: Path | None = None, control: Any = None, **changes: Any
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    records: list[dict[str, Any]] = []
+    engine = Engine(
+        task,
+        options(**changes),
+        folder=folder,
+        control=control,
+        listener=lambda record: records.append(dict(record)),
+        blueprints=BLUEPRINTS,
+    )
+    with closing(engine):
+        return engine.run(), records
+
+
+def weights(outcome: Outcome) -> dict[str, Any]:
+    return dict(outcome.grower.model.state_dict())
+
+
+def kinds(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record for record in records if record["kind"] == kind]
+
+
+def test_a_folder_makes_no_difference_to_the_weights(tmp_path: Path) -> None:
+    kept, _ = run(shuffled(), tmp_path)
+    unkept, _ = run(shuffled())
+    assert differing(weights(kept), weights(unkept)) == []
+
+
+def test_the_journal_holds_what_was_announced_and_is_json(tmp_path: Path) -> None:
+    _, records = run(listed(), tmp_path)
+    journaled = list(read_journal(tmp_path / "journal.jsonl"))
+    assert journaled == json.loads(json.dumps(records))
+    assert [record["seq"] for record in journaled] == list(range(1, len(journaled) + 1))
+    boundaries = kinds(records, "boundary")
+    assert [record["boundary"] for record in boundaries] == list(range(1, 13))
+    assert boundaries[0]["seeds"] == []
+    seed = kinds(records, "boundary")[4]["seeds"][0]
+    assert {"id", "site", "stage", "alpha", "gates", "benefit_vs_twin"} <= set(seed)
+
+
+@pytest.mark.parametrize("make", [listed, shuffled])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_drained_run_goes_on_bitwise_from_the_middle_of_an_epoch(
+    tmp_path: Path, make: Any, every: int
+) -> None:
+    whole, told = run(make(), tmp_path / "whole")
+    for step in (3, 18, 30, 40):
+        drained, _ = run(
+            make(), tmp_path / "cut", Script({step: [Steer("drain")]}), checkpoint_every=every
+        )
+        assert drained.state == "drained"
+    rest, _ = run(make(), tmp_path / "cut", checkpoint_every=every)
+
+    assert rest.state == "completed"
+    assert differing(weights(whole), weights(rest)) == []
+    assert [e["validation_loss"] for e in whole.history] == [
+        e["validation_loss"] for e in rest.history
+    ]
+    again = list(read_journal(tmp_path / "cut" / "journal.jsonl"))
+    for kind in ("boundary", "decision", "transition", "field_report"):
+        assert len(kinds(again, kind)) == len(kinds(told, kind)), kind
+    resumed = kinds(again, "resumed")
+    assert len(resumed) == 4
+    assert all(record["bitwise"] for record in resumed)
+
+
+def test_boundaries_in_steps_resume_bitwise_too(tmp_path: Path) -> None:
+    settings = {"boundary_every": 3, "epochs": 9, "growth": {"dwell_steps": 6}}
+    whole, _ = run(shuffled(), **settings)
+    for step in (4, 12, 20):
+        run(shuffled(), tmp_path, Script({step: [Steer("drain")]}), **settings)
+    rest, _ = run(shuffled(), tmp_path, **settings)
+    assert differing(weights(whole), weights(rest)) == []
+
+
+def test_stopping_ends_the_run_with_its_growth_finished(tmp_path: Path) -> None:
+    outcome, records = run(listed(), tmp_path, Script({30: [Steer("stop")]}))
+    assert outcome.state == "stopped"
+    assert outcome.test is not None
+    assert outcome.grower.executor is not None
+    assert outcome.grower.executor.trial is None
+    assert not outcome.grower.executor._training
+    assert kinds(records, "field_report")
+
+
+def test_a_pause_changes_nothing_but_the_journal() -> None:
+    control = Script({10: [Steer("pause")]})
+    paused, records = run(listed(), None, control)
+    straight, _ = run(listed())
+    assert control.waits == 3
+    assert [record["kind"] for record in records if record["kind"] in ("paused", "resumed")] == [
+        "paused",
+        "resumed",
+    ]
+    assert differing(weights(paused), weights(straight)) == []
+
+
+def test_an_operators_cull_is_journaled_and_carried_out_at_the_next_boundary() -> None:
+    outcome, records = run(listed(), None, Script({22: [Steer("cull", seed="s1")]}))
+    told = [record for record in kinds(records, "decision") if record["policy"] == "operator"]
+    assert [record["command"]["target"] for record in told] == ["s1"]
+    assert told[0]["boundary"] == 6
+    assert outcome.grower.executor is not None
+    culled = [t for t in kinds(records, "transition") if t["seed"] == "s1"]
+    assert "CULLED" in [t["to_stage"] for t in culled]
+
+
+@pytest.mark.parametrize("seed", ["s99", "s1"])
+def test_a_cull_that_cannot_be_is_told_and_training_goes_on(seed: str) -> None:
+    steers = {40: [Steer("cull", seed=seed)], 45: [Steer("cull", seed=seed)]}
+    outcome, records = run(listed(), None, Script(steers))
+    assert outcome.state == "completed"
+    told = [record for record in kinds(records, "decision") if record["policy"] == "operator"]
+    refused = [r for r in told if r["reason"].startswith("refused")]
+    assert refused or kinds(records, "command_refused")
+
+
+def test_a_loss_that_stops_being_finite_withdraws_the_seed_on_trial() -> None:
+    broken: list[bool] = []
+    running: list[Engine] = []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        value = F.cross_entropy(output, target)
+        engine = running[0] if running else None
+        executor = None if engine is None else engine.grower.executor
+        if engine is None or executor is None or executor.trial is None or broken:
+            return value
+        in_the_run_itself = executor.steps == engine._steps  # the twin trains a little later
+        if torch.is_grad_enabled() and in_the_run_itself and executor.trial.ramp_step == 3:
+            broken.append(True)
+            return value * float("nan")
+        return value
+
+    records: list[dict[str, Any]] = []
+    engine = Engine(
+        listed(loss=loss),
+        options(),
+        listener=lambda record: records.append(dict(record)),
+        blueprints=BLUEPRINTS,
+    )
+    running.append(engine)
+    outcome = engine.run()
+
+    assert broken
+    (emergency,) = kinds(records, "emergency")
+    assert emergency["level"] == "SEVERE"
+    assert outcome.state == "completed"
+    assert all(torch.isfinite(tensor).all() for tensor in weights(outcome).values())
+
+
+def test_a_loss_that_stops_being_finite_without_a_trial_fails_the_run() -> None:
+    steps: list[int] = []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        steps.append(1)
+        value = F.cross_entropy(output, target)
+        return value * float("nan") if len(steps) == 8 else value
+
+    with pytest.raises(NonFiniteLossError, match="at step"):
+        run(listed(loss=loss), policy="static")
+
+
+def test_another_thread_count_is_named_as_not_bitwise(tmp_path: Path) -> None:
+    settings = {"policy": "static", "epochs": 2}
+    run(listed(), tmp_path, Script({2: [Steer("drain")]}), **settings)
+    _, records = run(listed(), tmp_path, threads=2, **settings)
+    (resumed,) = kinds(records, "resumed")
+    assert resumed["bitwise"] is False
+    assert "2 torch threads instead of 1" in resumed["reason"]
+
+
+def test_field_reports_are_told_once_for_each_command(tmp_path: Path) -> None:
+    _, records = run(listed(), tmp_path)
+    germinated = [
+        record
+        for record in kinds(records, "decision")
+        if record["command"]["operation"] == "GERMINATE"
+    ]
+    reports = kinds(records, "field_report")
+    assert len(reports) == len(germinated) >= 1
+    assert len({report["report_id"] for report in reports}) == len(reports)
+
+
+def test_a_policy_that_asks_for_what_is_not_legal_does_not_end_the_run() -> None:
+    class Stubborn:
+        name = "stubborn"
+        version = "1"
+
+        def decide(self, view: Any) -> Decision:
+            return Decision(Germinate((Candidate("nowhere", "BP001"),)), "always")
+
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            pass
+
+    records: list[dict[str, Any]] = []
+    engine = Engine(
+        listed(),
+        options(epochs=3),
+        listener=lambda record: records.append(dict(record)),
+        blueprints=BLUEPRINTS,
+        policy=Stubborn(),
+    )
+    outcome = engine.run()
+    assert outcome.state == "completed"
+    assert len(kinds(records, "command_refused")) == 3
+    assert kinds(records, "field_report") == []
