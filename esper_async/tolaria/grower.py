@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward, default_forward
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
-from esper_async.kasmina.executor import CommandRefusedError, Executor
+from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.legal import (
     CertificateStore,
@@ -24,6 +24,7 @@ from esper_async.kasmina.legal import (
 )
 from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.sites import Site, find_sites
 from esper_async.kasmina.stage import Stage

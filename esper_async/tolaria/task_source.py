@@ -25,7 +25,7 @@ def load_task(source: str, options: Mapping[str, Any], *, seed: int) -> Task:
     accepted = _parameters(factory)
     if "seed" in accepted and "seed" not in arguments:
         arguments["seed"] = seed
-    unknown = sorted(set(arguments) - accepted) if accepted else []
+    unknown = sorted(set(arguments) - accepted)
     if unknown and not _takes_anything(factory):
         raise TaskError(
             f"run.options: {source} takes no {', '.join(unknown)}; "
@@ -61,23 +61,33 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Import a file under its own name, its folder first on the path, as `python file` does."""
+    """Import a file under its own name, its folder first on the path, as `python file` does.
+
+    A name that another module has already gets a prefix, so that it replaces nothing.
+    """
     if not path.is_file():
         raise TaskError(f"run.task: there is no file {path}")
     folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    specification = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem if _is_free(path) else f"esper_task_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise TaskError(f"run.task: {path} cannot be imported")
     module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[path.stem]
+        del sys.modules[name]
         raise TaskError(f"run.task: {path} raised {type(error).__name__}: {error}") from error
     return module
+
+
+def _is_free(path: Path) -> bool:
+    taken = sys.modules.get(path.stem)
+    file = getattr(taken, "__file__", None)
+    return taken is None or (file is not None and Path(file).resolve() == path.resolve())
 
 
 def _parameters(factory: Callable[..., Any]) -> set[str]:

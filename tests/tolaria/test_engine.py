@@ -33,8 +33,7 @@ class Script:
         self.waits = 0
 
     def poll(self) -> Sequence[Steer]:
-        due = [s for step in list(self.steers) if step <= self.step for s in self.steers.pop(step)]
-        return due
+        return [s for step in list(self.steers) if step <= self.step for s in self.steers.pop(step)]
 
     def heartbeat(self, step: int, **progress: Any) -> None:
         self.step = step
