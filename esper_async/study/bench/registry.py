@@ -7,13 +7,17 @@ from esper_async.study.bench.benchmark import Benchmark
 
 CASES = {
     "blending": "blending",
+    "default-run": "default_run",
     "growth": "growth",
     "intervals": "intervals",
     "isolation": "isolation",
     "loader": "loader",
+    "no-room": "no_room",
+    "null-pairs": "null_pairs",
     "refusal": "refusal",
     "resume": "resume",
     "shadow-learning": "shadow_learning",
+    "start-up": "start_up",
     "static-overhead": "static_overhead",
 }
 

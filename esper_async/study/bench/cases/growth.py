@@ -12,22 +12,16 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
-from torch import Tensor
 
-from esper_async.kasmina.call import Forward
-from esper_async.kasmina.evaluation import Variant
-from esper_async.kasmina.kernels.graft import Graft
-from esper_async.kasmina.trial import Trial
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
     Effort,
-    Mutant,
     Row,
     judged,
-    replaced,
     shown,
 )
+from esper_async.study.bench.breaking import BENEFIT_UNMEASURED, KERNEL_ABSENT
 from esper_async.study.statistics import paired_difference
 from esper_async.tasks.mnist1d import make_task
 from esper_async.tasks.recipe import Schedule
@@ -190,33 +184,9 @@ def _tests(results: Sequence[Result]) -> list[float]:
     return [result.test for result in results]
 
 
-_whole_forward = Graft.forward
-_whole_variants = Trial.variants
-
-
-def _absent(graft: Graft, activation: Tensor) -> Tensor:
-    return activation + 0.0 * _whole_forward(graft, activation)
-
-
-def _without_benefit(trial: Trial, forward: Forward) -> dict[str, Variant]:
-    found = _whole_variants(trial, forward)
-    return {name: variant for name, variant in found.items() if name == "off"}
-
-
 BENCHMARK = Benchmark(
     name="growth",
     question="does growing help a host that is too small?",
     measure=measure,
-    mutants=(
-        Mutant(
-            "kernel never enters the forward",
-            "the graft hands the host's own activation on",
-            lambda: replaced("esper_async.kasmina.kernels.graft.Graft.forward", _absent),
-        ),
-        Mutant(
-            "benefit never measured",
-            "the trial is not evaluated, so its gate fails closed",
-            lambda: replaced("esper_async.kasmina.trial.Trial.variants", _without_benefit),
-        ),
-    ),
+    mutants=(KERNEL_ABSENT, BENEFIT_UNMEASURED),
 )

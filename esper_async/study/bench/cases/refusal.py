@@ -7,13 +7,8 @@ see them. A refused run adopts its twin: it must end where the run without the s
 
 from dataclasses import dataclass
 
-from esper_async.kasmina import executor
-from esper_async.kasmina.call import Forward
-from esper_async.kasmina.evaluation import Variant
-from esper_async.kasmina.gates import GateResult, system_impact
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate
-from esper_async.kasmina.trial import Trial
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
@@ -23,6 +18,7 @@ from esper_async.study.bench.benchmark import (
     judged,
     replaced,
 )
+from esper_async.study.bench.breaking import BENEFIT_UNMEASURED, DEPENDENCE_READ
 from esper_async.study.bench.planting import PlantOnce
 from esper_async.tasks.mnist1d import make_task
 from esper_async.tolaria.grow import grow
@@ -116,38 +112,13 @@ def _ending(blueprint: str | None, seed: int, *, only_g4: bool) -> Ending:
     return Ending("FOSSILIZED" in stages, "BLENDING" in stages, result.test["loss"])
 
 
-def _reads_dependence(
-    trial: Trial, options: GrowthOptions, *, scale: float, boundary: int
-) -> GateResult:
-    margin = options.g4_margin * scale
-    gate = system_impact(trial.seed.dependence, margin=margin, boundary=boundary)
-    trial.seed.gates.append(gate)
-    return gate
-
-
-_whole_variants = Trial.variants
-
-
-def _without_benefit(trial: Trial, forward: Forward) -> dict[str, Variant]:
-    found = _whole_variants(trial, forward)
-    return {name: variant for name, variant in found.items() if name == "off"}
-
-
 BENCHMARK = Benchmark(
     name="refusal",
     question="does growth refuse what does not help, and keep what does?",
     measure=measure,
     mutants=(
-        Mutant(
-            "gate reads dependence",
-            "a seed is kept because the host cannot do without it any more",
-            lambda: replaced(f"{executor.__name__}.benefit_verdict", _reads_dependence),
-        ),
-        Mutant(
-            "benefit never measured",
-            "the trial is not evaluated, so its gate fails closed and nothing is ever kept",
-            lambda: replaced("esper_async.kasmina.trial.Trial.variants", _without_benefit),
-        ),
+        DEPENDENCE_READ,
+        BENEFIT_UNMEASURED,
         Mutant(
             "no twin to go back to",
             "a refused seed is taken out of the host that has adapted to it",

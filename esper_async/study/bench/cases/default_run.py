@@ -1,0 +1,152 @@
+"""Does the run that a new user sees grow, and does its history say why? `config/runs/digits.toml`.
+
+The run file as it is shipped, over base seeds. What happened is read from the journal alone: every
+stage change of every seed, in one unbroken chain, each with what its gate decided on.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from esper_async.kasmina.legal import MemoryStore
+from esper_async.kasmina.stage import TRANSITIONS, Stage
+from esper_async.runtime.journal import read_journal
+from esper_async.study.bench.benchmark import (
+    Bar,
+    Benchmark,
+    Effort,
+    Mutant,
+    Row,
+    judged,
+    replaced,
+)
+from esper_async.study.bench.breaking import KERNEL_ABSENT
+from esper_async.tolaria.engine import Engine
+from esper_async.tolaria.options import options_from_run
+from esper_async.tolaria.records import transition_record
+from esper_async.tolaria.run_file import load_run
+from esper_async.tolaria.task_source import load_task
+
+RUN = "digits"
+LEAST_KEEPING = 0.7
+_UNGATED = {("GERMINATED", "TRAINING"), ("CULLED", "EMBARGOED"), ("EMBARGOED", "RESETTING")}
+"""Steps that wait for nothing but their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which base seeds, and for how many epochs; None is the run file's own number."""
+
+    seeds: range
+    epochs: int | None
+
+
+_PLANS = {Effort.SHORT: Plan(range(2), 24), Effort.FULL: Plan(range(10), None)}
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The stage changes that a run's journal holds, and the stage each seed was left in."""
+
+    changes: list[Mapping[str, Any]]
+    left_in: dict[str, str]
+
+    @property
+    def kept(self) -> int:
+        """How many seeds became part of the network."""
+        return sum(change["to_stage"] == "FOSSILIZED" for change in self.changes)
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Train the default run over base seeds and read the journals."""
+    plan = _PLANS[effort]
+    store = MemoryStore()
+    runs = [_train(seed, plan.epochs, store) for seed in plan.seeds]
+    return [
+        judged(
+            f"{RUN}: runs that keep a seed",
+            sum(run.kept > 0 for run in runs) / len(runs),
+            "of runs",
+            Bar("at least", LEAST_KEEPING),
+            note=f"kept by base seeds {plan.seeds[0]} to {plan.seeds[-1]}: "
+            f"{', '.join(str(run.kept) for run in runs)}",
+        ),
+        judged(
+            "stage changes that their gate does not explain",
+            float(sum(not _explained(change) for run in runs for change in run.changes)),
+            "",
+            Bar("at most", 0.0),
+            note=f"of {sum(len(run.changes) for run in runs)} in the journals",
+        ),
+        judged(
+            "seeds whose history has a gap",
+            float(sum(_gaps(run) for run in runs)),
+            "",
+            Bar("at most", 0.0),
+            note=f"of {sum(len(run.left_in) for run in runs)}",
+        ),
+    ]
+
+
+def _train(seed: int, epochs: int | None, store: MemoryStore) -> History:
+    config = load_run(RUN).model_dump()
+    options = replace(options_from_run(config), seed=seed, baselines=False, threads=1)
+    if epochs is not None:
+        options = replace(options, epochs=epochs)
+    task = load_task(config["run"]["task"], config["run"]["options"], seed=seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with closing(Engine(task, options, folder=folder, certificates=store)) as engine:
+            executor = engine.run().grower.executor
+        journal = list(read_journal(folder / "journal.jsonl"))
+    assert executor is not None
+    return History(
+        [record for record in journal if record["kind"] == "transition"],
+        {name: planted.stage.name for name, planted in executor.seeds.items()},
+    )
+
+
+def _explained(change: Mapping[str, Any]) -> bool:
+    """Whether a stage change carries its gate: verdict, reason, and the numbers it read.
+
+    A seed that is dropped because the run ends was not measured; its reason says so.
+    """
+    gate = change["gate"]
+    if gate is None:
+        return (change["from_stage"], change["to_stage"]) in _UNGATED
+    dropped = gate["name"] == "G0" and change["to_stage"] == "CULLED"
+    return bool(gate["reason"]) and (bool(gate["numbers"]) or dropped)
+
+
+def _gaps(run: History) -> int:
+    """Count the seeds whose changes are not one chain of legal ones, up to where they were left."""
+    stages = dict.fromkeys(run.left_in, "DORMANT")
+    broken = set()
+    for change in run.changes:
+        seed, source, target = change["seed"], change["from_stage"], change["to_stage"]
+        if stages.get(seed) != source or Stage[target] not in TRANSITIONS[Stage[source]]:
+            broken.add(seed)
+        stages[seed] = target
+    return len(broken | {seed for seed, stage in run.left_in.items() if stages[seed] != stage})
+
+
+def _without_gate(transition: Any) -> dict[str, Any]:
+    return {**transition_record(transition), "gate": None}
+
+
+BENCHMARK = Benchmark(
+    name="default-run",
+    question="does the default run grow, and does its history say why?",
+    measure=measure,
+    mutants=(
+        KERNEL_ABSENT,
+        Mutant(
+            "gates not journaled",
+            "a stage change is written down without what allowed it",
+            lambda: replaced("esper_async.tolaria.engine.transition_record", _without_gate),
+        ),
+    ),
+)
