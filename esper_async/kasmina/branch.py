@@ -28,9 +28,11 @@ class Branch:
         self.seed_optimizers: dict[str, Optimizer] = {}
         self.seed_order: list[str] = []
         self._clip_norm = clip_norm
+        self._rates_used: dict[str, list[float]] = {}
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
 
     def _step_seeds(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._rates_used = {name: _rates(each) for name, each in self._optimizers().items()}
         for seed_optimizer in self.seed_optimizers.values():
             clip_gradients(seed_optimizer, self._clip_norm)
             seed_optimizer.step()
@@ -72,12 +74,18 @@ class Branch:
         return twin
 
     def follow_rates(self, other: "Branch") -> None:
-        """Set every learning rate to that of the same group in `other`."""
-        pairs = [(self.optimizer, other.optimizer)]
-        pairs += [(own, other.seed_optimizers[key]) for key, own in self.seed_optimizers.items()]
-        for own, theirs in pairs:
-            for group, source in zip(own.param_groups, theirs.param_groups, strict=True):
-                group["lr"] = source["lr"]
+        """Set every learning rate to the one that `other` used for the same group at its last step.
+
+        Not to its present one: that may be the next step's already.
+        """
+        for name, optimizer in self._optimizers().items():
+            rates = other._rates_used.get(name)
+            if rates is not None:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return {"host": self.optimizer, **self.seed_optimizers}
 
     def adopt(self, other: "Branch") -> None:
         """Take over weights, buffers and optimizer state of `other`, in place.
@@ -118,6 +126,10 @@ class Branch:
         self.optimizer.load_state_dict(state["optimizer"])
         for key, saved in state["seed_optimizers"].items():
             self.seed_optimizers[key].load_state_dict(saved)
+
+
+def _rates(optimizer: Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
 
 
 def clip_gradients(optimizer: Optimizer, limit: float) -> None:

@@ -241,16 +241,15 @@ class Executor:
 
     def _shadow(self, batch: Any) -> None:
         for seed in self._training:
-            if not seed.held:
-                learn = partial(
-                    shadow_step,
-                    self._call,
-                    seed,
-                    batch,
-                    self._loss.mean,
-                    clip_norm=self.options.clip_norm,
-                )
-                self.compute.shadow_pass(seed.id, batch, learn)
+            learn = partial(
+                shadow_step,
+                self._call,
+                seed,
+                batch,
+                self._loss.mean,
+                clip_norm=self.options.clip_norm,
+            )
+            self.compute.shadow_pass(seed.id, batch, learn)
 
     # -- every boundary ------------------------------------------------------------------------
 

@@ -106,7 +106,6 @@ class Seed:
     parameter_count: int
     ended_boundary: int | None = None
     rest_boundaries: int = 0
-    held: bool = False
 
     @property
     def kernel(self) -> nn.Module:

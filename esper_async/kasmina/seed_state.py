@@ -22,7 +22,6 @@ _PLAIN = (
     "parameter_count",
     "ended_boundary",
     "rest_boundaries",
-    "held",
 )
 _QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
 

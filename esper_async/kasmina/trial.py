@@ -71,7 +71,7 @@ class Trial:
 
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step: alpha, the twin, the averages."""
-        if not self.seed.held and not self.ramp_complete:
+        if not self.ramp_complete:
             self.ramp_step += 1
             self.seed.graft.set_alpha(self.ramp_step / self.ramp_steps)
         if self._train_step is not None:

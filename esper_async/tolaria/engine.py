@@ -23,6 +23,7 @@ from esper_async.tolaria.control import Control, NoControl, Steer
 from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.lr import LRController
+from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
 from esper_async.tolaria.records import seed_records, transition_record
@@ -465,8 +466,7 @@ class Engine:
                 "samples": self._tally.samples,
             },
             "journal_seq": self._journal.last_seq,
-            "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
+            "machine": machine(),
         }
 
     def _roll_back(self, to_boundary: int | None) -> None:
@@ -517,7 +517,7 @@ class Engine:
         state = loaded[1]
         self._load(state)
         self._tell_again(self._journal.resume(state["journal_seq"]))
-        reason = self._difference(state)
+        reason = machine_difference(state["machine"])
         self._journal.record(
             "resumed",
             self._position(),
@@ -540,15 +540,6 @@ class Engine:
         for record in records:
             if record["kind"] in ("decision", "field_report"):
                 self._announce(record)
-
-    def _difference(self, state: dict[str, Any]) -> str | None:
-        """Say what of this machine makes the rest of the run differ in its bits, if anything."""
-        if state["threads"] != torch.get_num_threads():
-            return f"{torch.get_num_threads()} torch threads instead of {state['threads']}"
-        capability = torch.backends.cpu.get_cpu_capability()
-        if state["capability"] != capability:
-            return f"processor capability {capability} instead of {state['capability']}"
-        return None
 
     # -- what is told --------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ class EpochLoader:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self._loader = loader
-        self._stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self.stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
         self.epoch = 0
         self.batch = 0
         self._begin: dict[str, Any] | None = None
@@ -52,7 +52,7 @@ class EpochLoader:
         if resume is None:
             self._begin = self._capture()
             return iter(self._loader)
-        if self._stateful and resume["own"] is not None:
+        if self.stateful and resume["own"] is not None:
             self._begin = resume["begin"]
             self._loader.load_state_dict(resume["own"])  # type: ignore[attr-defined]
             return iter(self._loader)
@@ -83,7 +83,7 @@ class EpochLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, to be restored together with the global random states."""
-        own = self._loader.state_dict() if self._stateful else None  # type: ignore[attr-defined]
+        own = self._loader.state_dict() if self.stateful else None  # type: ignore[attr-defined]
         return {
             "epoch": self.epoch,
             "batch": self.batch,
