@@ -28,11 +28,11 @@ class Branch:
         self.seed_optimizers: dict[str, Optimizer] = {}
         self.seed_order: list[str] = []
         self._clip_norm = clip_norm
-        self._rates_used: dict[str, list[float]] = {}
+        self._settings_used: dict[str, list[dict[str, Any]]] = {}
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
 
     def _step_seeds(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._rates_used = {name: _rates(each) for name, each in self._optimizers().items()}
+        self._settings_used = {name: _scheduled(o) for name, o in self._optimizers().items()}
         for seed_optimizer in self.seed_optimizers.values():
             clip_gradients(seed_optimizer, self._clip_norm)
             seed_optimizer.step()
@@ -73,16 +73,16 @@ class Branch:
         twin.seed_order = list(self.seed_order)
         return twin
 
-    def follow_rates(self, other: "Branch") -> None:
-        """Set every learning rate to the one that `other` used for the same group at its last step.
+    def follow_schedule(self, other: "Branch") -> None:
+        """Set what schedules change to what `other` used for the same group at its last step.
 
-        Not to its present one: that may be the next step's already.
+        Not to what it has now: that may be the next step's already.
         """
         for name, optimizer in self._optimizers().items():
-            rates = other._rates_used.get(name)
-            if rates is not None:
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate
+            used = other._settings_used.get(name)
+            if used is not None:
+                for group, settings in zip(optimizer.param_groups, used, strict=True):
+                    group.update(settings)
 
     def _optimizers(self) -> dict[str, Optimizer]:
         return {"host": self.optimizer, **self.seed_optimizers}
@@ -128,8 +128,14 @@ class Branch:
             self.seed_optimizers[key].load_state_dict(saved)
 
 
-def _rates(optimizer: Optimizer) -> list[float]:
-    return [group["lr"] for group in optimizer.param_groups]
+_SCHEDULED = ("lr", "momentum", "betas", "weight_decay")
+
+
+def _scheduled(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [
+        {name: group[name] for name in _SCHEDULED if name in group}
+        for group in optimizer.param_groups
+    ]
 
 
 def clip_gradients(optimizer: Optimizer, limit: float) -> None:

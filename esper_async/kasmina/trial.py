@@ -75,7 +75,7 @@ class Trial:
             self.ramp_step += 1
             self.seed.graft.set_alpha(self.ramp_step / self.ramp_steps)
         if self._train_step is not None:
-            self.twin.follow_rates(self.branch)
+            self.twin.follow_schedule(self.branch)
             for part, same in self._modes:
                 same.training = part.training
             with self.stream.active():

@@ -227,3 +227,22 @@ def test_without_a_way_to_train_a_twin_a_late_cull_returns_to_the_snapshot() -> 
     plot.executor.cull("s1", "a test")
 
     assert differing(snapshot, state_of(plot.model, plot.optimizer)) == []
+
+
+def test_the_twin_follows_whatever_a_schedule_changes() -> None:
+    model = make_host("mlp")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.05, total_steps=200)
+    plot = Plot("mlp", model=model, optimizer=optimizer, ramp_boundaries=9)
+    plot.plant("BP021")
+    plot.until("BLENDING")
+    trial = plot.executor.trial
+    assert trial is not None
+    used = []
+    for index in range(3):
+        used.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]))
+        plot.step(index)
+        schedule.step()
+        group = trial.twin.optimizer.param_groups[0]
+        assert (group["lr"], group["betas"]) == used[-1]
+    assert len(set(used)) == 3

@@ -231,3 +231,53 @@ def test_a_recurrent_regression_with_tied_weights_grows_and_stays_tied() -> None
     assert grafts_of(task.model)
     assert task.model.leave.weight is task.model.mirror.weight
     assert {site.name for site in grower.sites} >= {"cell"}
+
+
+class Silent(nn.Module):
+    """A kernel that changes nothing, exactly: the null treatment."""
+
+    output = "change"
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.zeros_like(h)
+
+
+def test_a_null_trial_beside_a_kept_seed_has_exactly_no_benefit() -> None:
+    """The twin's seeds follow the very rates of the run's, through warm-up and schedule."""
+    torch.manual_seed(0)
+    batches = listed().train_loader
+    host = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    task = listed(model=host)
+    optimizer = torch.optim.Adam(host.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    grower = Grower(
+        host,
+        optimizer,
+        loss=task.loss,
+        train_step=train_step,
+        policy="random",
+        growth=GrowthOptions(**{**QUICK, "max_windows": 50, "warmup_steps": 60}),
+        blueprints=["BP021"],
+        seed=1,
+    )
+    silenced = False
+    for _ in range(24):
+        for batch in batches:
+            with grower.step(batch):
+                train_step(host, optimizer, batch)
+        grower.boundary(task.validation_loader)
+        schedule.step()
+        executor = grower.executor
+        assert executor is not None
+        if executor.kept and not silenced:
+            executor.options = GrowthOptions(**{**QUICK, "g4_margin": 1e9, "max_windows": 50})
+        if executor.kept and executor._training and not silenced:
+            (waiting,) = executor._training
+            waiting.graft.kernel = Silent()
+            waiting.optimizer = None
+            waiting.parameter_count = 0
+            silenced = True
+        if silenced and executor.trial is not None and executor.trial.benefits:
+            break
+    assert executor.trial is not None
+    assert executor.trial.benefits == [0.0]
