@@ -216,7 +216,7 @@ class Grower:
         decision = self._decide()
         decided = time.perf_counter()
         refused = self._try(decision.command)
-        self._rates.boundary()
+        self._rates.boundary(results["host"].loss)
         ended = time.perf_counter()
         return BoundaryReport(
             self._boundary,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.seed_optimizer import base_rate
@@ -53,10 +53,13 @@ class LRController:
                 for group in seed.optimizer.param_groups:
                     group["lr"] = rate
 
-    def boundary(self) -> None:
-        """Let the host's schedule go on by one boundary."""
+    def boundary(self, validation_loss: float) -> None:
+        """Let the host's schedule go on by one boundary; one that waits for a plateau is told."""
         if self._scheduler is not None:
-            self._scheduler.step()
+            if isinstance(self._scheduler, ReduceLROnPlateau):
+                self._scheduler.step(validation_loss)
+            else:
+                self._scheduler.step()
             self._expected = self._host_rates()
 
     def host_rate(self) -> float:

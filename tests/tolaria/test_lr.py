@@ -1,5 +1,7 @@
 """The one authority over learning rates."""
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from growth_tasks import QUICK, listed
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.stage import Stage
@@ -53,7 +55,7 @@ def test_a_newborn_does_not_starve_on_a_decayed_schedule_and_a_kept_one_follows_
     rates = LRController(optimizer, warmup_steps=1, scheduler=schedule)
     seed: Any = Newborn()
     for _ in range(2):
-        rates.boundary()
+        rates.boundary(1.0)
     rates.step([seed])
     assert seed.rate == pytest.approx(0.1)
     seed.stage = Stage.FOSSILIZED
@@ -78,7 +80,7 @@ def test_a_rate_changed_from_outside_is_restored_and_counted() -> None:
     assert rates.violations == 1
     assert "7.0" in told[0]
     optimizer.step()
-    rates.boundary()
+    rates.boundary(1.0)
     rates.step(())
     assert rates.violations == 1
 
@@ -132,6 +134,19 @@ def test_a_callers_own_schedule_goes_through_a_grower_untouched() -> None:
             expected *= 0.9
             assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
         grower.boundary(task.validation_loader)
+
+
+def test_a_schedule_that_waits_for_a_plateau_is_told_the_validation_loss(tmp_path: Path) -> None:
+    def schedule(optimizer: torch.optim.Optimizer) -> Any:
+        return ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e9)
+
+    records: list[Any] = []
+    options = RunOptions(epochs=4, policy="static", threads=1)
+    task = listed(scheduler=schedule)
+    with closing(Engine(task, options, folder=tmp_path, listener=records.append)) as engine:
+        engine.run()
+    rates = [record["learning_rate"] for record in records if record["kind"] == "boundary"]
+    assert rates[0] > rates[-1]
 
 
 def test_saved_ages_go_on() -> None:
