@@ -111,7 +111,6 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
     folder = Path(run_dir)
     document = json.loads((folder / "run.json").read_text())
     run_id, config = document["id"], document["config"]
-    link.heartbeat(0, phase="starting")
     bridge = Bridge(redis_url, folder / "spool", load_key(Path(key_path)), f"tolaria/{run_id}")
     bridge.start()
     library = Library(Path(state_dir) / "urza", actor=f"run {run_id}")
@@ -149,6 +148,7 @@ def _train(
         link.heartbeat(0, phase="proving", done=done, total=total, what=what)
 
     task = make_task()
+    link.heartbeat(0, phase="starting")  # the first: until here the start's longer patience holds
     engine = Engine(
         task,
         options,
