@@ -78,7 +78,7 @@ async def test_redis_may_go_and_come_back_while_a_run_trains(
     assert_reported_once(esper.state_dir)
 
 
-@pytest.mark.esper(settings={"tolaria.nice": 0, "tolaria.heartbeat_timeout_s": 4.0})
+@pytest.mark.esper(settings={"tolaria.nice": 0, "tolaria.heartbeat_timeout_s": 8.0})
 @pytest.mark.full
 async def test_a_training_process_that_stands_still_is_ended_and_resumes(
     esper: Esper, uninterrupted: Path
