@@ -47,6 +47,18 @@ async def test_redis_can_be_taken_away_and_given_back(esper: Esper) -> None:
     await esper.until(lambda _: server.pid not in (None, killed))
 
 
+async def test_a_frozen_redis_leaves_the_probes_answering(esper: Esper) -> None:
+    await esper.faults.freeze_redis()
+    assert (await esper.get("/healthz"))["status"] == "alive"
+    assert (await esper.get("/readyz"))["status"] == "ready"
+    esper.faults.thaw()
+
+
+async def test_a_child_that_does_not_exist_is_named(esper: Esper) -> None:
+    with pytest.raises(LookupError, match="no child 'train-'"):
+        esper.faults.kill("train-")
+
+
 async def test_what_outlives_the_supervisor_is_named(esper: Esper) -> None:
     child = subprocess.Popen(["sleep", "60"])  # noqa: ASYNC220 - the leak on purpose
     try:
