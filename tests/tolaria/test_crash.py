@@ -36,6 +36,7 @@ def test_a_journal_that_is_not_replayed_would_be_noticed(
     assert differing(uninterrupted, final_state(tmp_path / "run", plan)) != []
 
 
+@pytest.mark.full
 def test_random_states_that_are_not_restored_would_be_noticed(
     uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:

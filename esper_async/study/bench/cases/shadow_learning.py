@@ -13,6 +13,7 @@ from esper_async.kasmina import executor
 from esper_async.kasmina.call import Call
 from esper_async.kasmina.evaluation import Loss
 from esper_async.kasmina.kernels.graft import Graft
+from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate, Seed
 from esper_async.kasmina.shadow import shadow_step
 from esper_async.study.bench.benchmark import (
@@ -29,7 +30,7 @@ from esper_async.tasks.mnist1d import make_task
 from esper_async.tolaria.grow import grow
 
 SITE, BLUEPRINT = "stem.1", "BP009"
-PLANTED_AT, DWELL_BOUNDARIES = 4, 5
+PLANTED_AT, STEPS_A_BOUNDARY = 4, 32
 HARM_MARGIN = 0.02
 LEAST_GAIN = 0.05
 _SEEDS = {Effort.SHORT: (0,), Effort.FULL: tuple(range(5))}
@@ -59,9 +60,10 @@ def measure(effort: Effort) -> list[Row]:
 
 
 def _contribution(seed: int) -> tuple[dict[str, float], float]:
+    dwell_boundaries = -(-GrowthOptions().dwell_steps // STEPS_A_BOUNDARY)
     result = grow(
         make_task(seed=seed, schedule="constant"),
-        epochs=PLANTED_AT + DWELL_BOUNDARIES,
+        epochs=PLANTED_AT + dwell_boundaries,
         policy=PlantOnce(Candidate(SITE, BLUEPRINT), boundary=PLANTED_AT),
         seed=seed,
         blueprints=[BLUEPRINT],
