@@ -9,6 +9,7 @@ screen, and a frame is kept whenever that has changed. The picture shortens wait
 import argparse
 import fcntl
 import io
+import json
 import os
 import pty
 import re
@@ -56,12 +57,13 @@ class Screen:
         self.lines[self.row] += text
 
     def shown(self) -> list[str]:
-        """Return the last lines, as many as fit."""
-        return self.lines[-ROWS:]
+        """Return the last lines, as many as fit; what was cleared below the cursor is not there."""
+        end = 1 + max([self.row, *(row for row, line in enumerate(self.lines) if line)])
+        return self.lines[:end][-ROWS:]
 
 
-def record(command: list[str]) -> list[tuple[float, list[str]]]:
-    """Run a command in a terminal; return (seconds, lines) for each change of the screen."""
+def record(command: list[str]) -> list[tuple[float, str]]:
+    """Run a command in a terminal; return (seconds, text) for each time it wrote something."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
@@ -69,7 +71,7 @@ def record(command: list[str]) -> list[tuple[float, list[str]]]:
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
     )
     os.close(theirs)
-    screen, frames, began = Screen(), [], time.monotonic()
+    written, began = [], time.monotonic()
     while True:
         ready, _, _ = select.select([ours], [], [], 0.2)
         if not ready:
@@ -80,12 +82,20 @@ def record(command: list[str]) -> list[tuple[float, list[str]]]:
             data = os.read(ours, 65_536)
         except OSError:  # the last writer has closed its end
             break
-        screen.feed(data.decode(errors="replace"))
-        lines = screen.shown()
-        if not frames or frames[-1][1] != lines:
-            frames.append((time.monotonic() - began, lines))
+        written.append((time.monotonic() - began, data.decode(errors="replace")))
     os.close(ours)
     process.wait()
+    return written
+
+
+def replay(written: list[tuple[float, str]]) -> list[tuple[float, list[str]]]:
+    """Return (seconds, lines) for each change of the screen, empty ones left out."""
+    screen, frames = Screen(), []
+    for at, text in written:
+        screen.feed(text)
+        lines = screen.shown()
+        if any(lines) and (not frames or frames[-1][1] != lines):
+            frames.append((at, lines))
     return frames
 
 
@@ -147,9 +157,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=16, help="at most so many")
     parser.add_argument("--title", default="bin/esper-supervisor up")
-    parser.add_argument("command", nargs="+")
+    parser.add_argument("--raw", type=Path, help="keep what was written, or, alone, draw it again")
+    parser.add_argument("command", nargs="*")
     asked = parser.parse_args()
-    frames = chosen(record(asked.command), asked.frames)
+    written = record(asked.command) if asked.command else json.loads(asked.raw.read_text())
+    if asked.raw is not None:
+        asked.raw.write_text(json.dumps(written))
+    frames = chosen(replay(written), asked.frames)
     asked.output.write_text(animate(frames, asked.title, 1.2, 6.0))
 
 

@@ -80,6 +80,30 @@ def test_the_two_commands_are_programs_that_a_shell_can_read(name: str) -> None:
     subprocess.run(["bash", "-n", str(program)], check=True)
 
 
+def test_the_test_command_runs_tests(tmp_path: Path) -> None:
+    """With an environment that is set up already: the one that runs this."""
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    for part in ("bin", "lib", "pyvenv.cfg"):
+        (venv / part).symlink_to(Path(sys.prefix) / part)
+    script = '. "$1/bin/environment.sh"; wanted_hash "$1/requirements/test.txt"; echo $HASH'
+    stamp = subprocess.run(
+        ["bash", "-c", script, "-", ROOT], capture_output=True, text=True, check=True
+    )
+    (venv / ".esper-test").write_text(stamp.stdout)
+    done = subprocess.run(
+        [ROOT / "bin" / "esper-test", "tests/docs/test_docs.py", "-q", "-p", "no:cacheprovider"],
+        env=environment(ESPER_VENV=str(venv), CI=""),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert " passed" in done.stdout, done.stdout[-2_000:] + done.stderr[-2_000:]
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    assert "all passed" in done.stderr
+
+
 def test_up_trains_the_digits(up: Up) -> None:  # noqa: F811
     running = up()
     running.wait_ready()
