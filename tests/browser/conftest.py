@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright
-from serving import Served, serving
+
+from tests.browser.serving import Served, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
-from conftest import Open
 from playwright.async_api import expect
+
+from tests.browser.conftest import Open
 
 
 async def test_an_ended_run_is_told_from_verdict_to_field_reports(opened: Open) -> None:

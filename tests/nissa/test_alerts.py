@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import BEARER, World
 
 from esper_async.nissa.alert_rules import RULES
 from esper_async.nissa.alerts import AlertBook
@@ -13,6 +12,7 @@ from esper_async.nissa.metrics import Sample
 from esper_async.nissa.signals import Signals, SignalSource
 from esper_async.runtime.clock import FakeClock
 from esper_async.runtime.metrics import Registry
+from tests.nissa.conftest import BEARER, World
 
 CALM = Signals(
     boundary_ms={"r": [4.0, 19.0, 5.0]},

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import BEARER, TOKEN, World
 
 from esper_async.nissa.access import load_token
 from esper_async.nissa.rate_limit import RateLimit
 from esper_async.nissa.route import BODY_LIMIT_BYTES
 from esper_async.runtime.clock import FakeClock
+from tests.nissa.conftest import BEARER, TOKEN, World
 
 Client = TestClient[Any, Any]
 CHANGE = "/api/runs/ghost/stop"

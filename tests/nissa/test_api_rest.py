@@ -3,10 +3,10 @@
 from typing import Any
 
 from aiohttp.test_utils import TestClient
-from conftest import BEARER, World
 
 from esper_async.leyline import EventEnvelope, TelemetryPacket
 from esper_async.nissa.event_store import Event
+from tests.nissa.conftest import BEARER, World
 
 Client = TestClient[Any, Any]
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import BEARER
+
+from tests.nissa.conftest import BEARER
 
 Client = TestClient[Any, Any]
 Told = Callable[[], Awaitable[str]]

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from conftest import World
 
 from esper_async.leyline import EventEnvelope, TelemetryLevel, TelemetryPacket
 from esper_async.nissa.event_store import Query
 from esper_async.nissa.ingest import Ingest
+from tests.nissa.conftest import World
 
 Points = list[tuple[str, float, dict[str, str]]]
 

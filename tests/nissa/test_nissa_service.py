@@ -10,7 +10,6 @@ from typing import Any
 
 import aiohttp
 import story
-from conftest import TOKEN, Letters
 
 from esper_async.karn.catalogue import Catalogue
 from esper_async.leyline import TelemetryPacket
@@ -23,6 +22,7 @@ from esper_async.tamiyo.service import TamiyoService
 from esper_async.testing.redis import running_redis
 from esper_async.tolaria.service import TolariaService
 from esper_async.urza.library import Library
+from tests.nissa.conftest import TOKEN, Letters
 
 OPTIONS = NissaOptions(flush_every_s=0.05, status_every_s=0.05, alert_every_s=0.05)
 

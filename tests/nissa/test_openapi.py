@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import BEARER, World
-from schema_check import problems
 
 from esper_async.nissa.app import ROUTES
 from esper_async.nissa.openapi import describe, refusals_of, template
 from esper_async.nissa.schemas import COMPONENTS
+from tests.nissa.conftest import BEARER, World
+from tests.nissa.schema_check import problems
 
 Client = TestClient[Any, Any]
 READABLE = [route for route in ROUTES if route.method == "GET" and "{" not in route.path]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType
 from aiohttp.test_utils import TestClient
-from conftest import World
 
 from esper_async.nissa import stream as stream_module
 from esper_async.nissa.metrics import read
+from tests.nissa.conftest import World
 
 Client = TestClient[Any, Any]
 
