@@ -14,6 +14,7 @@ CASES = {
     "loader": "loader",
     "no-room": "no_room",
     "null-pairs": "null_pairs",
+    "redis-kill": "redis_kill",
     "refusal": "refusal",
     "resume": "resume",
     "shadow-learning": "shadow_learning",

@@ -1,0 +1,334 @@
+"""Does training notice that Redis dies, and is anything lost? A growing run on a real server.
+
+The server is killed twice in mid-run. The first time it stays away for a while. The second time
+Simic has just stopped reading and the server's disk with everything on it is lost, so that only
+the run's spool still holds what was told. The same run is trained before and after without a kill.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+
+from esper_async.leyline import TOPICS, load_key
+from esper_async.leyline.signing import Signer
+from esper_async.oona import Bus, EmbeddedServer
+from esper_async.oona.connection import connect_once
+from esper_async.oona.groups import group_states
+from esper_async.oona.streams import normal_lane
+from esper_async.runtime.journal import read_journal
+from esper_async.simic.service import SimicService
+from esper_async.simic.store import GROUP
+from esper_async.study.bench.benchmark import (
+    Bar,
+    Benchmark,
+    Effort,
+    Mutant,
+    Row,
+    Verdict,
+    judged,
+    replaced,
+    shown,
+)
+from esper_async.tolaria.messages import decision_of, field_report_of
+
+KILLED = "killed"
+AWAY_S = 0.7
+KILL_AT, DEAF_AT = 5, 10
+"""Boundaries: of the first kill, and of Simic's silence before the second one."""
+MOST_CPU, MOST_WALL = 3.0, 1.5
+_REPEATS = {Effort.SHORT: 1, Effort.FULL: 5}
+_RETRIES = 2
+"""Others' load delays now one run, now another; what Redis delays is late in every one."""
+_STREAM = normal_lane(TOPICS["field_reports"].name)
+_PATIENCE_S = 120.0
+_POLL_S = 0.005
+
+
+class DrillError(RuntimeError):
+    """The drill could not be held as planned; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What a run cost, step by step, and what it told and left.
+
+    `cpu` is CPU time of a step over the median of its epoch; `wall_s` goes from step to step,
+    boundaries included.
+    """
+
+    name: str
+    cpu: list[float]
+    wall_s: list[float]
+    step_ms: float
+    told: dict[str, set[str]]
+    stored: dict[str, set[str]]
+
+    def amiss(self, kind: str) -> int:
+        """Count what was told and is not stored, and what is stored and was not told."""
+        return len(self.told[kind] ^ self.stored[kind])
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Hold the drill and compare the killed runs with those before and after."""
+    drills: list[list[Life]] = []
+    while True:
+        with tempfile.TemporaryDirectory(prefix="esper-redis-") as scratch:
+            drills.append(asyncio.run(_drill(Path(scratch))))
+        wall = _wall(drills)
+        late = wall.verdict is not Verdict.PASS
+        if len(drills) >= _REPEATS[effort] + (_RETRIES if late else 0):
+            return [_cpu(drills), wall, *_effects([killed for _, killed, _ in drills])]
+
+
+def _cpu(drills: Sequence[Sequence[Life]]) -> Row:
+    killed = [drill[1] for drill in drills]
+    noise = max(max(life.cpu) for before, _, after in drills for life in (before, after))
+    doubt = f"a control has a step of {noise:.1f} medians too" if noise > MOST_CPU else ""
+    return judged(
+        "longest step in thread CPU time",
+        max(max(life.cpu) for life in killed),
+        "medians",
+        Bar("at most", MOST_CPU),
+        note=f"{sum(len(life.cpu) for life in killed)} steps of {killed[0].step_ms:.1f} ms, each "
+        f"against the median of its epoch; controls' longest: {noise:.2f}",
+        doubt=doubt,
+    )
+
+
+def _wall(drills: Sequence[Sequence[Life]]) -> Row:
+    """Judge the drill in which the killed run fared best against its own two controls."""
+    longest = [[max(life.wall_s) for life in drill] for drill in drills]
+    before, killed, after = min(longest, key=lambda drill: drill[1] / (drill[0] + drill[2]))
+    own = (before, after)
+    return judged(
+        "longest time from step to step",
+        1e3 * killed,
+        "ms",
+        Bar("at most", MOST_WALL),
+        baseline=1e3 * mean(own),
+        interval=(killed / max(own), killed / min(own)),
+        note=f"boundaries included; best of {len(drills)} drills, interval over its two controls",
+    )
+
+
+def _effects(killed: Sequence[Life]) -> list[Row]:
+    rows = [
+        judged(
+            f"{kind}s whose effect did not happen exactly once",
+            float(sum(life.amiss(kind) for life in killed)),
+            "",
+            Bar("at most", 0.0),
+            note=f"of {sum(len(life.told[kind]) for life in killed)} in the journal",
+        )
+        for kind in ("report", "decision")
+    ]
+    return [*rows, shown("Redis killed", 2.0 * len(killed), "times")]
+
+
+# -- the drill -----------------------------------------------------------------------------------
+
+
+async def _drill(folder: Path) -> list[Life]:
+    """Train warm, undisturbed, killed, undisturbed; return the last three."""
+    key = load_key(folder / "leyline.key")
+    server = EmbeddedServer(folder / "redis")
+    names = ("warm", "control-1", KILLED, "control-2")
+    await server.start()
+    try:
+        async with _child(folder, server.url, names) as said, _simic(folder, server, key) as simic:
+            for name in names:
+                if name == KILLED:
+                    await said.boundary(KILL_AT)
+                    await _kill(server)
+                    await asyncio.sleep(AWAY_S)
+                    await server.start()
+                    await said.boundary(DEAF_AT)
+                    await simic.stop()
+                    await _until_unheard(server.url)
+                    await said.boundary()
+                    await _kill(server)
+                    shutil.rmtree(folder / "redis" / "appendonlydir")
+                    await server.start()
+                    simic.start()
+                await said.end(name)
+    finally:
+        await server.stop()
+    return [_life(folder, name) for name in names[1:]]
+
+
+async def _kill(server: EmbeddedServer) -> None:
+    server.signal(signal.SIGKILL)
+    await server.wait()
+
+
+async def _until_unheard(url: str) -> None:
+    """Wait until a field report is in Redis that Simic has not acknowledged.
+
+    Raises:
+        DrillError: none came.
+    """
+    client = connect_once(url, timeout_s=5.0)
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                states = await group_states(client, _STREAM, lag_limit=1)
+                if GROUP in states and states[GROUP].depth:
+                    return
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        raise DrillError("no field report came while Simic was deaf") from None
+    finally:
+        await client.aclose()
+
+
+class _Said:
+    """What the training process says, line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        self._lines = process.stdout
+
+    async def boundary(self, number: int | None = None) -> None:
+        """Wait until the present run has passed a boundary; the next one without a number."""
+        await self._until("boundary" if number is None else f"boundary {number}")
+
+    async def end(self, life: str) -> None:
+        """Wait until a run has ended and its spool was drained."""
+        await self._until(f"ended {life}")
+
+    async def _until(self, wanted: str) -> None:
+        """Raise DrillError when something else ends first."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while line := (await self._lines.readline()).decode().strip():
+                if line == wanted or line.split()[0] == wanted:
+                    return
+                if line.startswith("ended"):
+                    raise DrillError(f"{line!r} came while waiting for {wanted!r}")
+        raise DrillError(f"the training process ended while waiting for {wanted!r}")
+
+
+@asynccontextmanager
+async def _child(folder: Path, url: str, lives: Sequence[str]) -> AsyncIterator[_Said]:
+    with (folder / "errors").open("w+") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "esper_async.study.bench.redis_child", str(folder), url, *lives,
+            *_child_flags(), stdout=asyncio.subprocess.PIPE, stderr=errors,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            yield _Said(process)
+            async with asyncio.timeout(_PATIENCE_S):
+                code = await process.wait()
+            if code != 0:
+                errors.seek(0)
+                raise DrillError(f"the training process ended with {code}: {errors.read()[-2000:]}")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _child_flags() -> list[str]:
+    return []
+
+
+class _Simic:
+    """The coach's service, which can be stopped and started; its store stays."""
+
+    def __init__(self, folder: Path, bus: Bus) -> None:
+        self._folder = folder
+        self._bus = bus
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Read the bus from now on."""
+        service = SimicService(self._folder, self._bus)
+        self._task = asyncio.create_task(service.run(lambda: None), name="simic")
+
+    async def stop(self) -> None:
+        """Read no more; raises what the service failed with."""
+        assert self._task is not None
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+@asynccontextmanager
+async def _simic(folder: Path, server: EmbeddedServer, key: bytes) -> AsyncIterator[_Simic]:
+    async with Bus(server.url, signer=Signer(key), source="simic") as bus:
+        simic = _Simic(folder, bus)
+        simic.start()
+        try:
+            yield simic
+        finally:
+            await simic.stop()
+
+
+# -- what it left --------------------------------------------------------------------------------
+
+
+def _life(folder: Path, name: str) -> Life:
+    laps = json.loads((folder / f"{name}.json").read_text())["laps"]
+    steps: dict[int, list[float]] = {}
+    for (before, _, start), (boundary, _, end) in pairwise(laps):
+        if before == boundary:  # else the time holds a boundary as well
+            steps.setdefault(boundary, []).append(end - start)
+    cpu = [step / median(epoch) for epoch in steps.values() for step in epoch]
+    return Life(
+        name,
+        cpu,
+        wall_s=[end - start for (_, start, _), (_, end, _) in pairwise(laps)],
+        step_ms=1e3 * median(step for epoch in steps.values() for step in epoch),
+        told=_told(folder / "runs" / name / "journal.jsonl"),
+        stored=_stored(folder / "simic" / "experience.sqlite", name),
+    )
+
+
+def _told(journal: Path) -> dict[str, set[str]]:
+    told: dict[str, set[str]] = {"report": set(), "decision": set()}
+    for record in read_journal(journal):
+        if record["kind"] == "field_report":
+            told["report"].add(field_report_of(record).report_id)
+        elif record["kind"] == "decision":
+            told["decision"].add(decision_of(record).decision_id)
+    return told
+
+
+def _stored(path: Path, run: str) -> dict[str, set[str]]:
+    stored: dict[str, set[str]] = {"report": set(), "decision": set()}
+    with closing(sqlite3.connect(path)) as database:
+        for kind, name in database.execute(
+            "SELECT kind, id FROM experiences WHERE run = ?", (run,)
+        ):
+            stored[kind].add(name)
+    return stored
+
+
+BENCHMARK = Benchmark(
+    name="redis-kill",
+    question="does training notice that Redis dies, and is anything lost?",
+    measure=measure,
+    mutants=(
+        Mutant(
+            "spool cleared at XADD's reply",
+            "a message is forgotten once Redis has taken it, before Simic has",
+            lambda: replaced(f"{__name__}._child_flags", lambda: ["--mutant", "hasty"]),
+        ),
+        Mutant(
+            "training waits for Redis",
+            "what is told of a boundary is published before training goes on",
+            lambda: replaced(f"{__name__}._child_flags", lambda: ["--mutant", "waits"]),
+        ),
+    ),
+)
