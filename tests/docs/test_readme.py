@@ -12,6 +12,7 @@ import pytest
 from tests.cli.conftest import ROOT, Cli, Up, cli, environment, up  # noqa: F401 - fixtures
 from tests.cli.test_up import wait_for_epoch
 
+pytestmark = pytest.mark.timeout(600)
 README = (ROOT / "README.md").read_text()
 PRELUDE = """
 import torch
@@ -105,7 +106,7 @@ def test_the_test_command_runs_tests(tmp_path: Path) -> None:
 
 
 def test_up_trains_the_digits(up: Up) -> None:  # noqa: F811
-    running = up()
+    running = up(ESPER_TOLARIA__NICE="0")
     running.wait_ready()
     assert wait_for_epoch(running, 1).startswith("digits-")
     assert running.stop(signal.SIGINT) == 0
@@ -123,7 +124,7 @@ def test_your_own_model_trains_and_can_be_looked_at(
     up: Up,  # noqa: F811
     cli: Cli,  # noqa: F811
 ) -> None:
-    running = up("--run", "my-run.toml")
+    running = up("--run", "my-run.toml", ESPER_TOLARIA__NICE="0")
     running.wait_ready()
     wait_for_epoch(running, 1)
     where = ("--state-dir", str(running.state_dir))

@@ -17,6 +17,7 @@ from tests.e2e.conftest import (
     stored_reports,
 )
 
+pytestmark = pytest.mark.timeout(600)
 SITES = {
     "table_mlp": {"body.1": "feature", "body.4": "feature"},
     "small_conv": {"norm": "spatial", "block.1": "spatial"},
@@ -65,7 +66,7 @@ def test_up_trains_grows_and_reports(name: str, cli: Cli, tmp_path: Path) -> Non
     (tmp_path / "run.toml").write_text(as_toml(run_of(name)))
     answer = cli(
         "up", "--run", "run.toml", "--state-dir", "state", "--port", "0", "--exit-when-done",
-        timeout_s=280,
+        timeout_s=540, ESPER_TOLARIA__NICE="0",
     )  # fmt: skip
     assert answer.code == 0, answer.err[-3_000:]
     folder = only_run(tmp_path / "state")
@@ -123,7 +124,7 @@ def _assert_fails(cli: Cli, folder: Path, *words: str) -> None:
     (folder / "run.toml").write_text("[run]\ntask = 'task.py:make_task'\nepochs = 2\n")
     answer = cli(
         "up", "--run", "run.toml", "--state-dir", "state", "--port", "0", "--exit-when-done",
-        timeout_s=120,
+        timeout_s=280, ESPER_TOLARIA__NICE="0",
     )  # fmt: skip
     assert answer.code == 1, answer.err
     assert "failed" in answer.out
