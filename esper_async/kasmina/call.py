@@ -100,13 +100,22 @@ def first_batch_size(batch: Any) -> int:
 
 
 def move(batch: Any, device: torch.device) -> Any:
-    """Return the batch with every tensor on `device`; the very same object where nothing moves."""
+    """Return the batch with every tensor on `device`; tensors already there are the very same."""
+    return _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def contiguous(batch: Any) -> Any:
+    """Return the batch with every tensor in the plain memory layout."""
+    return _each(batch, lambda tensor: tensor.contiguous())
+
+
+def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return change(batch)
     if isinstance(batch, Mapping):
-        return {key: move(value, device) for key, value in batch.items()}
+        return {key: _each(value, change) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(move(value, device) for value in batch))
+        return type(batch)(*(_each(value, change) for value in batch))
     if isinstance(batch, tuple | list):
-        return type(batch)(move(value, device) for value in batch)
+        return type(batch)(_each(value, change) for value in batch)
     return batch

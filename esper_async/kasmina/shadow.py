@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_async.kasmina.call import Call, detached_parameters
+from esper_async.kasmina.call import Call, contiguous, detached_parameters
 from esper_async.kasmina.evaluation import Loss, Variant
 from esper_async.kasmina.kernels.graft import Graft, GraftHook
 from esper_async.kasmina.seed import Seed
@@ -59,7 +59,9 @@ def shadow_step(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: fl
 
     The kernel's gradients are scaled to a norm of at most `clip_norm`.
     """
-    tensors = shadow_tensors(call.model, seed)
+    # In torch 2.8 a backward pass through detached channels-last weights can end the process.
+    tensors = contiguous(shadow_tensors(call.model, seed))
+    batch = contiguous(batch)
     with seed.stream.active(), switched_on(call.model, seed), torch.enable_grad():  # type: ignore[no-untyped-call]
         output, target = call.with_tensors(tensors, batch)
         value = loss(output, target)
