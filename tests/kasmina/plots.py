@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from growth_hosts import CASES, Kind, make_batches, make_host, plain_step
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -16,6 +15,7 @@ from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate, Seed
 from esper_async.kasmina.sites import find_sites
+from tests.growth_hosts import CASES, Kind, make_batches, make_host, plain_step
 
 QUICK = {
     "dwell_steps": 4,

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from plots import Plot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import Graft, GraftHook, attach, detach, grafts_of
+from tests.kasmina.plots import Plot
 
 FEATURES = SiteInterface("feature", (8,))
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from growth_hosts import differing, make_batches, make_host, plain_step
-from plots import Plot
 
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.kernels.graft import grafts_of
+from tests.growth_hosts import differing, make_batches, make_host, plain_step
+from tests.kasmina.plots import Plot
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from growth_hosts import make_batches, make_host
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper_async.kasmina.evaluation import EmptyLoaderError, SampleLoss, evaluate
 from esper_async.kasmina.modes import evaluation_mode
+from tests.growth_hosts import make_batches, make_host
 
 OUTPUT = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([0, 1, 2, 0, 1, 2])

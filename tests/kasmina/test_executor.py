@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from growth_hosts import differing
-from plots import Plot
 from torch import nn
 
 from esper_async.kasmina.executor import CommandRefusedError
 from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.stage import Stage
+from tests.growth_hosts import differing
+from tests.kasmina.plots import Plot
 
 TWO = {"here": "body", "early": "body.2"}
 

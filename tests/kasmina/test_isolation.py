@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from growth_hosts import (
+
+from esper_async.kasmina.kernels.graft import Graft, attach
+from esper_async.kasmina.shadow import shadow_variant
+from tests.growth_hosts import (
     CASES,
     Kind,
     differing,
@@ -17,10 +20,7 @@ from growth_hosts import (
     make_host,
     plain_step,
 )
-from plots import Plot
-
-from esper_async.kasmina.kernels.graft import Graft, attach
-from esper_async.kasmina.shadow import shadow_variant
+from tests.kasmina.plots import Plot
 
 STEPS = 50
 
@@ -179,8 +179,8 @@ def test_a_host_in_channels_last_layout_survives_its_shadows(tmp_path: Path) -> 
     program = tmp_path / "program.py"
     program.write_text(
         "import torch\n"
-        "from plots import Plot\n"
-        "from growth_hosts import make_host\n"
+        "from tests.kasmina.plots import Plot\n"
+        "from tests.growth_hosts import make_host\n"
         "model = make_host('conv2d').to(memory_format=torch.channels_last)\n"
         "plot = Plot('conv2d', model=model)\n"
         "plot.batches = [(x.to(memory_format=torch.channels_last), y) for x, y in plot.batches]\n"
@@ -189,10 +189,10 @@ def test_a_host_in_channels_last_layout_survives_its_shadows(tmp_path: Path) -> 
         "    plot.step(index)\n"
         "assert plot.model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)\n"
     )
-    here = Path(__file__).parent
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, str(program)],
-        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
+        env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         check=False,

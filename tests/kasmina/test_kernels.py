@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from kernel_sites import PLANTINGS, SITES, planting_id
 from torch import Tensor
 
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.kasmina.kernels import REGISTRY, Kernel, blueprints_for, build_kernel
+from tests.kasmina.kernel_sites import PLANTINGS, SITES, planting_id
 
 each_planting = pytest.mark.parametrize(("blueprint_id", "site"), PLANTINGS, ids=planting_id)
 

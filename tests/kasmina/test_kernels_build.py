@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_sites import PLANTINGS, planting_id
 
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.kasmina.kernels import (
@@ -25,6 +24,7 @@ from esper_async.kasmina.kernels import (
     build_kernel,
     register,
 )
+from tests.kasmina.kernel_sites import PLANTINGS, planting_id
 
 LINE = SiteInterface("spatial", (8, 1, 20))
 

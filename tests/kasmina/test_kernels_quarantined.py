@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from kernel_sites import SITES, planting_id
 
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.kasmina.kernels import build_kernel
+from tests.kasmina.kernel_sites import SITES, planting_id
 
 each_site = pytest.mark.parametrize("site", SITES, ids=planting_id)
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plots import Plot
 from torch import Tensor
 
 from esper_async.kasmina.evaluation import Evaluation
@@ -21,6 +20,7 @@ from esper_async.kasmina.stage import (
     Stage,
     check_transition,
 )
+from tests.kasmina.plots import Plot
 
 EVERY = list(Stage)
 

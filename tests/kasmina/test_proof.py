@@ -6,7 +6,6 @@ from statistics import median
 
 import pytest
 import torch
-from kernel_sites import PLANTINGS, SITES, planting_id
 from torch import Tensor, nn
 
 from esper_async.kasmina import proof
@@ -20,6 +19,7 @@ from esper_async.kasmina.kernels import (
     register,
 )
 from esper_async.kasmina.proof import Certificate, certificate_key, code_hash, prove
+from tests.kasmina.kernel_sites import PLANTINGS, SITES, planting_id
 
 LINE = SiteInterface("spatial", (8, 1, 20))
 WORDS = SiteInterface("sequence", (6, 8))

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from growth_hosts import differing, make_batches, make_host
 from torch import Tensor, nn
 
 from esper_async.kasmina.call import default_forward
 from esper_async.kasmina.sites import NoSiteError, Site, find_sites
+from tests.growth_hosts import differing, make_batches, make_host
 
 
 def found(model: nn.Module, source: Any, named: Mapping[str, str] | None = None) -> list[Site]:

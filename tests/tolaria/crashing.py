@@ -19,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from growth_hosts import make_batches, make_host, plain_step
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,6 +28,7 @@ from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task
+from tests.growth_hosts import make_batches, make_host, plain_step
 
 STEPS_PER_EPOCH = 8
 _LIFE_LIMIT_S = 120.0
@@ -45,7 +45,7 @@ _GROWTH = GrowthOptions(
     warmup_steps=8,
     parameter_budget=50.0,
 )
-TESTS = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class CrashRunError(RuntimeError):
@@ -80,7 +80,7 @@ def final_state(folder: Path, plan: Plan) -> dict[str, Any]:
         [sys.executable, __file__, str(folder), json.dumps(asdict(plan))],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=False,
         timeout=_LIFE_LIMIT_S * (len(plan.kills) + 1),
     )

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from growth_hosts import Kind, make_batches, make_host
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from esper_async import Task
+from tests.growth_hosts import Kind, make_batches, make_host
 
 QUICK: dict[str, Any] = {
     "dwell_steps": 8,

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import STEPS_PER_EPOCH, Plan, final_state
-from growth_hosts import differing
+
+from tests.growth_hosts import differing
+from tests.tolaria.crashing import STEPS_PER_EPOCH, Plan, final_state
 
 CULL_STEP = 66
 """In the ninth epoch, with a seed on trial: carried out at boundary 9, two past a checkpoint."""

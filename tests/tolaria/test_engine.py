@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from growth_hosts import differing
-from growth_tasks import BLUEPRINTS, QUICK, listed, shuffled
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +20,8 @@ from esper_async.tolaria.engine import Engine, Outcome
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import NonFiniteLossError
+from tests.growth_hosts import differing
+from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, shuffled
 
 
 class Script:

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from growth_hosts import differing
-from growth_tasks import BLUEPRINTS, QUICK, listed, regression, shuffled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +25,8 @@ from esper_async.tolaria import global_random
 from esper_async.tolaria.grow import GrowResult
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.training import NonFiniteLossError
+from tests.growth_hosts import differing
+from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, regression, shuffled
 
 
 def grown(task: Task, **changes: Any) -> GrowResult:

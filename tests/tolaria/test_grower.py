@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from growth_hosts import differing
-from growth_tasks import BLUEPRINTS, QUICK, listed, regression
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -19,6 +17,8 @@ from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.stage import Stage
 from esper_async.tamiyo.command import Cull, Germinate, NoOp
 from esper_async.tolaria.task import Task
+from tests.growth_hosts import differing
+from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, regression
 
 
 def train_step(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from growth_tasks import QUICK, listed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
@@ -17,6 +16,7 @@ from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.options import RunOptions
+from tests.tolaria.growth_tasks import QUICK, listed
 
 
 class Newborn:
