@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import story
 from aiohttp.test_utils import TestClient, TestServer
 
 from esper_async.karn.catalogue import Catalogue
@@ -25,6 +24,7 @@ from esper_async.runtime.metrics import Registry
 from esper_async.tamiyo.hub import Hub
 from esper_async.tolaria.service import TolariaService
 from esper_async.urza.library import Library
+from tests.nissa import story
 
 TOKEN = "a-token-for-tests-only"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import story
 
 from esper_async.karn.catalogue import Catalogue
 from esper_async.leyline import TelemetryPacket
@@ -22,6 +21,7 @@ from esper_async.tamiyo.service import TamiyoService
 from esper_async.testing.redis import running_redis
 from esper_async.tolaria.service import TolariaService
 from esper_async.urza.library import Library
+from tests.nissa import story
 from tests.nissa.conftest import TOKEN, Letters
 
 OPTIONS = NissaOptions(flush_every_s=0.05, status_every_s=0.05, alert_every_s=0.05)
