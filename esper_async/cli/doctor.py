@@ -55,7 +55,7 @@ def _python(_settings: Settings) -> Iterator[Finding]:
 def _packages(_settings: Settings) -> Iterator[Finding]:
     missing = [
         name
-        for name in ("torch", "aiohttp", "redis", "safetensors", "sklearn")
+        for name in ("torch", "aiohttp", "redis", "sklearn")
         if importlib.util.find_spec(name) is None
     ]
     yield Finding(
