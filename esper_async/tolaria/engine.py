@@ -90,7 +90,7 @@ class Engine:
         self._run_id = run_id
         self._checkpoints = None if folder is None else CheckpointStore(folder / "checkpoints")
         self._journal = RunJournal(
-            run_id, None if folder is None else folder / "journal.jsonl", self._announce
+            run_id, None if folder is None else folder / "journal.jsonl", listener
         )
         self._certificates = certificates
         self._supply = supply
@@ -146,19 +146,17 @@ class Engine:
     def _run(self) -> Outcome:
         global_random.seed_everything(self.options.seed)
         self._set_up()
-        clock = WallClock()
         self._resume()
-        clock.wall_s = self._wall_before
         while self._boundary < self._total and self._ending is None:
             self._run_epoch()
         if self._ending == "drained":
             self._save()
-            return self._outcome("drained", None, clock.total())
+            return self._outcome("drained", None, self._clock.total())
         self._finish()
         test = None
         if self.task.test_loader is not None:
             test = self.grower.score(self.task.test_loader)
-        return self._outcome(self._ending or "completed", test, clock.total())
+        return self._outcome(self._ending or "completed", test, self._clock.total())
 
     def _set_up(self) -> None:
         task, options = self.task, self.options
@@ -199,7 +197,7 @@ class Engine:
         )
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
         self._tally = Tally()
-        self._wall_before = 0.0
+        self._clock = WallClock()
 
     def _count_boundaries(self) -> int:
         if self.options.boundary_every == "epoch":
@@ -211,7 +209,12 @@ class Engine:
                 "run.boundary_every in steps needs a train_loader with a length; "
                 'use boundary_every = "epoch" or give it __len__'
             ) from error
-        return max(steps // self.options.boundary_every, 1)
+        if steps < self.options.boundary_every:
+            raise TaskError(
+                f"run.boundary_every is {self.options.boundary_every} steps, but the whole run has "
+                f"{steps}; lower it or train for more epochs"
+            )
+        return steps // self.options.boundary_every
 
     def _run_epoch(self) -> None:
         started = time.perf_counter()
@@ -467,6 +470,7 @@ class Engine:
             },
             "journal_seq": self._journal.last_seq,
             "machine": machine(),
+            "wall_s": self._clock.total(),
         }
 
     def _roll_back(self, to_boundary: int | None) -> None:
@@ -516,6 +520,7 @@ class Engine:
             return
         state = loaded[1]
         self._load(state)
+        self._clock = WallClock(state["wall_s"])
         self._tell_again(self._journal.resume(state["journal_seq"]))
         reason = machine_difference(state["machine"])
         self._journal.record(
@@ -538,18 +543,14 @@ class Engine:
     def _tell_again(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Announce what may have been journaled without having been announced."""
         for record in records:
-            if record["kind"] in ("decision", "field_report"):
-                self._announce(record)
+            if record["kind"] in ("decision", "field_report") and self._listener is not None:
+                self._listener(record)
 
     # -- what is told --------------------------------------------------------------------------
 
     def _tell(self, kind: str, **fields: Any) -> None:
         record = self._journal.record(kind, self._position(), **fields)
         self._told[kind].append(record)
-
-    def _announce(self, record: Any) -> None:
-        if self._listener is not None:
-            self._listener(record)
 
     def _report_violation(self, message: str) -> None:
         self._journal.record("rate_violation", self._position(), reason=message)

@@ -18,7 +18,7 @@ from esper_async.tamiyo.command import Decision, Germinate
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine, Outcome
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.task import Task
+from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.training import NonFiniteLossError
 from tests.growth_hosts import differing
 from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, shuffled
@@ -261,3 +261,14 @@ def test_a_policy_that_asks_for_what_is_not_legal_does_not_end_the_run() -> None
     assert outcome.state == "completed"
     assert len(kinds(records, "command_refused")) == 3
     assert kinds(records, "field_report") == []
+
+
+def test_a_boundary_that_the_run_never_reaches_is_refused() -> None:
+    with pytest.raises(TaskError, match="boundary_every is 1000 steps"):
+        run(listed(), boundary_every=1000, epochs=2, policy="static")
+
+
+def test_the_time_of_a_run_counts_over_its_resumes(tmp_path: Path) -> None:
+    drained, _ = run(listed(), tmp_path, Script({20: [Steer("drain")]}), policy="static")
+    resumed, _ = run(listed(), tmp_path, policy="static")
+    assert resumed.wall_s > drained.wall_s
