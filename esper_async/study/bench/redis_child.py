@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def main() -> None:
             bridge.start()
             laps = _train(life, folder, bridge, certificates)
             report = bridge.close(DRAIN_S)
-            document = {"laps": laps.at, "unacknowledged": report.unacknowledged}
+            document = {"laps": laps.at, "report": asdict(report)}
             (asked.folder / f"{life}.json").write_text(json.dumps(document))
             print(f"ended {life}", flush=True)  # noqa: T201 - what the drill waits for
 

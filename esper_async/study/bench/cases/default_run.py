@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from esper_async.kasmina.executor import Executor
+from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.legal import MemoryStore
+from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.stage import TRANSITIONS, Stage
 from esper_async.runtime.journal import read_journal
 from esper_async.study.bench.benchmark import (
@@ -137,6 +140,16 @@ def _without_gate(transition: Any) -> dict[str, Any]:
     return {**transition_record(transition), "gate": None}
 
 
+_whole_tell = Executor._tell
+
+
+def _silent_reset(
+    executor: Executor, seed: Seed, source: Stage, target: Stage, gate: GateResult | None
+) -> None:
+    if target is not Stage.RESETTING:
+        _whole_tell(executor, seed, source, target, gate)
+
+
 BENCHMARK = Benchmark(
     name="default-run",
     question="does the default run grow, and does its history say why?",
@@ -147,6 +160,11 @@ BENCHMARK = Benchmark(
             "gates not journaled",
             "a stage change is written down without what allowed it",
             lambda: replaced("esper_async.tolaria.engine.transition_record", _without_gate),
+        ),
+        Mutant(
+            "a stage change not told",
+            "that a slot is being reset happens, and nobody hears of it",
+            lambda: replaced("esper_async.kasmina.executor.Executor._tell", _silent_reset),
         ),
     ),
 )

@@ -5,7 +5,10 @@ host. In the harder half they are waved through to their trial, so that the last
 see them. A refused run adopts its twin: it must end where the run without the seed ends.
 """
 
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate
@@ -32,6 +35,15 @@ _TRIALS = {Effort.SHORT: 2, Effort.FULL: 30}
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """One run: which kernel is planted, if any, and whether it is waved through to its trial."""
+
+    blueprint: str | None
+    seed: int
+    only_g4: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a planted seed ended, and the test loss of its run."""
 
@@ -40,36 +52,39 @@ class Ending:
     test_loss: float
 
 
+Endings = dict[Plan, Ending]
+
+
 def measure(effort: Effort) -> list[Row]:
     """Plant every kind in run after run and count what is kept."""
     seeds = range(_TRIALS[effort])
-    alone = {seed: _ending(None, seed, only_g4=False).test_loss for seed in seeds}
+    gates = (True,) if effort is Effort.SHORT else (True, False)
+    planted = [(PLANTED[name], only_g4) for name in PLANTED for only_g4 in gates]
+    kinds = [(None, False), (HELPFUL, False), *planted]
+    plans = [Plan(blueprint, seed, only_g4) for blueprint, only_g4 in kinds for seed in seeds]
+    endings = _run_all(plans, effort)
     rows = []
     for name, blueprint in PLANTED.items():
-        rows += _planted_rows(name, blueprint, alone, only_g4=True)
-        if effort is Effort.FULL:
-            rows += _planted_rows(name, blueprint, alone, only_g4=False)
-    helped = [_ending(HELPFUL, seed, only_g4=False) for seed in seeds]
-    share = sum(ending.kept for ending in helped) / len(helped)
-    gain = sum(alone[seed] - ending.test_loss for seed, ending in zip(seeds, helped, strict=True))
-    rows.append(
-        judged(
-            f"{HELPFUL}, which helps: kept",
-            share,
-            "of trials",
-            Bar("at least", LEAST_KEPT),
-            note=f"{len(helped)} trials; test loss lower by {gain / len(helped):.3f} nats",
-        )
-    )
-    return rows
+        for only_g4 in gates:
+            rows += _planted_rows(name, blueprint, endings, only_g4=only_g4)
+    return [*rows, _helpful_row(endings)]
 
 
-def _planted_rows(
-    name: str, blueprint: str, alone: dict[int, float], *, only_g4: bool
-) -> list[Row]:
-    endings = {seed: _ending(blueprint, seed, only_g4=only_g4) for seed in alone}
-    kept = sum(ending.kept for ending in endings.values()) / len(endings)
-    tried = sum(ending.on_trial for ending in endings.values())
+def _run_all(plans: list[Plan], effort: Effort) -> Endings:
+    if effort is Effort.SHORT:  # in this process, where a mutant can break it
+        return dict(zip(plans, map(run, plans), strict=True))
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        return dict(zip(plans, pool.map(run, plans), strict=True))
+
+
+def _planted_rows(name: str, blueprint: str, endings: Endings, *, only_g4: bool) -> list[Row]:
+    found = {
+        plan.seed: ending
+        for plan, ending in endings.items()
+        if plan.blueprint == blueprint and plan.only_g4 == only_g4
+    }
+    kept = sum(ending.kept for ending in found.values()) / len(found)
+    tried = sum(ending.on_trial for ending in found.values())
     gates = "last gate alone" if only_g4 else "all gates"
     rows = [
         judged(
@@ -77,10 +92,14 @@ def _planted_rows(
             kept,
             "of trials",
             Bar("at most", MOST_ACCEPTED),
-            note=f"{len(endings)} planted, {tried} came to trial",
+            note=f"{len(found)} planted, {tried} came to trial",
         )
     ]
-    losses = [ending.test_loss - alone[seed] for seed, ending in endings.items() if not ending.kept]
+    losses = [
+        ending.test_loss - endings[Plan(None, seed)].test_loss
+        for seed, ending in found.items()
+        if not ending.kept
+    ]
     if losses:
         rows.append(
             judged(
@@ -94,16 +113,31 @@ def _planted_rows(
     return rows
 
 
-def _ending(blueprint: str | None, seed: int, *, only_g4: bool) -> Ending:
-    candidates = () if blueprint is None else (Candidate(SITE, blueprint),)
+def _helpful_row(endings: Endings) -> Row:
+    helped = {plan.seed: each for plan, each in endings.items() if plan.blueprint == HELPFUL}
+    gain = sum(
+        endings[Plan(None, seed)].test_loss - each.test_loss for seed, each in helped.items()
+    )
+    return judged(
+        f"{HELPFUL}, which helps: kept",
+        sum(each.kept for each in helped.values()) / len(helped),
+        "of trials",
+        Bar("at least", LEAST_KEPT),
+        note=f"{len(helped)} trials; test loss lower by {gain / len(helped):.3f} nats",
+    )
+
+
+def run(plan: Plan) -> Ending:
+    """Train once, with its kernel planted at boundary 4."""
+    candidates = () if plan.blueprint is None else (Candidate(SITE, plan.blueprint),)
     result = grow(
-        make_task(seed=seed, schedule="constant"),
+        make_task(seed=plan.seed, schedule="constant"),
         epochs=EPOCHS,
         policy=PlantOnce(*candidates, boundary=4 if candidates else 0),
-        seed=seed,
+        seed=plan.seed,
         blueprints=[HELPFUL],
         growth=GrowthOptions(
-            drill=True, parameter_budget=100.0, g2_margin=-1e9 if only_g4 else -0.02
+            drill=True, parameter_budget=100.0, g2_margin=-1e9 if plan.only_g4 else -0.02
         ),
         progress=False,
         threads=1,
