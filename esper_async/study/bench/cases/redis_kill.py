@@ -45,8 +45,8 @@ from esper_async.tolaria.messages import decision_of, field_report_of
 KILLED = "killed"
 KILL_AT, BACK_AT, DEAF_AT = 5, 10, 13
 """Boundaries: the server is killed, is started again, and Simic falls silent before the next."""
-AWAY_S = 2.0
-"""Longer than that the server is not away: a run that waits for it would wait for ever."""
+AWAY_S = 20.0
+"""At the longest; only a run that waits for the server keeps it away for so long."""
 MOST_CPU, MOST_WALL = 3.0, 1.5
 _REPEATS = {Effort.SHORT: 1, Effort.FULL: 5}
 _RETRIES = 2
