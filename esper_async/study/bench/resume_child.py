@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from esper_async.kasmina.branch import Branch
+from esper_async.kasmina.options import GrowthOptions
 from esper_async.study.bench.benchmark import replaced
 from esper_async.tasks.mnist1d import make_task
 from esper_async.tolaria.control import Steer
@@ -25,6 +26,8 @@ from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
 
 EPOCHS, CHECKPOINT_EVERY = 15, 3
+DWELL_STEPS = 100
+"""Shorter than the default, so that a whole trial fits into the run."""
 BLUEPRINTS = ["BP009", "BP003", "BP016", "BP014"]
 
 
@@ -73,6 +76,7 @@ def main() -> None:
         seed=3,
         threads=1,
         checkpoint_every=CHECKPOINT_EVERY,
+        growth=GrowthOptions(dwell_steps=DWELL_STEPS),
     )
     task = make_task(seed=3, schedule="constant")
     with _mutant(asked.mutant):
