@@ -8,6 +8,7 @@ from esper_async.study.bench.benchmark import Benchmark
 CASES = {
     "blending": "blending",
     "default-run": "default_run",
+    "first-step": "first_step",
     "growth": "growth",
     "intervals": "intervals",
     "isolation": "isolation",

@@ -5,19 +5,13 @@ memory are read from outside; of several starts the best counts, for what others
 only makes a start slower.
 """
 
-import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 from esper_async.study.bench.benchmark import (
     Bar,
@@ -27,19 +21,19 @@ from esper_async.study.bench.benchmark import (
     Row,
     judged,
 )
+from esper_async.study.bench.up_process import (
+    COMMAND,
+    UpError,
+    run_in_every_python,
+    started,
+)
 
 MOST_READY_S, MOST_HELP_S, MOST_RSS_MB = 4.0, 0.4, 120.0
 SETTLE_S = 1.0
 """Services go on loading for a moment after they are ready."""
 _STARTS = {Effort.SHORT: 1, Effort.FULL: 5}
 _HELPS = {Effort.SHORT: 5, Effort.FULL: 15}
-_COMMAND = (sys.executable, "-P", "-m", "esper_async.cli")
 _PATIENCE_S = 60.0
-_POLL_S = 0.01
-
-
-class StartError(RuntimeError):
-    """The supervisor did not become ready, or did not stop; the message holds what it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,7 @@ def measure(effort: Effort) -> list[Row]:
 
 def _help_s(folder: Path) -> float:
     began = time.monotonic()
-    subprocess.run([*_COMMAND, "--help"], check=True, capture_output=True, cwd=folder)
+    subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, cwd=folder)
     return time.monotonic() - began
 
 
@@ -78,60 +72,25 @@ def _start(folder: Path) -> Start:
     """Start `up` without a run, wait until it is ready, look at its memory, and stop it.
 
     Raises:
-        StartError: it was not ready or had not ended in time, or ended with an error.
+        UpError: it was not ready or had not ended in time, or ended with an error.
     """
-    with (folder / "said").open("w+") as said:
-        began = time.monotonic()
-        arguments = ("up", "--no-run", "--port", "0", "--state-dir", str(folder / "state"))
-        process = subprocess.Popen([*_COMMAND, *arguments], stdout=said, stderr=said, cwd=folder)
-        try:
-            ready_s = _until_ready(process, folder / "state", began) - began
-            time.sleep(SETTLE_S)
-            rss_mb = _peak_rss_mb(process.pid)
-            process.send_signal(signal.SIGTERM)
-            if process.wait(_PATIENCE_S) != 0:
-                raise StartError(f"`up` ended with {process.returncode}")
-        except (StartError, subprocess.TimeoutExpired) as error:
-            said.seek(0)
-            raise StartError(f"{error}: {said.read()[-2000:]}") from None
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    with started(folder, "--no-run") as up:
+        ready_s = up.until(up.ready, "its readiness", patience_s=_PATIENCE_S)
+        time.sleep(SETTLE_S)
+        rss_mb = _peak_rss_mb(up.pid)
+        up.end(number=signal.SIGTERM, patience_s=_PATIENCE_S)
     return Start(ready_s, rss_mb)
-
-
-def _until_ready(process: subprocess.Popen[bytes], state: Path, began: float) -> float:
-    """Ask /readyz until it answers 200 and return the time; each process tells its own port."""
-    while time.monotonic() - began < _PATIENCE_S:
-        if process.poll() is not None:
-            raise StartError(f"`up` ended with {process.returncode}")
-        try:
-            facts = json.loads((state / "supervisor.json").read_text())
-            if facts["pid"] == process.pid:
-                url = f"http://{facts['host']}:{facts['port']}/readyz"
-                with urllib.request.urlopen(url, timeout=5):
-                    return time.monotonic()
-        except (OSError, ValueError):
-            time.sleep(_POLL_S)
-    raise StartError(f"`up` was not ready within {_PATIENCE_S:g} s")
 
 
 def _peak_rss_mb(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise StartError(f"/proc/{pid}/status tells no peak of resident memory")
+    raise UpError(f"/proc/{pid}/status tells no peak of resident memory")
 
 
-@contextmanager
-def _torch_imported() -> Iterator[None]:
-    """Have every Python that is started import torch first."""
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "sitecustomize.py").write_text("import torch\n")
-        path = os.pathsep.join(filter(None, (scratch, os.environ.get("PYTHONPATH"))))
-        with mock.patch.dict(os.environ, PYTHONPATH=path):
-            yield
+def _torch_imported() -> AbstractContextManager[None]:
+    return run_in_every_python("import torch\n")
 
 
 BENCHMARK = Benchmark(

@@ -1,0 +1,186 @@
+"""How soon does a model of a user's own train, once its kernels are proved? Real processes.
+
+`up` is run once on a file outside the package, so that certificates exist and bytecode is written,
+and then again with the same state directory. The clock runs from the start of the process to the
+run's first boundary, which is set after its first step: supervisor, imports, the user's file, the
+search for sites, certificates, and the step. Of several starts the best counts.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from esper_async.runtime.journal import read_journal
+from esper_async.study.bench.benchmark import (
+    Bar,
+    Benchmark,
+    Effort,
+    Mutant,
+    Row,
+    judged,
+    shown,
+)
+from esper_async.study.bench.own_models import OWN_MODELS
+from esper_async.study.bench.up_process import UpProcess, run_in_every_python, started
+
+MOST_FIRST_STEP_S = 5.0
+CALM_S = 3.5
+"""On a machine where a plain script needs longer, others are at work, or it is slow."""
+_BEYOND_LUCK = 4.0
+_STARTS = {Effort.SHORT: 2, Effort.FULL: 5}
+_MODELS = {Effort.SHORT: ("table MLP",), Effort.FULL: tuple(OWN_MODELS)}
+_PATIENCE_S = 240.0
+_RUN_FILE = """[run]
+task = "own_model.py:make_task"
+epochs = 1
+boundary_every = 1
+"""
+_PLAIN_SCRIPT = """
+import sys
+sys.path.insert(0, ".")
+import torch
+from own_model import make_task
+task = make_task()
+optimizer = torch.optim.AdamW(task.model.parameters())
+inputs, targets = next(iter(task.train_loader))
+task.loss(task.model(inputs), targets).backward()
+optimizer.step()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Seconds to the first step, and how long of it the processes stood waiting for a core."""
+
+    step_s: float
+    waited_s: float
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Start each model's run again and again and time it."""
+    with tempfile.TemporaryDirectory(prefix="esper-first-step-") as scratch:
+        bytecode = Path(scratch) / "bytecode"
+        return [
+            row
+            for number, name in enumerate(_MODELS[effort])
+            for row in _rows(name, Path(scratch) / str(number), bytecode, _STARTS[effort])
+        ]
+
+
+def _rows(name: str, folder: Path, bytecode: Path, count: int) -> list[Row]:
+    folder.mkdir()
+    (folder / "own_model.py").write_text(OWN_MODELS[name])
+    (folder / "run.toml").write_text(_RUN_FILE)
+    environment = _environment(bytecode)
+    proving, *warm = (_start(folder, environment) for _ in range(1 + count))
+    plain_s = min(_plain_s(folder, environment) for _ in range(count))
+    return [
+        _judged(name, warm, plain_s, proving),
+        shown(f"{name}: a plain script to its first step", plain_s, "s",
+              note=f"best of {count}: torch, the file, one step of AdamW"),
+    ]  # fmt: skip
+
+
+def _judged(name: str, warm: Sequence[Start], plain_s: float, proving: Start) -> Row:
+    """Judge the best start; its interval's low end is the best without waiting for a core."""
+    best_s = min(start.step_s for start in warm)
+    late = MOST_FIRST_STEP_S < best_s < _BEYOND_LUCK * MOST_FIRST_STEP_S
+    note = f"best of {len(warm)}, slowest {max(start.step_s for start in warm):.1f} s; the low end "
+    note += f"is without waiting for a core; proving, it was {proving.step_s:.1f} s"
+    return judged(
+        f"{name}: warm `up` to its first step",
+        best_s,
+        "s",
+        Bar("at most", MOST_FIRST_STEP_S),
+        interval=(min(start.step_s - start.waited_s for start in warm), best_s),
+        note=note,
+        doubt=f"{note}; a plain script alone takes {plain_s:.1f} s here"
+        if late and plain_s > CALM_S
+        else "",
+    )
+
+
+def _environment(bytecode: Path) -> Mapping[str, str]:
+    """Have bytecode written, as on any machine but one that was told not to."""
+    inherited = {key: os.environ[key] for key in os.environ if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPYCACHEPREFIX": str(bytecode)}
+
+
+def _start(folder: Path, environment: Mapping[str, str]) -> Start:
+    """Run `up` to the end of a new run; read from outside when it had taken its first step.
+
+    Raises:
+        UpError: there was no first step, or `up` failed or did not end.
+    """
+    before = set(folder.glob("state/runs/*"))
+    waited_s = 0.0
+    stepped_at: list[float] = []
+
+    def stepped() -> bool:
+        nonlocal waited_s
+        waited_s = max(waited_s, _waited_s(up))
+        for run in set(folder.glob("state/runs/*")) - before:
+            records = read_journal(run / "journal.jsonl")
+            stepped_at.extend(each["time"] for each in records if each["kind"] == "boundary")
+        return bool(stepped_at)
+
+    arguments = ("--run", "run.toml", "--exit-when-done")
+    with started(folder, *arguments, environment=environment) as up:
+        up.until(stepped, "the first step", patience_s=_PATIENCE_S)
+        up.end(patience_s=_PATIENCE_S)
+    return Start(stepped_at[0] - up.began_at, waited_s)
+
+
+def _waited_s(up: UpProcess) -> float:
+    """Return how long the supervisor and its training process stood in the queue for a core."""
+    children = Path(f"/proc/{up.pid}/task/{up.pid}/children")
+    waited_ns = 0
+    try:
+        for pid in (str(up.pid), *children.read_text().split()):
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+            if pid == str(up.pid) or "\0train-" in command:
+                waited_ns += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+    except OSError:  # ended meanwhile, or a kernel that does not tell
+        return 0.0
+    return waited_ns / 1e9
+
+
+def _plain_s(folder: Path, environment: Mapping[str, str]) -> float:
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", _PLAIN_SCRIPT],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        env=environment,
+    )
+    return time.monotonic() - began
+
+
+_LIBRARY_OF_ITS_OWN = """
+import os
+from esper_async.urza import library
+whole = library.Library.__init__
+def of_its_own(self, directory, **options):
+    whole(self, directory / str(os.getpid()), **options)
+library.Library.__init__ = of_its_own
+"""
+
+
+BENCHMARK = Benchmark(
+    name="first-step",
+    question="does a user's own model train at once when its kernels are proved?",
+    measure=measure,
+    mutants=(
+        Mutant(
+            "certificates not found again",
+            "a process finds only what it has stored itself, so every kernel is proved anew",
+            lambda: run_in_every_python(_LIBRARY_OF_ITS_OWN),
+        ),
+    ),
+)
