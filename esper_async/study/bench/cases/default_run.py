@@ -13,10 +13,10 @@ from typing import Any
 
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import GateResult
-from esper_async.kasmina.legal import MemoryStore
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.stage import TRANSITIONS, Stage
 from esper_async.runtime.journal import read_journal
+from esper_async.study.bench.all_runs import run_all
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
@@ -32,6 +32,7 @@ from esper_async.tolaria.options import options_from_run
 from esper_async.tolaria.records import transition_record
 from esper_async.tolaria.run_file import load_run
 from esper_async.tolaria.task_source import load_task
+from esper_async.urza import Library
 
 RUN = "digits"
 LEAST_KEEPING = 0.7
@@ -41,13 +42,15 @@ _UNGATED = {("GERMINATED", "TRAINING"), ("CULLED", "EMBARGOED"), ("EMBARGOED", "
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which base seeds, and for how many epochs; None is the run file's own number."""
+    """One run: its base seed, its epochs (None is the run file's own number), and the library."""
 
-    seeds: range
+    seed: int
     epochs: int | None
+    library: Path
 
 
-_PLANS = {Effort.SHORT: Plan(range(2), 24), Effort.FULL: Plan(range(10), None)}
+_SEEDS = {Effort.SHORT: range(2), Effort.FULL: range(10)}
+_EPOCHS = {Effort.SHORT: 24, Effort.FULL: None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +68,49 @@ class History:
 
 def measure(effort: Effort) -> list[Row]:
     """Train the default run over base seeds and read the journals."""
-    plan = _PLANS[effort]
-    store = MemoryStore()
-    runs = [_train(seed, plan.epochs, store) for seed in plan.seeds]
+    seeds = _SEEDS[effort]
+    with tempfile.TemporaryDirectory() as scratch:
+        plans = [Plan(seed, _EPOCHS[effort], Path(scratch)) for seed in seeds]
+        runs = list(run_all(plans, run, effort).values())
     return [
         judged(
             f"{RUN}: runs that keep a seed",
-            sum(run.kept > 0 for run in runs) / len(runs),
+            sum(each.kept > 0 for each in runs) / len(runs),
             "of runs",
             Bar("at least", LEAST_KEEPING),
-            note=f"kept by base seeds {plan.seeds[0]} to {plan.seeds[-1]}: "
-            f"{', '.join(str(run.kept) for run in runs)}",
+            note=f"kept by base seeds {seeds[0]} to {seeds[-1]}: "
+            f"{', '.join(str(each.kept) for each in runs)}",
         ),
         judged(
             "stage changes that their gate does not explain",
-            float(sum(not _explained(change) for run in runs for change in run.changes)),
+            float(sum(not _explained(change) for each in runs for change in each.changes)),
             "",
             Bar("at most", 0.0),
-            note=f"of {sum(len(run.changes) for run in runs)} in the journals",
+            note=f"of {sum(len(each.changes) for each in runs)} in the journals",
         ),
         judged(
             "seeds whose history has a gap",
-            float(sum(_gaps(run) for run in runs)),
+            float(sum(_gaps(each) for each in runs)),
             "",
             Bar("at most", 0.0),
-            note=f"of {sum(len(run.left_in) for run in runs)}",
+            note=f"of {sum(len(each.left_in) for each in runs)}",
         ),
     ]
 
 
-def _train(seed: int, epochs: int | None, store: MemoryStore) -> History:
+def run(plan: Plan) -> History:
+    """Train once and read the journal; kernels that the library has are not proved again."""
     config = load_run(RUN).model_dump()
-    options = replace(options_from_run(config), seed=seed, baselines=False, threads=1)
-    if epochs is not None:
-        options = replace(options, epochs=epochs)
-    task = load_task(config["run"]["task"], config["run"]["options"], seed=seed)
-    with tempfile.TemporaryDirectory() as scratch:
+    options = replace(options_from_run(config), seed=plan.seed, baselines=False, threads=1)
+    if plan.epochs is not None:
+        options = replace(options, epochs=plan.epochs)
+    task = load_task(config["run"]["task"], config["run"]["options"], seed=plan.seed)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        closing(Library(plan.library, actor="default-run")) as library,
+    ):
         folder = Path(scratch)
-        with closing(Engine(task, options, folder=folder, certificates=store)) as engine:
+        with closing(Engine(task, options, folder=folder, certificates=library)) as engine:
             executor = engine.run().grower.executor
         journal = list(read_journal(folder / "journal.jsonl"))
     assert executor is not None

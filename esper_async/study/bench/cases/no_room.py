@@ -14,6 +14,7 @@ from esper_async.kasmina import executor
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.trial import Trial
+from esper_async.study.bench.all_runs import run_all
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
@@ -37,17 +38,17 @@ MOST_ADDED, MOST_LOST = 0.05, 0.3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a run lasts, over which seeds, and how growth goes about it."""
+    """A pair of runs: of which seed, how long they last, and how growth goes about it."""
 
-    epochs: int
-    seeds: range
+    seed: int
+    epochs: int = 80
     start_boundary: int = START_BOUNDARY
     candidates: int = 8
 
 
 _PLANS = {
-    Effort.SHORT: Plan(30, range(1), start_boundary=16, candidates=4),
-    Effort.FULL: Plan(80, range(8)),
+    Effort.SHORT: [Plan(0, epochs=30, start_boundary=16, candidates=4)],
+    Effort.FULL: [Plan(seed) for seed in range(8)],
 }
 
 
@@ -63,8 +64,8 @@ class Pair:
 
 def measure(effort: Effort) -> list[Row]:
     """Train every seed with and without growth and compare."""
-    plan = _PLANS[effort]
-    pairs = [_pair(seed, plan) for seed in plan.seeds]
+    plans = _PLANS[effort]
+    pairs = list(run_all(plans, run, effort).values())
     added = float(np.mean([pair.added for pair in pairs]))
     grown, static = [pair.grown for pair in pairs], [pair.static for pair in pairs]
     lost = float(np.mean(static) - np.mean(grown))
@@ -79,7 +80,7 @@ def measure(effort: Effort) -> list[Row]:
         judged("accuracy lost by growing", lost, "points", Bar("at most", MOST_LOST),
                note=_interval(grown, static)),
         shown("static: test accuracy", float(np.mean(static)), "%",
-              note=f"width {WIDTH}, depth {DEPTH}, cosine, {plan.epochs} epochs"),
+              note=f"width {WIDTH}, depth {DEPTH}, cosine, {plans[0].epochs} epochs"),
     ]  # fmt: skip
 
 
@@ -94,9 +95,12 @@ def _interval(grown: list[float], static: list[float]) -> str:
     return f"95 % interval {estimate.low:+.2f} … {estimate.high:+.2f}, {estimate.count} pairs"
 
 
-def _pair(seed: int, plan: Plan) -> Pair:
-    policy = HeuristicPolicy(seed, start_boundary=plan.start_boundary, candidates=plan.candidates)
-    grown, static = _train(policy, seed, plan.epochs), _train("static", seed, plan.epochs)
+def run(plan: Plan) -> Pair:
+    """Train one seed with and without growth."""
+    policy = HeuristicPolicy(
+        plan.seed, start_boundary=plan.start_boundary, candidates=plan.candidates
+    )
+    grown, static = _train(policy, plan), _train("static", plan)
     host = static.history[-1]["parameters"]
     whole = sum(parameter.numel() for parameter in grown.model.parameters())
     return Pair(
@@ -107,9 +111,9 @@ def _pair(seed: int, plan: Plan) -> Pair:
     )
 
 
-def _train(policy: str | Policy, seed: int, epochs: int) -> GrowResult:
-    task = make_task(seed=seed, width=WIDTH, depth=DEPTH)
-    return grow(task, epochs=epochs, policy=policy, seed=seed, progress=False, threads=1)
+def _train(policy: str | Policy, plan: Plan) -> GrowResult:
+    task = make_task(seed=plan.seed, width=WIDTH, depth=DEPTH)
+    return grow(task, epochs=plan.epochs, policy=policy, seed=plan.seed, progress=False, threads=1)
 
 
 def _unless_harmful(

@@ -5,13 +5,11 @@ host. In the harder half they are waved through to their trial, so that the last
 see them. A refused run adopts its twin: it must end where the run without the seed ends.
 """
 
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate
+from esper_async.study.bench.all_runs import run_all
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
@@ -62,19 +60,12 @@ def measure(effort: Effort) -> list[Row]:
     planted = [(PLANTED[name], only_g4) for name in PLANTED for only_g4 in gates]
     kinds = [(None, False), (HELPFUL, False), *planted]
     plans = [Plan(blueprint, seed, only_g4) for blueprint, only_g4 in kinds for seed in seeds]
-    endings = _run_all(plans, effort)
+    endings = run_all(plans, run, effort)
     rows = []
     for name, blueprint in PLANTED.items():
         for only_g4 in gates:
             rows += _planted_rows(name, blueprint, endings, only_g4=only_g4)
     return [*rows, _helpful_row(endings)]
-
-
-def _run_all(plans: list[Plan], effort: Effort) -> Endings:
-    if effort is Effort.SHORT:  # in this process, where a mutant can break it
-        return dict(zip(plans, map(run, plans), strict=True))
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        return dict(zip(plans, pool.map(run, plans), strict=True))
 
 
 def _planted_rows(name: str, blueprint: str, endings: Endings, *, only_g4: bool) -> list[Row]:

@@ -1,0 +1,24 @@
+"""Many training runs of one torch thread each: over all cores, or in this process to be broken."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TypeVar
+
+from esper_async.study.bench.benchmark import Effort
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+def run_all(plans: Sequence[P], run: Callable[[P], R], effort: Effort) -> dict[P, R]:
+    """Return what `run` makes of each plan, in the order of the plans.
+
+    The full form starts them in that order over all cores: the longest should come first. The
+    short form stays in this process, where a mutant can break it.
+    """
+    if effort is Effort.SHORT:
+        return {plan: run(plan) for plan in plans}
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        return dict(zip(plans, pool.map(run, plans, chunksize=1), strict=True))
