@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from esper_async.kasmina.seed import Seed
 
-BIRTH_WEIGHT = 0.5
+BIRTH_WEIGHT = 0.25
 """Weight of the gradient norm at birth beside the clean contribution, both standardised."""
 
 

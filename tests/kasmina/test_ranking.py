@@ -31,7 +31,7 @@ def test_the_better_contribution_comes_first_and_ties_keep_their_order() -> None
     assert ranked(Entry(0.1), Entry(0.3), Entry(0.1)) == [1, 0, 2]
 
 
-def test_the_gradient_at_birth_weighs_half_as_much() -> None:
+def test_the_gradient_at_birth_weighs_less_than_the_contribution() -> None:
     assert ranked(Entry(0.1, 100.0), Entry(0.1, 1.0)) == [0, 1]
     assert ranked(Entry(0.1, 100.0), Entry(0.3, 1.0)) == [1, 0]
 

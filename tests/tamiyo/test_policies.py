@@ -11,11 +11,13 @@ from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.stage import Stage
 from esper_async.tamiyo.command import Cull, Germinate, NoOp, command_from_json
 from esper_async.tamiyo.policies import POLICIES, UnknownPolicyError, make_policy
+from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.view import Placement, SeedView, View
 
+SITES = ("first", "second", "third")
 PLACEMENTS = [
     Placement(site, depth, f"BP{number:03d}", "residual", 10 * number)
-    for depth, site in enumerate(("first", "second", "third"))
+    for depth, site in enumerate(SITES)
     for number in range(1, 6)
 ]
 GROWING = [name for name in POLICIES if name != "static"]
@@ -156,6 +158,21 @@ def test_heuristic_prefers_what_adds_most() -> None:
         assert isinstance(command, Germinate)
         drawn.update(candidate.blueprint for candidate in command.candidates)
     assert drawn["BP005"] > 2 * drawn["BP001"] > 0
+
+
+def test_heuristic_gives_every_site_its_share() -> None:
+    for seed in range(20):
+        command = make_policy("heuristic", seed).decide(view(free=4)).command
+        assert isinstance(command, Germinate)
+        drawn = Counter(candidate.site for candidate in command.candidates)
+        assert max(drawn.values()) - min(drawn[site] for site in SITES) <= 1
+
+
+def test_a_weighted_draw_keeps_to_its_weights_however_large_they_are() -> None:
+    draw = Draw(0, "test")
+    weights = [3e20 * (index == 0) + 1e20 for index in range(len(PLACEMENTS))]
+    first = Counter(draw.weighted(PLACEMENTS, weights, 1)[0] is PLACEMENTS[0] for _ in range(2000))
+    assert 0.8 < first[True] / (2000 * 4 / (len(PLACEMENTS) + 3)) < 1.2
 
 
 def test_an_unknown_policy_is_refused_with_those_known() -> None:

@@ -24,9 +24,13 @@ class Draw:
     def weighted(
         self, placements: Sequence[Placement], weights: Sequence[float], count: int
     ) -> list[Placement]:
-        """Draw `count` different placements with probabilities in proportion to `weights`."""
-        keys = [self._random.random() ** (1.0 / max(weight, 1e-12)) for weight in weights]
-        order = sorted(range(len(placements)), key=lambda index: -keys[index])
+        """Draw `count` different placements with probabilities in proportion to `weights` (> 0).
+
+        Each waits for an exponential time of rate `weight`; the first to come are drawn (Efraimidis
+        and Spirakis 2006, "Weighted random sampling with a reservoir").
+        """
+        waits = [self._random.expovariate(weight) for weight in weights]
+        order = sorted(range(len(placements)), key=waits.__getitem__)
         return [placements[index] for index in order[:count]]
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`heuristic`: grows early and by experiment, a tournament at a time."""
 
+from collections import Counter
 from typing import Any, ClassVar
 
 from esper_async.tamiyo.command import Decision, Germinate, NoOp
@@ -7,16 +8,21 @@ from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tamiyo.view import Placement, View
 
+SIZE_EXPONENT = 2.0
+"""A placement's weight in the draw is its number of parameters to this power."""
+
 
 class HeuristicPolicy:
     """Plant a tournament of candidates over all sites as soon as one may be held.
 
-    Candidates are drawn without replacement, with a weight that grows with their parameters: size
-    is what a small host lacks most often, and the tournament drops what does not help.
+    Every site gets its share of the candidates: which site lacks something is what a tournament
+    tells best, and a draw over all of them may pass over the one that does. At a site candidates
+    are drawn without replacement, with a weight that grows with their size: that is what a small
+    host lacks most often, and the tournament drops what does not help.
     """
 
     name: ClassVar[str] = "heuristic"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def __init__(
         self, seed: int, start_boundary: int = START_BOUNDARY, candidates: int = 8
@@ -42,9 +48,17 @@ class HeuristicPolicy:
         return Decision(Germinate(tuple(p.candidate() for p in chosen)), reason)
 
     def _choose(self, view: View) -> list[Placement]:
+        """Draw an order of all placements; take the first of every site, then the second ..."""
         count = min(self._candidates, view.free_candidates)
-        weights = [float(placement.parameters + 1) for placement in view.placements]
-        return self._draw.weighted(view.placements, weights, count)
+        weights = [(placement.parameters + 1.0) ** SIZE_EXPONENT for placement in view.placements]
+        order = self._draw.weighted(view.placements, weights, len(view.placements))
+        drawn_before: Counter[str] = Counter()
+        turns = []
+        for placement in order:
+            turns.append(drawn_before[placement.site])
+            drawn_before[placement.site] += 1
+        by_turn = sorted(range(len(order)), key=turns.__getitem__)  # stable: in drawn order
+        return [order[index] for index in by_turn[:count]]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the random stream's state."""
