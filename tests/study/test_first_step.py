@@ -8,7 +8,7 @@ import pytest
 
 from esper_async.study.bench import up_process
 from esper_async.study.bench.benchmark import Verdict
-from esper_async.study.bench.cases.first_step import Start, _environment, _judged
+from esper_async.study.bench.cases.first_step import Start, _environment, _judged, _Queue
 from esper_async.study.bench.up_process import UpError, run_in_every_python, started
 
 
@@ -28,6 +28,27 @@ def test_late_is_a_miss_unless_the_machine_was_busy_and_always_when_it_is_beyond
 ) -> None:
     warm = [Start(step_s, waited_s) for step_s in steps]
     assert _judged("a net", warm, plain_s, Start(20.0, 0.0)).verdict is verdict
+
+
+def test_waiting_counts_for_the_supervisor_until_it_has_a_training_process(tmp_path: Path) -> None:
+    def process(pid: int, *, waited_s: int, name: str, children: str = "") -> None:
+        folder = tmp_path / str(pid)
+        (folder / "task" / str(pid)).mkdir(parents=True, exist_ok=True)
+        (folder / "task" / str(pid) / "children").write_text(children)
+        (folder / "schedstat").write_text(f"7 {waited_s * 10**9} 3\n")
+        (folder / "cmdline").write_text(f"python\0-m\0something\0{name}\0")
+
+    queue = _Queue(1, proc=tmp_path)
+    queue.look()
+    assert queue.waited_s == 0.0
+    process(1, waited_s=2, name="up", children="2 ")
+    process(2, waited_s=50, name="redis")
+    queue.look()
+    assert queue.waited_s == 2.0
+    process(1, waited_s=9, name="up", children="2 3 ")
+    process(3, waited_s=1, name="train-run-1")
+    queue.look()
+    assert queue.waited_s == 3.0
 
 
 def test_bytecode_is_written_even_where_the_benchmark_itself_must_not(

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from esper_async.study.bench.benchmark import (
     shown,
 )
 from esper_async.study.bench.own_models import OWN_MODELS
-from esper_async.study.bench.up_process import UpProcess, run_in_every_python, started
+from esper_async.study.bench.up_process import run_in_every_python, started
 
 MOST_FIRST_STEP_S = 5.0
 CALM_S = 3.5
@@ -34,7 +35,7 @@ CALM_S = 3.5
 _BEYOND_LUCK = 4.0
 _STARTS = {Effort.SHORT: 2, Effort.FULL: 5}
 _MODELS = {Effort.SHORT: ("table MLP",), Effort.FULL: tuple(OWN_MODELS)}
-_PATIENCE_S = 240.0
+_PATIENCE_S = 600.0
 _RUN_FILE = """[run]
 task = "own_model.py:make_task"
 epochs = 1
@@ -55,7 +56,7 @@ optimizer.step()
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Seconds to the first step, and how long of it the processes stood waiting for a core."""
+    """Seconds to the first step, and how long of it was spent waiting for a core."""
 
     step_s: float
     waited_s: float
@@ -118,12 +119,10 @@ def _start(folder: Path, environment: Mapping[str, str]) -> Start:
         UpError: there was no first step, or `up` failed or did not end.
     """
     before = set(folder.glob("state/runs/*"))
-    waited_s = 0.0
     stepped_at: list[float] = []
 
     def stepped() -> bool:
-        nonlocal waited_s
-        waited_s = max(waited_s, _waited_s(up))
+        queue.look()
         for run in set(folder.glob("state/runs/*")) - before:
             records = read_journal(run / "journal.jsonl")
             stepped_at.extend(each["time"] for each in records if each["kind"] == "boundary")
@@ -131,23 +130,48 @@ def _start(folder: Path, environment: Mapping[str, str]) -> Start:
 
     arguments = ("--run", "run.toml", "--exit-when-done")
     with started(folder, *arguments, environment=environment) as up:
+        queue = _Queue(up.pid)
         up.until(stepped, "the first step", patience_s=_PATIENCE_S)
         up.end(patience_s=_PATIENCE_S)
-    return Start(stepped_at[0] - up.began_at, waited_s)
+    return Start(stepped_at[0] - up.began_at, queue.waited_s)
 
 
-def _waited_s(up: UpProcess) -> float:
-    """Return how long the supervisor and its training process stood in the queue for a core."""
-    children = Path(f"/proc/{up.pid}/task/{up.pid}/children")
-    waited_ns = 0
-    try:
-        for pid in (str(up.pid), *children.read_text().split()):
-            command = Path(f"/proc/{pid}/cmdline").read_text()
-            if pid == str(up.pid) or "\0train-" in command:
-                waited_ns += int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-    except OSError:  # ended meanwhile, or a kernel that does not tell
-        return 0.0
-    return waited_ns / 1e9
+class _Queue:
+    """How long a start stood waiting for a core: the supervisor, then its training process.
+
+    What the supervisor waits for once the training process is there delays no step.
+    """
+
+    def __init__(self, supervisor: int, *, proc: Path = Path("/proc")) -> None:
+        self._supervisor = proc / str(supervisor)
+        self._before_s = self._training_s = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds in the queue until the last look."""
+        return self._before_s + self._training_s
+
+    def look(self) -> None:
+        """Read how long by now; nothing where the kernel does not tell, or the process is gone."""
+        with suppress(OSError):
+            training = self._training_process()
+            if training is not None:
+                self._training_s = _queued_s(training)
+            elif not self._training_s:
+                self._before_s = _queued_s(self._supervisor)
+
+    def _training_process(self) -> Path | None:
+        children = self._supervisor / "task" / self._supervisor.name / "children"
+        for pid in children.read_text().split():
+            child = self._supervisor.with_name(pid)
+            if "\0train-" in (child / "cmdline").read_text():
+                return child
+        return None
+
+
+def _queued_s(process: Path) -> float:
+    """Read the second field of schedstat: nanoseconds ready to run and not running."""
+    return int((process / "schedstat").read_text().split()[1]) / 1e9
 
 
 def _plain_s(folder: Path, environment: Mapping[str, str]) -> float:
