@@ -22,7 +22,7 @@ class WeightAverage:
         self._model = model
         self._horizon = max(horizon_steps, 1)
         self.steps = 0
-        self._live = _averaged(model)
+        self._live = averaged_tensors(model)
         self._average = {name: tensor.clone() for name, tensor in self._live.items()}
 
     def update(self) -> None:
@@ -48,7 +48,8 @@ class WeightAverage:
             tensor.copy_(state["average"][name])
 
 
-def _averaged(model: nn.Module) -> dict[str, Tensor]:
+def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what is averaged of a module, by name: the live tensors themselves."""
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and bool(torch.isfinite(buffer).all()):

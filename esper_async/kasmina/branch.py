@@ -32,7 +32,7 @@ class Branch:
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
 
     def _step_seeds(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._settings_used = {name: _scheduled(o) for name, o in self._optimizers().items()}
+        self._settings_used = {name: _scheduled(o) for name, o in self.optimizers().items()}
         for seed_optimizer in self.seed_optimizers.values():
             clip_gradients(seed_optimizer, self._clip_norm)
             seed_optimizer.step()
@@ -78,13 +78,14 @@ class Branch:
 
         Not to what it has now: that may be the next step's already.
         """
-        for name, optimizer in self._optimizers().items():
+        for name, optimizer in self.optimizers().items():
             used = other._settings_used.get(name)
             if used is not None:
                 for group, settings in zip(optimizer.param_groups, used, strict=True):
                     group.update(settings)
 
-    def _optimizers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return the host's optimizer and those of the seeds, by name."""
         return {"host": self.optimizer, **self.seed_optimizers}
 
     def adopt(self, other: "Branch") -> None:

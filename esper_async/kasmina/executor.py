@@ -10,10 +10,11 @@ from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.compute import ComputeAccount
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
-from esper_async.kasmina.gates import GateResult, interface_holds, reset_done
+from esper_async.kasmina.gates import SPOILT_TWIN, GateResult, interface_holds, reset_done
 from esper_async.kasmina.judgement import benefit_verdict, paired, trained_verdict
 from esper_async.kasmina.kernels import KernelRefusedError, SettingRefusedError
 from esper_async.kasmina.kernels.graft import Graft
+from esper_async.kasmina.memory import TwinChoice, growth_budget_bytes, twin_bytes
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import (
     CommandRefusedError,
@@ -39,6 +40,7 @@ _COUNTERS = (
     "steps_per_boundary",
     "_steps_at_boundary",
     "_margin_scale",
+    "twin_budget_bytes",
 )
 _RESTING = (Stage.CULLED, Stage.EMBARGOED, Stage.RESETTING)
 
@@ -55,6 +57,8 @@ class Executor:
         run_seed: seeds' weights and random numbers derive from it.
         train_step: trains a twin on a batch; without it trials are judged against a trend.
         on_transition: told of every stage change, after it happened.
+        twin_budget_bytes: what a twin may take where that is asked (`twin = "auto"`); growth's
+            share of the device's memory if None. A resumed run keeps the one it began with.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Executor:
         run_seed: int,
         train_step: TrainStep | None = None,
         on_transition: TransitionListener | None = None,
+        twin_budget_bytes: int | None = None,
     ) -> None:
         self.branch = branch
         self.sites = {site.name: site for site in sites}
@@ -84,7 +89,10 @@ class Executor:
         self._forward = forward
         self._loss = loss
         self._run_seed = run_seed
-        self._train_step = train_step if options.twin != "off" else None
+        self._train_step = train_step
+        if twin_budget_bytes is None:
+            twin_budget_bytes = growth_budget_bytes(self._device)
+        self.twin_budget_bytes = twin_budget_bytes
         self._listener = on_transition
         self._training: list[Seed] = []
         self._trend = LossTrend()
@@ -215,9 +223,13 @@ class Executor:
             self.sites[candidate.site],
             run_seed=self._run_seed,
             number=number,
-            device=next(self.branch.model.parameters()).device,
+            device=self._device,
             drill=self.options.drill,
         )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.branch.model.parameters()).device
 
     def _tournaments(self) -> int:
         return len({seed.tournament for seed in self.seeds.values()})
@@ -274,7 +286,8 @@ class Executor:
 
     def modules(self) -> list[torch.nn.Module]:
         """Return every module that an evaluation touches beside the host."""
-        twin = [] if self.trial is None else [self.trial.twin.model]
+        trial = self.trial
+        twin = [] if trial is None or not trial.has_twin else [trial.twin.model]
         return [*twin, *(seed.graft for seed in self._training)]
 
     def advance(self, results: Mapping[str, Evaluation]) -> None:
@@ -338,15 +351,27 @@ class Executor:
     def _blend(self, seed: Seed, gate: GateResult) -> None:
         self._training.remove(seed)
         seed.buffers = {}
+        choice = self._choose_twin()
+        if choice.numbers:
+            gate = seed.amend(gate, choice.remark, choice.numbers)
         self._move(seed, Stage.BLENDING, gate)
         self._trend.freeze()
-        self.trial = self._start_trial(seed)
+        self.trial = self._start_trial(seed, choice)
 
-    def _start_trial(self, seed: Seed) -> Trial:
+    def _choose_twin(self) -> TwinChoice:
+        if self._train_step is None or self.options.twin == "off":
+            return TwinChoice(twin=False)
+        if self.options.twin == "on":
+            return TwinChoice(twin=True)
+        needed, budget = twin_bytes(self.branch), self.twin_budget_bytes
+        return TwinChoice(needed <= budget, needed, budget)
+
+    def _start_trial(self, seed: Seed, choice: TwinChoice) -> Trial:
         self.compute.trial_started()
         return Trial(
             self.branch,
             seed,
+            choice=choice,
             train_step=self._train_step,
             stream=RandomStream(fresh_stream(self._run_seed, "twin", seed.id)),
             ramp_steps=self.options.ramp_boundaries * self.steps_per_boundary,
@@ -424,7 +449,10 @@ class Executor:
 
     def _remove(self, seed: Seed, gate: GateResult) -> None:
         if self.trial is not None and self.trial.seed is seed:
-            self.trial.withdraw()
+            spoilt = self.trial.withdraw()
+            if spoilt:
+                remark = "its twin was not finite, so the run went back to before the blend"
+                gate = seed.amend(gate, remark, {SPOILT_TWIN: float(len(spoilt))})
             self.trial = None
             self.compute.trial_withdrawn()
         else:
@@ -511,8 +539,9 @@ class Executor:
         for seed_id in state["kept"]:
             self.branch.attach(self.seeds[seed_id])
         if state["trial"] is not None:
-            self.trial = self._start_trial(self.seeds[state["trial"]["seed"]])
-            self.trial.load_state_dict(state["trial"])
+            saved = state["trial"]
+            self.trial = self._start_trial(self.seeds[saved["seed"]], TwinChoice(**saved["choice"]))
+            self.trial.load_state_dict(saved)
         self.branch.load_state_dict(state["branch"])
         for name, value in state["counters"].items():
             setattr(self, name, value)

@@ -1,7 +1,7 @@
 """A seed: one kernel at one site, with its stage, its optimizer and what was measured of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -126,6 +126,16 @@ class Seed:
     def alpha(self) -> float:
         """How far the seed is blended in: 0 before BLENDING, although its shadow is fully on."""
         return float(self.graft.alpha) if self.stage >= Stage.BLENDING else 0.0
+
+    def amend(
+        self, gate: GateResult, remark: str | None, numbers: Mapping[str, float]
+    ) -> GateResult:
+        """Return a gate's result with something added, and note it in place of the bare one."""
+        reason = gate.reason if remark is None else f"{gate.reason}; {remark}"
+        amended = replace(gate, reason=reason, numbers={**gate.numbers, **numbers})
+        if self.gates and self.gates[-1] is gate:
+            self.gates[-1] = amended
+        return amended
 
     def release(self, boundary: int) -> None:
         """Free what a removed seed held: its kernel, its optimizer state, its buffers."""

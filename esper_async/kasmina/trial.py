@@ -1,8 +1,8 @@
 """A trial: the one seed that is in the forward pass and must show that the run is better for it.
 
 Beside the run a twin goes on from the instant before the blend, on the same batches, without the
-seed. Both are judged on their averaged weights. A run whose twin cannot be trained keeps the
-snapshot alone, to go back to.
+seed. Both are judged on their averaged weights. A snapshot of that instant is kept as well: the run
+goes back to it where there is no twin, or where the twin is not finite.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,10 @@ from esper_async.kasmina.averaging import WeightAverage
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.evaluation import Variant
+from esper_async.kasmina.memory import TwinChoice
 from esper_async.kasmina.random_state import RandomStream
 from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.snapshot import Snapshot
 
 TrainStep = Callable[[nn.Module, Optimizer, Any], Tensor]
 
@@ -27,7 +29,8 @@ class Trial:
     Args:
         branch: the run's own branch; the seed is attached to it at once, with alpha 0.
         seed: the seed on trial.
-        train_step: trains the twin on a batch; None keeps the snapshot without training it.
+        choice: whether there is a twin; it is part of the trial's state.
+        train_step: trains the twin on a batch; not called without one.
         stream: the twin's random numbers.
         ramp_steps: optimizer steps over which alpha rises to 1.
         horizon_steps: horizon of the averaged weights.
@@ -38,6 +41,7 @@ class Trial:
         branch: Branch,
         seed: Seed,
         *,
+        choice: TwinChoice,
         train_step: TrainStep | None,
         stream: RandomStream,
         ramp_steps: int,
@@ -45,8 +49,10 @@ class Trial:
     ) -> None:
         self.seed = seed
         self.branch = branch
-        self.twin = branch.copy()
-        self._modes = list(zip(branch.model.modules(), self.twin.model.modules(), strict=True))
+        self.choice = choice
+        self._before = Snapshot(branch)
+        self._twin = branch.copy() if choice.twin else None
+        self._modes = [] if self._twin is None else _pairs(branch.model, self._twin.model)
         self.stream = stream
         self.ramp_steps = max(ramp_steps, 1)
         self.ramp_step = 0
@@ -61,8 +67,14 @@ class Trial:
 
     @property
     def has_twin(self) -> bool:
-        """Whether the other branch is trained; else it is a snapshot."""
-        return self._train_step is not None
+        """Whether another branch is trained beside the run."""
+        return self._twin is not None
+
+    @property
+    def twin(self) -> Branch:
+        """The branch that goes on without the seed; there is one if `has_twin`."""
+        assert self._twin is not None, "this trial has no twin"
+        return self._twin
 
     @property
     def ramp_complete(self) -> bool:
@@ -74,12 +86,12 @@ class Trial:
         if not self.ramp_complete:
             self.ramp_step += 1
             self.seed.graft.set_alpha(self.ramp_step / self.ramp_steps)
-        if self._train_step is not None:
-            self.twin.follow_schedule(self.branch)
+        if self._twin is not None and self._train_step is not None:
+            self._twin.follow_schedule(self.branch)
             for part, same in self._modes:
                 same.training = part.training
             with self.stream.active():
-                self._train_step(self.twin.model, self.twin.optimizer, batch)
+                self._train_step(self._twin.model, self._twin.optimizer, batch)
         if self.average is not None:
             self.average.update()
         if self.twin_average is not None:
@@ -106,19 +118,31 @@ class Trial:
 
     def keep(self) -> None:
         """End the trial with the seed in the network; the twin is dropped."""
-        self.twin.close()
+        if self._twin is not None:
+            self._twin.close()
 
-    def withdraw(self) -> None:
-        """End the trial without the seed: the run takes over the twin, or the snapshot."""
+    def withdraw(self) -> list[str]:
+        """End the trial without the seed: the run takes over the twin, else goes back to before it.
+
+        Returns the names of the twin's tensors that were not finite: with one of them it is not
+        taken over.
+        """
         self.branch.detach(self.seed)
-        self.branch.adopt(self.twin)
-        self.twin.close()
+        spoilt = [] if self._twin is None else self._before.spoilt_in(self._twin)
+        if self._twin is None or spoilt:
+            self._before.restore(self.branch)
+        else:
+            self.branch.adopt(self._twin)
+        self.keep()
+        return spoilt
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed trial needs beyond the run's own branch."""
         return {
             "seed": self.seed.id,
-            "twin": self.twin.state_dict(),
+            "choice": self.choice.to_state(),
+            "before": self._before.state_dict(),
+            "twin": None if self._twin is None else self._twin.state_dict(),
             "stream": self.stream.state,
             "ramp_steps": self.ramp_steps,
             "ramp_step": self.ramp_step,
@@ -131,7 +155,9 @@ class Trial:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned; the topology must be the same already."""
-        self.twin.load_state_dict(state["twin"])
+        self._before.load_state_dict(state["before"])
+        if self._twin is not None:
+            self._twin.load_state_dict(state["twin"])
         self.stream.state = state["stream"]
         for name in ("ramp_steps", "ramp_step", "boundaries_past_ramp"):
             setattr(self, name, state[name])
@@ -143,6 +169,10 @@ class Trial:
             self.average.load_state_dict(state["average"])
         if self.twin_average is not None and state["twin_average"] is not None:
             self.twin_average.load_state_dict(state["twin_average"])
+
+
+def _pairs(model: nn.Module, twin: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    return list(zip(model.modules(), twin.modules(), strict=True))
 
 
 def _swapped(call: Call, tensors: dict[str, Tensor]) -> Variant:

@@ -38,12 +38,15 @@ class Plot:
         *,
         model: nn.Module | None = None,
         optimizer: Optimizer | None = None,
-        twin: bool = True,
+        twin: bool | str = True,
         seed: int = 0,
         sites: dict[str, str] | None = None,
         rate: float = 1e-2,
+        twin_budget_bytes: int | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(twin, str):
+            options["twin"] = twin
         self.kind: Kind = kind
         self.model = make_host(kind) if model is None else model
         self.optimizer = optimizer or torch.optim.AdamW(self.model.parameters(), lr=1e-2)
@@ -65,6 +68,7 @@ class Plot:
             on_transition=lambda seed, source, target, gate: self.moves.append(
                 (seed.id, source.name, target.name)
             ),
+            twin_budget_bytes=twin_budget_bytes,
         )
 
     def plant(self, *blueprints: str, site: str | None = None) -> list[Seed]:

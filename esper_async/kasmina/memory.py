@@ -1,0 +1,69 @@
+"""Whether a twin fits: the bytes it needs, against growth's share of the device's whole memory.
+
+Total memory is a property of the machine. How much of it is free at the moment is not asked for:
+what else runs on the machine must not decide how a run is judged.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper_async.kasmina.averaging import averaged_tensors
+from esper_async.kasmina.branch import Branch
+from esper_async.kasmina.snapshot import nested_tensors
+from esper_async.leyline.limits import LIMITS
+
+_MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class TwinChoice:
+    """Whether a trial has a twin, and on which bytes that was decided, if on any."""
+
+    twin: bool
+    needed_bytes: int | None = None
+    budget_bytes: int | None = None
+
+    @property
+    def remark(self) -> str | None:
+        """Say that memory forbade the twin; None if it did not."""
+        if self.twin or self.needed_bytes is None or self.budget_bytes is None:
+            return None
+        needed, budget = self.needed_bytes / _MB, self.budget_bytes / _MB
+        return f"no twin: it needs {needed:.1f} MB, and growth may take {budget:.1f} MB"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The choice as a gate's numbers; empty where memory was not asked about."""
+        if self.needed_bytes is None or self.budget_bytes is None:
+            return {}
+        return {
+            "twin": float(self.twin),
+            "twin_bytes": float(self.needed_bytes),
+            "twin_budget_bytes": float(self.budget_bytes),
+        }
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the fields, for a checkpoint."""
+        return asdict(self)
+
+
+def growth_budget_bytes(device: torch.device) -> int:
+    """Return what growth may take of a device's memory; other devices share the machine's own."""
+    if device.type == "cuda":
+        total = int(torch.cuda.get_device_properties(device).total_memory)
+    else:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(LIMITS.memory_shares["growth"] * total)
+
+
+def twin_bytes(branch: Branch) -> int:
+    """Return what a twin of a branch would hold: weights, buffers, optimizer state, average."""
+    tensors: list[Tensor] = [*branch.model.parameters(), *branch.model.buffers()]
+    tensors += averaged_tensors(branch.model).values()
+    for optimizer in branch.optimizers().values():
+        tensors += [tensor for _, tensor in nested_tensors(optimizer.state)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
