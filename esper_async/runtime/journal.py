@@ -61,6 +61,14 @@ def _scan(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             yield record, end
 
 
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_journal(path: Path, after_seq: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the records numbered above `after_seq`, oldest first; none if the file is missing.
 
@@ -85,12 +93,15 @@ class Journal:
         """Open for appending, creating the file and cutting off a torn last line."""
         path.parent.mkdir(parents=True, exist_ok=True)
         last_seq, end = 0, 0
-        if path.exists():
+        new = not path.exists()
+        if not new:
             for record, offset in _scan(path):
                 last_seq, end = record["seq"], offset
         file = io.FileIO(path, "ab")
         file.truncate(end)
         os.fsync(file.fileno())
+        if new:  # a durable record in a file whose name is lost is lost as well
+            _sync_folder(path.parent)
         return cls(file, last_seq)
 
     @property

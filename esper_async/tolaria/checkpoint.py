@@ -87,21 +87,22 @@ class CheckpointStore:
         return taken
 
     def load_before(self, step: int) -> tuple[int, dict[str, Any]] | None:
-        """Return (step, state) of the newest whole checkpoint taken before `step`, and drop later
-        ones, so that a crash from here on resumes from it; None, and nothing dropped, without one.
-        """
+        """Return (step, state) of the newest whole checkpoint taken before `step`, if any."""
         self.wait()
-        manifests = sorted(self._folder.glob("*.json"), reverse=True)
-        for manifest_path in manifests:
-            if int(manifest_path.stem) >= step:
-                continue
-            loaded = _read(manifest_path)
-            if loaded is not None:
-                for later in manifests[: manifests.index(manifest_path)]:
-                    later.unlink()
-                    later.with_suffix(".pt").unlink(missing_ok=True)
-                return loaded
+        for manifest_path in sorted(self._folder.glob("*.json"), reverse=True):
+            if int(manifest_path.stem) < step:
+                loaded = _read(manifest_path)
+                if loaded is not None:
+                    return loaded
         return None
+
+    def drop_after(self, step: int) -> None:
+        """Drop the checkpoints taken after `step`: a crash from here on resumes from before it."""
+        self.wait()
+        for manifest_path in sorted(self._folder.glob("*.json"), reverse=True):
+            if int(manifest_path.stem) > step:
+                manifest_path.unlink()
+                manifest_path.with_suffix(".pt").unlink(missing_ok=True)
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Return (step, state) of the newest whole checkpoint; None if there is none.

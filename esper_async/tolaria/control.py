@@ -1,6 +1,6 @@
 """How somebody outside steers a run: asked once a batch, answered without waiting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -9,11 +9,22 @@ Kind = Literal["pause", "resume", "stop", "drain", "cull", "rollback"]
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """One request. `drain` stops with a checkpoint, to go on later; `stop` ends the run."""
+    """One request. `drain` stops with a checkpoint, to go on later; `stop` ends the run.
+
+    `request` numbers what must be done once, though it may arrive more often.
+    """
 
     kind: Kind
     seed: str | None = None
     boundary: int | None = None
+    request: int | None = None
+
+
+def steer_of(kind: Literal["cull", "rollback"], fields: Mapping[str, Any]) -> Steer:
+    """Read an operator's request from the fields with which it was written or sent."""
+    if kind == "cull":
+        return Steer("cull", seed=str(fields["seed"]), request=fields.get("request"))
+    return Steer("rollback", boundary=fields.get("to_boundary"), request=fields.get("request"))
 
 
 class Control(Protocol):

@@ -11,9 +11,10 @@ from torch import Tensor
 from esper_async.kasmina.call import default_forward, first_batch_size, move
 from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
+from esper_async.kasmina.gates import SPOILT_TWIN
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.planting import CommandRefusedError
-from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp, command_from_json
+from esper_async.tamiyo.command import Decision, Germinate, NoOp, command_from_json
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.reports import ReportBook
 from esper_async.tamiyo.view import View
@@ -21,24 +22,25 @@ from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.control import Control, NoControl, Steer
 from esper_async.tolaria.epoch_loader import EpochLoader
-from esper_async.tolaria.grower import BoundaryReport, Grower
+from esper_async.tolaria.grower import BoundaryReport, Grower, Transition
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
+from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
-from esper_async.tolaria.records import seed_records, transition_record
+from esper_async.tolaria.records import seed_records, site_records, transition_record
 from esper_async.tolaria.run_journal import Listener, RunJournal
-from esper_async.tolaria.task import Task, TaskError
+from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
     NonFiniteLossError,
     check_finite,
     choose_device,
     choose_threads,
+    count_boundaries,
     make_scheduler,
     make_train_step,
 )
 
-_OPERATOR = "operator"
 _COUNTED = (
     "steps",
     "boundary",
@@ -109,7 +111,7 @@ class Engine:
         }
         self._steps = 0
         self._boundary = 0
-        self._pending: list[Steer] = []
+        self._operator = Operator(self._journal)
         self._rolled_back = False
         self._ending: Literal["stopped", "drained"] | None = None
         self._macs_per_sample = 0.0
@@ -139,6 +141,13 @@ class Engine:
         """Write the run's last record."""
         self._journal.record("run_ended", self._position(), **result)
 
+    def refuse_unmet(self, asked: Iterable[Steer]) -> None:
+        """Record of each numbered request that it came too late for the run to carry it out."""
+        for steer in asked:
+            if not self._journal.met(steer.request):
+                reason = f"the run had ended before the {steer.kind} could be carried out"
+                self._refuse(reason, request=steer.request)
+
     def close(self) -> None:
         """Close the journal; nothing can be recorded afterwards."""
         self._journal.close()
@@ -164,7 +173,7 @@ class Engine:
         task.model.train()
         self._optimizer = task.make_optimizer(task.model.parameters())
         self._loader = EpochLoader(task.train_loader)
-        self._total = self._count_boundaries()
+        self._total = count_boundaries(task, options)
         scheduler = make_scheduler(task, self._optimizer, self._total)
         self._train_step = make_train_step(task)
         rates = LRController(
@@ -198,23 +207,6 @@ class Engine:
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
         self._tally = Tally()
         self._clock = WallClock()
-
-    def _count_boundaries(self) -> int:
-        if self.options.boundary_every == "epoch":
-            return self.options.epochs
-        try:
-            steps = len(self.task.train_loader) * self.options.epochs  # type: ignore[arg-type]
-        except TypeError as error:
-            raise TaskError(
-                "run.boundary_every in steps needs a train_loader with a length; "
-                'use boundary_every = "epoch" or give it __len__'
-            ) from error
-        if steps < self.options.boundary_every:
-            raise TaskError(
-                f"run.boundary_every is {self.options.boundary_every} steps, but the whole run has "
-                f"{steps}; lower it or train for more epochs"
-            )
-        return steps // self.options.boundary_every
 
     def _run_epoch(self) -> None:
         started = time.perf_counter()
@@ -272,9 +264,7 @@ class Engine:
                 raise
             seed = executor.trial.seed
             executor.cull(seed.id, "the training loss was not finite")
-            self._journal.record(
-                "emergency", self._position(), level="SEVERE", reason=str(error), seed=seed.id
-            )
+            self._emergency(str(error), seed=seed.id)
 
     # -- boundaries ----------------------------------------------------------------------------
 
@@ -293,8 +283,7 @@ class Engine:
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally) -> None:
         position = self._position()
-        for transition in report.transitions:
-            self._tell("transition", **transition_record(transition))
+        self._tell_transitions(report.transitions)
         executor = self.grower.executor
         added = 0 if executor is None else executor.added_parameters
         entry = {
@@ -351,7 +340,7 @@ class Engine:
         if isinstance(command, NoOp) or executor is None:
             return
         if report.refused is not None:
-            self._journal.record("command_refused", self._position(), reason=report.refused)
+            self._refuse(report.refused)
             return
         if isinstance(command, Germinate):
             count = len(command.candidates)
@@ -374,13 +363,8 @@ class Engine:
 
     def _obey_operator(self) -> None:
         """Carry out what operators asked for, or had asked for before a resume."""
-        replayed = self._journal.decisions(self._boundary, _OPERATOR)
-        wanted = [command_from_json(record["command"]) for record in replayed]
-        if not replayed:
-            wanted = [Cull(steer.seed) for steer in self._pending if steer.seed is not None]
-            self._pending.clear()
-        for number, command in enumerate(wanted, start=1):
-            assert isinstance(command, Cull)
+        due = self._operator.due(self._boundary)
+        for number, (command, request) in enumerate(due, start=1):
             command_id = f"o{self._boundary}.{number}"
             executor = self.grower.executor
             known = executor is not None and command.seed in executor.seeds
@@ -388,17 +372,18 @@ class Engine:
                 "decision",
                 command={"id": command_id, **command.to_json()},
                 reason="asked for by an operator" if known else "refused: no such seed",
-                policy=_OPERATOR,
+                policy=OPERATOR,
                 policy_version="1",
                 probability=1.0,
                 alternatives=[],
+                request=request,
             )
             if not known:
                 continue
             try:
                 self.grower.carry_out(command)
             except CommandRefusedError as refusal:
-                self._journal.record("command_refused", self._position(), reason=str(refusal))
+                self._refuse(str(refusal), request=request)
             else:
                 metrics = self.grower.history[-1] if self.grower.history else {}
                 self._open_window(command_id, "CULL", [command.seed], metrics)
@@ -406,8 +391,7 @@ class Engine:
     def _finish(self) -> None:
         if self.grower.executor is None:
             return
-        for transition in self.grower.finish(self.task.validation_loader):
-            self._tell("transition", **transition_record(transition))
+        self._tell_transitions(self.grower.finish(self.task.validation_loader))
         metrics = self.grower.history[-1] if self.grower.history else {}
         for report in self._reports.close_all(
             self.grower.executor.seeds, boundary=self._boundary, metrics=metrics
@@ -426,9 +410,9 @@ class Engine:
                     paused = steer.kind == "pause"
                     self._journal.record(f"{steer.kind}d", self._position())
                 elif steer.kind == "cull":
-                    self._pending.append(steer)
-                elif steer.kind == "rollback":
-                    self._roll_back(steer.boundary)
+                    self._operator.ask(steer)
+                elif not self._journal.met(steer.request):
+                    self._roll_back(steer)
             if not paused or self._ending is not None:
                 return
             self._control.heartbeat(self._steps, boundary=self._boundary, paused=True)
@@ -473,21 +457,18 @@ class Engine:
             "wall_s": self._clock.total(),
         }
 
-    def _roll_back(self, to_boundary: int | None) -> None:
-        """Go back to the last checkpoint of an earlier boundary, or of `to_boundary` or before.
+    def _roll_back(self, steer: Steer) -> None:
+        """Go back to the last checkpoint of an earlier boundary, or of the one asked for or before.
 
-        The seeds planted since are gone; the reports of their commands say ABORTED.
+        The seeds planted since are gone; the reports of their commands say ABORTED. It is recorded
+        first: should the process die before all is done, the next one finishes it.
         """
         loaded = None
         if self._checkpoints is not None:
-            step = self._steps
-            if to_boundary is not None:
-                step = self._step_after(to_boundary)
+            step = self._steps if steer.boundary is None else self._step_after(steer.boundary)
             loaded = self._checkpoints.load_before(step)
-        if loaded is None:
-            self._journal.record(
-                "command_refused", self._position(), reason="there is no earlier checkpoint"
-            )
+        if self._checkpoints is None or loaded is None:
+            self._refuse("there is no earlier checkpoint", request=steer.request)
             return
         state, executor = loaded[1], self.grower.executor
         if executor is not None:
@@ -495,17 +476,18 @@ class Engine:
                 executor.seeds, to_boundary=state["boundary"], boundary=self._boundary
             ):
                 self._tell("field_report", **report)
-        position = self._position()
+        self._journal.record(
+            "rollback",
+            self._position(),
+            to_boundary=state["boundary"],
+            to_step=state["steps"],
+            reason="asked for by an operator",
+            request=steer.request,
+        )
+        self._checkpoints.drop_after(state["steps"])
         self.grower.ungrow()
         self._load(state)
         self._rolled_back = True
-        self._journal.record(
-            "rollback",
-            position,
-            to_boundary=self._boundary,
-            to_step=self._steps,
-            reason="asked for by an operator",
-        )
 
     def _step_after(self, boundary: int) -> int:
         """Return the first step that belongs to a boundary later than `boundary`."""
@@ -514,7 +496,7 @@ class Engine:
 
     def _resume(self) -> None:
         """Load the newest checkpoint and prepare to repeat what was journaled after it."""
-        loaded = None if self._checkpoints is None else self._checkpoints.load_latest()
+        loaded = None if self._checkpoints is None else self._newest(self._checkpoints)
         if loaded is None:
             self._tell_again(self._journal.resume(0))
             return
@@ -530,6 +512,14 @@ class Engine:
             bitwise=reason is None,
             reason=reason or "the same threads and processor",
         )
+
+    def _newest(self, checkpoints: CheckpointStore) -> tuple[int, dict[str, Any]] | None:
+        """Return the newest checkpoint; finish first what a rollback had recorded and not done."""
+        loaded, rollback = checkpoints.load_latest(), self._journal.last_rollback
+        if loaded is None or rollback is None or loaded[1]["journal_seq"] >= rollback["seq"]:
+            return loaded
+        checkpoints.drop_after(rollback["to_step"])
+        return checkpoints.load_latest()
 
     def _load(self, state: dict[str, Any]) -> None:
         self.grower.load_state_dict(state["grower"])
@@ -552,6 +542,20 @@ class Engine:
         record = self._journal.record(kind, self._position(), **fields)
         self._told[kind].append(record)
 
+    def _tell_transitions(self, transitions: Iterable[Transition]) -> None:
+        for transition in transitions:
+            self._tell("transition", **transition_record(transition))
+            gate = transition.gate
+            if gate is not None and SPOILT_TWIN in gate.numbers:
+                self._emergency(gate.reason, seed=transition.seed.id)
+
+    def _emergency(self, reason: str, *, seed: str) -> None:
+        position = self._position()
+        self._journal.record("emergency", position, level="SEVERE", reason=reason, seed=seed)
+
+    def _refuse(self, reason: str, *, request: int | None = None) -> None:
+        self._journal.record("command_refused", self._position(), reason=reason, request=request)
+
     def _report_violation(self, message: str) -> None:
         self._journal.record("rate_violation", self._position(), reason=message)
 
@@ -572,14 +576,7 @@ class Engine:
             "resumable": "bitwise" if self._loader.stateful else None,
             "host_parameters": self._host_parameters,
             "primary_metric": task.primary_metric or "validation_loss",
-            "sites": [
-                {
-                    "site": site.name,
-                    "kind": site.interface.kind,
-                    "shape": list(site.interface.shape),
-                }
-                for site in self.grower.sites
-            ],
+            "sites": site_records(self.grower.sites),
         }
 
     def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:

@@ -18,7 +18,7 @@ from esper_async.runtime.child_main import ChildLink
 from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tolaria import global_random
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
-from esper_async.tolaria.control import Steer
+from esper_async.tolaria.control import Steer, steer_of
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.forge_client import ForgeClient
 from esper_async.tolaria.messages import (
@@ -29,6 +29,7 @@ from esper_async.tolaria.messages import (
 )
 from esper_async.tolaria.options import options_from_run
 from esper_async.tolaria.outcome import Outcome, parameters_of
+from esper_async.tolaria.requests import accepted
 from esper_async.tolaria.result import write_result
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.task_source import load_task
@@ -41,16 +42,22 @@ _REFUSALS = (TaskError, NoSiteError, BatchError, EmptyLoaderError, UnknownPolicy
 
 
 class LinkControl:
-    """Steering through the supervisor's link; the emergency freeze is its shared flag."""
+    """Steering through the supervisor's link; the emergency freeze is its shared flag.
 
-    def __init__(self, link: ChildLink) -> None:
+    `accepted` is what operators asked for before: all of it, since an earlier process may have died
+    before it came to it.
+    """
+
+    def __init__(self, link: ChildLink, accepted: Sequence[Steer] = ()) -> None:
         self._link = link
+        self._accepted = list(accepted)
         self._frozen = False
         self._ending = False
 
     def poll(self) -> Sequence[Steer]:
         """Return the requests since the last call, the freeze as a pause."""
-        steers = [self._steer(request, request.fields) for request in self._link.requests()]
+        steers, self._accepted = self._accepted, []
+        steers += [self._steer(request, request.fields) for request in self._link.requests()]
         if self._link.frozen != self._frozen:
             self._frozen = self._link.frozen
             steers.append(Steer("pause" if self._frozen else "resume"))
@@ -72,10 +79,8 @@ class LinkControl:
         if name == "stop":
             self._ending = True
             return Steer("stop" if fields.get("final") else "drain")
-        if name == "cull":
-            return Steer("cull", seed=str(fields["seed"]))
-        if name == "rollback":
-            return Steer("rollback", boundary=fields.get("to_boundary"))
+        if name in ("cull", "rollback"):
+            return steer_of("cull" if name == "cull" else "rollback", fields)
         return Steer("pause" if name == "pause" else "resume")
 
 
@@ -136,7 +141,7 @@ def _train(
     library: Library,
 ) -> int:
     options = options_from_run(config)
-    control = LinkControl(link)
+    control = LinkControl(link, accepted(folder))
     teller = Teller(bridge, options.name)
 
     def make_task() -> Task:
@@ -177,6 +182,7 @@ def _train(
             except ComparisonInterrupted as interruption:
                 if interruption.state == "drained":
                     return EXIT_DONE
+        engine.refuse_unmet(accepted(folder))
         result = _result(task, outcome, rows)
         engine.record_end(result)
     write_result(folder, result)

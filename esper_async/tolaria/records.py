@@ -1,10 +1,12 @@
 """What the journal says about seeds: their state as JSON values."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
 from esper_async.tolaria.grower import Transition
 
@@ -37,6 +39,14 @@ def seed_records(executor: Executor | None, *, ended: bool) -> list[dict[str, An
         seed_record(seed, executor.boundary)
         for seed in executor.seeds.values()
         if ended or seed.stage is not Stage.DORMANT
+    ]
+
+
+def site_records(sites: Iterable[Site]) -> list[dict[str, Any]]:
+    """Return where seeds may grow, in the order of the forward pass."""
+    return [
+        {"site": site.name, "kind": site.interface.kind, "shape": list(site.interface.shape)}
+        for site in sites
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from esper_async.runtime.journal import Journal, read_journal
 
 Listener = Callable[[Mapping[str, Any]], None]
-_ONCE = {"boundary", "decision", "transition", "field_report", "run_started"}
+_ONCE = {"boundary", "decision", "transition", "field_report", "run_started", "emergency"}
 
 
 class RunJournal:
@@ -18,7 +18,8 @@ class RunJournal:
 
     After a resume the records written past the checkpoint are still there: what the run does again
     is recognised by its identity and not written a second time, and a decision taken then is taken
-    again. Without a path the records are announced but not kept.
+    again. What came before a rollback is not repeated. Without a path the records are announced but
+    not kept.
     """
 
     def __init__(self, run_id: str, path: Path | None, listener: Listener | None = None) -> None:
@@ -29,9 +30,11 @@ class RunJournal:
         self._memory_seq = 0
         self._done: Counter[tuple[Any, ...]] = Counter()
         self._decisions: dict[int, list[dict[str, Any]]] = {}
+        self._repeated_until = 0
         if path is not None:
             self._past = list(read_journal(path))
             self._journal = Journal.open(path)
+        self._met = {record.get("request") for record in self._past} - {None}
 
     @property
     def last_seq(self) -> int:
@@ -40,13 +43,29 @@ class RunJournal:
 
     def resume(self, after_seq: int) -> list[dict[str, Any]]:
         """Prepare to repeat what was recorded after `after_seq`; return those records."""
-        again = [record for record in self._past if record["seq"] > after_seq]
-        self._done = Counter(_identity(record) for record in again if record["kind"] in _ONCE)
+        rollback = self.last_rollback
+        start = after_seq if rollback is None else max(after_seq, rollback["seq"])
+        again = [r for r in self._past if r["seq"] > start and r["kind"] in _ONCE]
+        self._done = Counter(_identity(record) for record in again)
         self._decisions = {}
         for record in again:
             if record["kind"] == "decision":
                 self._decisions.setdefault(record["boundary"], []).append(record)
-        return again
+        self._repeated_until = max((record["boundary"] for record in again), default=0)
+        return [record for record in self._past if record["seq"] > after_seq]
+
+    @property
+    def last_rollback(self) -> dict[str, Any] | None:
+        """The newest rollback that the journal held when it was opened."""
+        return next((r for r in reversed(self._past) if r["kind"] == "rollback"), None)
+
+    def repeats(self, boundary: int) -> bool:
+        """Whether a resumed run had come to this boundary before."""
+        return boundary <= self._repeated_until
+
+    def met(self, request: int | None) -> bool:
+        """Whether a record says that the operator's request of this number was met or refused."""
+        return request in self._met
 
     def decisions(self, boundary: int, policy: str) -> list[dict[str, Any]]:
         """Return the decisions of `policy` recorded at a boundary that is being repeated."""
@@ -67,12 +86,18 @@ class RunJournal:
             if self._done[identity] > 0:
                 self._done[identity] -= 1
                 return {"seq": 0, **body}
+        if kind == "rollback":  # what comes now has not been before
+            self._done.clear()
+            self._decisions.clear()
+            self._repeated_until = 0
         if self._journal is None:
             self._memory_seq += 1
             seq = self._memory_seq
         else:
             seq = self._journal.append(body)
         record = {"seq": seq, **body}
+        if body.get("request") is not None:
+            self._met.add(body["request"])
         if self._listener is not None:
             self._listener(record)
         return record

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from google.protobuf.message import Message
@@ -22,6 +22,7 @@ from esper_async.runtime.child_exit import Cause, ChildExit
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import ChildStartError
 from esper_async.runtime.restart import RestartLimiter, RestartPolicy
+from esper_async.tolaria.requests import accept
 from esper_async.tolaria.run_file import RunFile, parse_run
 from esper_async.tolaria.runs import ENDED, Run, RunConflictError, RunState, RunStore
 
@@ -155,11 +156,19 @@ class TolariaService:
         return run
 
     def rollback(self, run_id: str, to_boundary: int | None = None) -> Run:
-        """Send a running run back to an earlier boundary (default: its last checkpoint)."""
+        """Send a running run back to an earlier boundary (default: its last checkpoint).
+
+        What returns is a promise: see `cull`.
+        """
         return self._steer(run_id, "rollback", to_boundary=to_boundary)
 
     def cull(self, run_id: str, seed: str) -> Run:
-        """Have a running run remove one of its seeds."""
+        """Have a running run remove one of its seeds.
+
+        The request is on disk when this returns: the run will carry it out once, or journal why
+        not, even if its process or this one dies first. Raises RunConflictError when the run has
+        ended or waits for its place, OSError when the disk refuses.
+        """
         return self._steer(run_id, "cull", seed=seed)
 
     async def wait_ended(self, run_id: str) -> Run:
@@ -313,15 +322,17 @@ class TolariaService:
             raise RunConflictError(f"run {run_id} is {run.state} and cannot be {deed}")
         return run
 
-    def _steer(self, run_id: str, request: str, **fields: Any) -> Run:
+    def _steer(self, run_id: str, kind: Literal["cull", "rollback"], **fields: Any) -> Run:
         run = self._alive(run_id, "steered")
-        if not self._ask(run, request, **fields):
+        if run_id not in self._conducted:
             raise RunConflictError(f"run {run_id} is {run.state}: it has no training process yet")
+        number = accept(run.folder, kind, self._clock.time(), **fields)
+        self._ask(run, kind, request=number, **fields)  # a process that is still to start reads it
         return run
 
-    def _ask(self, run: Run, request: str, **fields: Any) -> bool:
+    def _ask(self, run: Run, kind: str, **fields: Any) -> bool:
         child = self._children.get(run.id)
-        return child is not None and child.request(request, **fields)
+        return child is not None and child.request(kind, **fields)
 
     def _enter(self, run: Run, state: RunState, error: str | None = None) -> None:
         run.state = state

@@ -47,6 +47,29 @@ def make_scheduler(task: Task, optimizer: Optimizer, boundaries: int) -> LRSched
     return CosineAnnealingLR(optimizer, T_max=max(boundaries, 1))
 
 
+def count_boundaries(task: Task, options: RunOptions) -> int:
+    """Return how many boundaries a run has.
+
+    Raises:
+        TaskError: they are counted in steps, and the loader has no length or the run too few.
+    """
+    if options.boundary_every == "epoch":
+        return options.epochs
+    try:
+        steps = len(task.train_loader) * options.epochs  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TaskError(
+            "run.boundary_every in steps needs a train_loader with a length; "
+            'use boundary_every = "epoch" or give it __len__'
+        ) from error
+    if steps < options.boundary_every:
+        raise TaskError(
+            f"run.boundary_every is {options.boundary_every} steps, but the whole run has "
+            f"{steps}; lower it or train for more epochs"
+        )
+    return steps // options.boundary_every
+
+
 def choose_device(wanted: str) -> torch.device:
     """Return the device of a run.
 

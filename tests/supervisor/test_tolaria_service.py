@@ -1,7 +1,9 @@
 """The queue of runs: states, requests, resumes and drains, with real children."""
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from esper_async.leyline import EmergencyLevel, EmergencySignal, EventEnvelope
+from esper_async.tolaria.control import Steer
+from esper_async.tolaria.requests import accepted
 from esper_async.tolaria.runs import Run, RunConflictError, RunNotFoundError
 from esper_async.tolaria.service import TolariaOptions, TolariaService
 
@@ -129,8 +133,42 @@ async def test_requests_reach_the_training_process(tmp_path: Path) -> None:
         service.cull(run.id, "seed-1")
         await until(lambda: "cull" in requests_of(run))
         assert requests_of(run).splitlines() == [
-            "pause {}", "resume {}", 'rollback {"to_boundary": 3}', 'cull {"seed": "seed-1"}',
+            "pause {}", "resume {}", 'rollback {"request": 1, "to_boundary": 3}',
+            'cull {"request": 2, "seed": "seed-1"}',
         ]  # fmt: skip
+
+
+async def test_what_is_accepted_for_a_training_process_that_hangs_outlives_it(
+    tmp_path: Path,
+) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        os.kill(run.pid or 0, signal.SIGSTOP)
+        service.cull(run.id, "seed-1")
+        os.kill(run.pid or 0, signal.SIGKILL)
+        await until(lambda: run.resumes == 1)
+        service.rollback(run.id)  # between two training processes, or in the second one
+        await until(lambda: service.progress(run.id).get("step"))
+        assert requests_of(run) == "" or "rollback" in requests_of(run)
+        assert accepted(run.folder) == [
+            Steer("cull", seed="seed-1", request=1),
+            Steer("rollback", request=2),
+        ]
+
+
+async def test_a_request_that_the_disk_refuses_is_neither_accepted_nor_handed_on(
+    tmp_path: Path,
+) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        (run.folder / "requests.jsonl").mkdir()
+        with pytest.raises(OSError, match="requests"):
+            service.cull(run.id, "seed-1")
+        service.pause(run.id)
+        await until(lambda: "pause" in requests_of(run))
+        assert requests_of(run) == "pause {}\n"
 
 
 async def test_an_unfinished_run_goes_on_at_the_next_start(tmp_path: Path) -> None:
@@ -169,6 +207,7 @@ async def test_a_queued_run_can_be_paused_resumed_and_stopped(tmp_path: Path) ->
         assert waiting.state == "queued"
         with pytest.raises(RunConflictError, match="no training process"):
             service.cull(waiting.id, "s")
+        assert accepted(waiting.folder) == []
         service.stop(waiting.id)
         assert waiting.state == "stopped"
         for deed in (service.pause, service.resume, service.stop):

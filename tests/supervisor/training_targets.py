@@ -65,7 +65,7 @@ def _until_stopped(link: ChildLink, folder: Path, _life: int) -> int:
             step += 1
             link.heartbeat(step, frozen=link.frozen)
             for request in link.requests():
-                requests.write(f"{request} {json.dumps(dict(request.fields))}\n")
+                requests.write(f"{request} {json.dumps(dict(request.fields), sort_keys=True)}\n")
                 requests.flush()
             time.sleep(0.005)
         for request in link.requests():

@@ -44,6 +44,21 @@ class Script:
             self.steers[self.step] = [Steer("resume")]
 
 
+class Spoiler(Script):
+    """Puts a NaN into the twin as soon as there is one."""
+
+    engine: Engine | None = None
+    spoilt = False
+
+    def poll(self) -> Sequence[Steer]:
+        executor = None if self.engine is None else self.engine.grower.executor
+        if executor is not None and executor.trial is not None and not self.spoilt:
+            self.spoilt = True
+            with torch.no_grad():
+                next(executor.trial.twin.model.parameters()).fill_(float("nan"))
+        return super().poll()
+
+
 def options(**changes: Any) -> RunOptions:
     growth = GrowthOptions(**{**QUICK, **changes.pop("growth", {})})
     settings: dict[str, Any] = {"epochs": 12, "seed": 3, "threads": 1}
@@ -200,6 +215,43 @@ def test_a_loss_that_stops_being_finite_withdraws_the_seed_on_trial() -> None:
     assert emergency["level"] == "SEVERE"
     assert outcome.state == "completed"
     assert all(torch.isfinite(tensor).all() for tensor in weights(outcome).values())
+
+
+def test_a_spoilt_twin_that_a_cull_would_have_adopted_is_told_as_an_emergency(
+    tmp_path: Path,
+) -> None:
+    """The twin is spoilt for good before the drain; the resumed run removes the seed."""
+    settings: dict[str, Any] = {"growth": {"g4_margin": 1e9}}
+    control = Spoiler({26: [Steer("drain")]})
+    engine = Engine(
+        listed(), options(**settings), folder=tmp_path, control=control, blueprints=BLUEPRINTS
+    )
+    control.engine = engine
+    with closing(engine):
+        assert engine.run().state == "drained"
+    assert control.spoilt
+    outcome, records = run(listed(), tmp_path, **settings)
+
+    (emergency,) = kinds(records, "emergency")
+    assert emergency["level"] == "SEVERE"
+    assert "before the blend" in emergency["reason"]
+    culled = [t for t in kinds(records, "transition") if t["to_stage"] == "CULLED" and t["gate"]]
+    told = [t for t in culled if "spoilt_twin_tensors" in t["gate"]["numbers"]]
+    assert [t["seed"] for t in told] == [emergency["seed"]]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(outcome).values())
+
+
+def test_memory_that_has_no_room_for_a_twin_is_told_with_its_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("esper_async.kasmina.executor.growth_budget_bytes", lambda _device: 1)
+    outcome, records = run(listed())
+    assert outcome.state == "completed"
+    blended = [t for t in kinds(records, "transition") if t["to_stage"] == "BLENDING"]
+    assert blended
+    assert {t["gate"]["numbers"]["twin"] for t in blended} == {0.0}
+    assert {t["gate"]["numbers"]["twin_budget_bytes"] for t in blended} == {1.0}
+    assert all("no twin" in t["gate"]["reason"] for t in blended)
 
 
 def test_a_loss_that_stops_being_finite_without_a_trial_fails_the_run() -> None:

@@ -80,6 +80,53 @@ def test_the_same_thing_twice_at_another_boundary_is_two_things(tmp_path: Path) 
     assert len(list(read_journal(tmp_path / "j"))) == 2
 
 
+def test_boundaries_told_before_the_crash_are_known_as_repeated(tmp_path: Path) -> None:
+    first = RunJournal("run-1", tmp_path / "j")
+    for boundary in (1, 2, 3):
+        decide(first, boundary)
+    first.close()
+    second = RunJournal("run-1", tmp_path / "j")
+    assert not second.repeats(1)
+    second.resume(1)
+    assert [second.repeats(boundary) for boundary in (2, 3, 4)] == [True, True, False]
+    second.close()
+
+
+def test_nothing_from_before_a_rollback_is_repeated(tmp_path: Path) -> None:
+    """Neither in the process that went back nor in one that resumes after it."""
+    first = RunJournal("run-1", tmp_path / "j")
+    decide(first, 2)
+    decide(first, 3)
+    first.close()
+    second = RunJournal("run-1", tmp_path / "j")
+    second.resume(0)
+    second.record("rollback", at(3), to_boundary=1, to_step=10)
+    assert not second.repeats(2)
+    assert second.decisions(2, "random") == []
+    decide(second, 2)
+    second.close()
+    third = RunJournal("run-1", tmp_path / "j")
+    again = third.resume(0)
+    assert [record["boundary"] for record in again] == [2, 3, 3, 2]
+    assert [third.repeats(boundary) for boundary in (2, 3)] == [True, False]
+    assert [record["seq"] for record in third.decisions(2, "random")] == [4]
+    assert third.last_rollback is not None
+    assert third.last_rollback["seq"] == 3
+    third.close()
+
+
+def test_requests_are_met_by_whatever_record_names_them(tmp_path: Path) -> None:
+    first = RunJournal("run-1", tmp_path / "j")
+    first.record("command_refused", at(1), reason="no", request=7)
+    assert first.met(7)
+    first.close()
+    second = RunJournal("run-1", tmp_path / "j")
+    assert second.met(7)
+    assert not second.met(8)
+    assert not second.met(None), "a request without a number is never the same one again"
+    second.close()
+
+
 def test_without_a_path_records_are_numbered_and_announced_only() -> None:
     told: list[Any] = []
     journal = RunJournal("run-1", None, told.append)
