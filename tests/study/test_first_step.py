@@ -20,6 +20,7 @@ from esper_async.study.bench.up_process import UpError, run_in_every_python, sta
         ([6.0, 9.0], 0.0, 2.0, Verdict.MISS),
         ([6.0, 9.0], 2.0, 2.0, Verdict.INCONCLUSIVE),
         ([6.0, 9.0], 0.0, 4.0, Verdict.INCONCLUSIVE),
+        ([69.0, 83.0], 63.0, 5.0, Verdict.INCONCLUSIVE),
         ([35.0, 36.0], 5.0, 4.0, Verdict.MISS),
     ],
 )
