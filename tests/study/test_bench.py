@@ -182,6 +182,23 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
     assert document["benchmarks"][1]["mutants"][0]["caught"] is False
 
 
+def test_what_a_benchmark_logs_does_not_come_between() -> None:
+    script = (
+        "import runpy, sys, structlog\n"
+        "from esper_async.study.bench import command\n"
+        "def noisy(*names, **options):\n"
+        "    structlog.get_logger().warning('redis_away')\n"
+        "    return []\n"
+        "command.run_benchmarks = noisy\n"
+        "sys.argv = ['bench', '--json']\n"
+        "runpy.run_module('esper_async.study.bench', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert json.loads(ended.stdout) == {"ok": True, "benchmarks": []}
+    assert b"redis_away" in ended.stderr
+
+
 def test_an_unknown_benchmark_is_refused_with_the_nearest_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
