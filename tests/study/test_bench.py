@@ -95,6 +95,12 @@ def test_a_bar_is_on_the_ratio_where_there_is_a_baseline() -> None:
     assert row.verdict is Verdict.MISS
 
 
+def test_a_ratio_measured_pair_by_pair_is_the_one_that_is_shown_and_judged() -> None:
+    row = judged("cost", 12.0, "ms", Bar("at most", 1.03), baseline=10.0, ratio=1.02)
+    assert row.ratio == 1.02
+    assert row.verdict is Verdict.PASS
+
+
 def test_a_doubtful_measurement_is_inconclusive_whatever_it_says() -> None:
     assert judged("x", 5.0, "", Bar("at most", 1.0), doubt="noise").verdict is Verdict.INCONCLUSIVE
 
