@@ -33,7 +33,7 @@ from esper_async.tasks.mnist1d import make_task
 from esper_async.tolaria.grow import GrowResult, grow
 
 WIDTH, DEPTH = 24, 4
-MOST_ADDED, MOST_LOST = 0.05, 0.3
+MOST_ACCEPTED, MOST_ADDED, MOST_LOST = 0.05, 0.05, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,14 @@ _PLANS = {
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A grown run against the same run without growth; accuracies in %."""
+    """A grown run against the same run without growth; accuracies in %, losses in nats."""
 
     grown: float
     static: float
+    grown_loss: float
+    static_loss: float
     added: float
+    trials: int
     kept: tuple[str, ...]
 
 
@@ -69,7 +72,15 @@ def measure(effort: Effort) -> list[Row]:
     added = float(np.mean([pair.added for pair in pairs]))
     grown, static = [pair.grown for pair in pairs], [pair.static for pair in pairs]
     lost = float(np.mean(static) - np.mean(grown))
+    accepted, trials = sum(len(pair.kept) for pair in pairs), sum(pair.trials for pair in pairs)
     return [
+        judged(
+            "trials accepted on a host without room",
+            accepted / trials if trials else 0.0,
+            "of trials",
+            Bar("at most", MOST_ACCEPTED),
+            note=f"{accepted} of {trials}{_what_they_brought(pairs)}",
+        ),
         judged(
             "parameters added to a host without room",
             added,
@@ -86,6 +97,11 @@ def measure(effort: Effort) -> list[Row]:
 
 def _told(pair: Pair) -> str:
     return "+".join(pair.kept) or "none"
+
+
+def _what_they_brought(pairs: list[Pair]) -> str:
+    gains = [f"{pair.static_loss - pair.grown_loss:+.3f}" for pair in pairs if pair.kept]
+    return f"; test loss of those runs lower by {', '.join(gains)} nats" if gains else ""
 
 
 def _interval(grown: list[float], static: list[float]) -> str:
@@ -106,7 +122,10 @@ def run(plan: Plan) -> Pair:
     return Pair(
         grown=100 * grown.test["accuracy"],
         static=100 * static.test["accuracy"],
+        grown_loss=grown.test["loss"],
+        static_loss=static.test["loss"],
         added=whole / host - 1,
+        trials=sum(change["to_stage"] == "BLENDING" for change in grown.transitions),
         kept=tuple(seed["blueprint"] for seed in grown.seeds if seed["stage"] == "FOSSILIZED"),
     )
 
