@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from statistics import median
 
 import pytest
 import torch
@@ -66,12 +65,6 @@ def test_every_blueprint_is_certified_where_it_fits(blueprint_id: str, site: Sit
     assert certificate.passed
     assert certificate.parameter_count is not None
     assert certificate.forward_ms is not None
-
-
-def test_a_proof_takes_at_most_300_ms() -> None:
-    prove("BP023", LINE)
-    times = [prove("BP023", LINE).proof_ms or 0.0 for _ in range(3)]
-    assert median(times) <= 300
 
 
 def test_a_certificate_survives_json() -> None:
