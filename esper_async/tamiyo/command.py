@@ -64,9 +64,13 @@ def command_from_json(data: Mapping[str, Any]) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One command with the reason for it and how likely the policy was to give it."""
+    """One command with the reason for it, and how likely the policy was to give it.
+
+    `probability` is 1.0 for what follows from a rule, and None where a random choice was made
+    whose probability is not known: a report on it cannot be weighted.
+    """
 
     command: Command
     reason: str
-    probability: float = 1.0
+    probability: float | None = None
     alternatives: tuple[Mapping[str, Any], ...] = field(default=())

@@ -23,6 +23,7 @@ from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.control import Control, NoControl, Steer
 from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower, Transition
+from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
@@ -33,6 +34,7 @@ from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
     NonFiniteLossError,
+    be_deterministic,
     check_finite,
     choose_device,
     choose_threads,
@@ -51,6 +53,7 @@ _COUNTED = (
     "history",
     "told",
 )
+_COMPARED_BATCHES = 2
 
 
 class Engine:
@@ -103,6 +106,8 @@ class Engine:
         self._deterministic = (
             self._device.type == "cpu" if options.deterministic == "auto" else options.deterministic
         )
+        # elsewhere each look at a loss would wait for the device: the sum is looked at instead
+        self._guards_each_step = self._device.type == "cpu"
         self._history: list[dict[str, Any]] = []
         self._told: dict[str, list[dict[str, Any]]] = {
             "field_report": [],
@@ -131,6 +136,8 @@ class Engine:
         """
         with global_random.preserved(self.task.model):
             torch.set_num_threads(choose_threads(self.options))
+            if self.options.deterministic is True:
+                be_deterministic(self._device)
             try:
                 return self._run()
             finally:
@@ -209,19 +216,15 @@ class Engine:
         self._clock = WallClock()
 
     def _run_epoch(self) -> None:
-        started = time.perf_counter()
         self._rolled_back = False
         for raw in self._loader.batches():
             batch = move(raw, self._device)
             self._train_on(batch)
             if self._boundary_in_epoch():
-                self._tally.total_s += time.perf_counter() - started
                 self._pass_boundary()
-                started = time.perf_counter()
             self._steer()
             if self._ending is not None or self._rolled_back or self._boundary >= self._total:
                 return
-        self._tally.total_s += time.perf_counter() - started
         if self.options.boundary_every == "epoch":
             self._pass_boundary()
             self._steer()
@@ -234,6 +237,7 @@ class Engine:
         size = first_batch_size(batch)
         if self._steps == 0:
             self._begin(batch)
+        taken = time.perf_counter()
         with self.grower.step(batch):
             started = time.perf_counter()
             loss = self._train_step(self.task.model, self._optimizer, batch)
@@ -241,9 +245,10 @@ class Engine:
         self._steps += 1
         self._samples += size
         self._tally.add(loss, size)
-        if self._device.type == "cpu":
+        if self._guards_each_step:
             self._guard(loss)
         self._control.heartbeat(self._steps, boundary=self._boundary)
+        self._tally.total_s += time.perf_counter() - taken
 
     def _begin(self, batch: Any) -> None:
         """Look at the first batch: find the sites, prove the kernels, count the host's cost."""
@@ -253,6 +258,7 @@ class Engine:
             self.task.model, self.task.forward or default_forward, batch, self.task.loss
         )
         self._journal.record("run_started", self._position(), **self._description())
+        self._tally = Tally()  # its clock starts with the first step
 
     def _guard(self, loss: Tensor) -> None:
         """Withdraw the seed on trial when the loss is not finite; without one the run fails."""
@@ -272,6 +278,8 @@ class Engine:
         tally, self._tally = self._tally, Tally()
         self._boundary += 1
         assert tally.loss is not None
+        if not self._guards_each_step:
+            self._guard(tally.loss)
         training_loss = float(tally.loss) / tally.steps
         self._obey_operator()
         report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
@@ -290,16 +298,20 @@ class Engine:
             "metrics": report.metrics,
             "boundary_ms": report.duration_ms,
             "overhead_ratio": self._overhead(tally),
-            "samples_per_s": tally.samples / tally.total_s if tally.total_s else None,
+            "samples_per_s": tally.samples / tally.elapsed_s,
             "parameters": self._host_parameters + added,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             "seeds": seed_records(executor, ended=False),
+            "hardware": hardware_context(self._device),
         }
         self._journal.record("boundary", position, **entry)
         self._history.append({**position, **report.metrics, "parameters": entry["parameters"]})
 
     def _overhead(self, tally: Tally) -> float | None:
-        """Return the run's time so far over that of the host's own steps, validation left out."""
+        """Return the time of all steps so far over that of the host's own part of them.
+
+        Waiting for the loader and validation are in neither: a loop by hand has them, too.
+        """
         self._host_s += tally.host_s
         self._total_s += tally.total_s
         return self._total_s / self._host_s if self._host_s else None
@@ -320,11 +332,11 @@ class Engine:
             decision = Decision(
                 command_from_json(recorded[0]["command"]),
                 recorded[0]["reason"],
-                recorded[0]["probability"] or 1.0,
+                recorded[0]["probability"],
             )
         self._tell(
             "decision",
-            command={"id": f"c{self._boundary}", **decision.command.to_json()},
+            command={"id": self._id(f"c{self._boundary}"), **decision.command.to_json()},
             reason=decision.reason,
             policy=policy.name,
             policy_version=policy.version,
@@ -342,12 +354,17 @@ class Engine:
         if report.refused is not None:
             self._refuse(report.refused)
             return
+        command_id = self._id(f"c{self._boundary}")
         if isinstance(command, Germinate):
             count = len(command.candidates)
             seeds = list(executor.seeds)[-count:]
-            self._open_window(f"c{self._boundary}", "GERMINATE", seeds, report.metrics)
+            self._open_window(command_id, "GERMINATE", seeds, report.metrics)
         else:
-            self._open_window(f"c{self._boundary}", "CULL", [command.seed], report.metrics)
+            self._open_window(command_id, "CULL", [command.seed], report.metrics)
+
+    def _id(self, name: str) -> str:
+        """Return a command's id: what is done again after a rollback is another command."""
+        return f"{name}r{self._journal.rollbacks}" if self._journal.rollbacks else name
 
     def _open_window(
         self, command_id: str, operation: str, seeds: list[str], metrics: dict[str, float]
@@ -365,7 +382,7 @@ class Engine:
         """Carry out what operators asked for, or had asked for before a resume."""
         due = self._operator.due(self._boundary)
         for number, (command, request) in enumerate(due, start=1):
-            command_id = f"o{self._boundary}.{number}"
+            command_id = self._id(f"o{self._boundary}.{number}")
             executor = self.grower.executor
             known = executor is not None and command.seed in executor.seeds
             self._tell(
@@ -453,7 +470,7 @@ class Engine:
                 "samples": self._tally.samples,
             },
             "journal_seq": self._journal.last_seq,
-            "machine": machine(),
+            "machine": machine(self._device),
             "wall_s": self._clock.total(),
         }
 
@@ -504,14 +521,20 @@ class Engine:
         self._load(state)
         self._clock = WallClock(state["wall_s"])
         self._tell_again(self._journal.resume(state["journal_seq"]))
-        reason = machine_difference(state["machine"])
+        reason = machine_difference(state["machine"], self._device) or self._other_batches()
         self._journal.record(
             "resumed",
             self._position(),
             from_boundary=self._boundary,
             bitwise=reason is None,
-            reason=reason or "the same threads and processor",
+            reason=reason or "the same machine, and the training loader repeats itself",
         )
+
+    def _other_batches(self) -> str | None:
+        """Say that the rest of the run will see other batches, if the loader's first ones do."""
+        if self._loader.stateful or self._loader.repeats(_COMPARED_BATCHES):
+            return None
+        return "the training loader yields other batches each time it begins"
 
     def _newest(self, checkpoints: CheckpointStore) -> tuple[int, dict[str, Any]] | None:
         """Return the newest checkpoint; finish first what a rollback had recorded and not done."""

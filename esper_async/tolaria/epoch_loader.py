@@ -1,6 +1,6 @@
 """Going through the training loader so that a resumed run sees the very batches it would have."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,6 +81,25 @@ class EpochLoader:
         for generator, state in zip(_generators(self._loader), states, strict=True):
             generator.set_state(state)
 
+    def repeats(self, batches: int) -> bool:
+        """Whether iterating the loader twice from the same random states yields the same.
+
+        It is done `batches` deep; all random states are as they were afterwards.
+        """
+        begin = self._capture()
+        first = self._first(batches)
+        self._restore(begin)
+        second = self._first(batches)
+        self._restore(begin)
+        return len(first) == len(second) and all(map(_equal, first, second))
+
+    def _first(self, count: int) -> list[Any]:
+        return [batch for batch, _ in zip(self._loader, range(count), strict=False)]
+
+    def _restore(self, states: Mapping[str, Any]) -> None:
+        global_random.restore(states["global"])
+        self._restore_generators(states["generators"])
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position, to be restored together with the global random states."""
         own = self._loader.state_dict() if self.stateful else None  # type: ignore[attr-defined]
@@ -96,6 +115,16 @@ class EpochLoader:
         """Take over a position; it holds from the next epoch's iteration on."""
         self.epoch, self.batch = state["epoch"], state["batch"]
         self._resume = state
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

@@ -1,4 +1,4 @@
-"""The process's global random states: torch (CPU and CUDA), Python and numpy."""
+"""The process's global states that results hang on: random ones (torch, Python, numpy), threads."""
 
 import random
 from collections.abc import Iterator
@@ -43,17 +43,22 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def preserved(model: torch.nn.Module) -> Iterator[None]:
-    """Leave random states, torch's thread count and the model's mode as they were.
+    """Leave random states, torch's threads and determinism and the model's mode as they were.
 
     What was added to the model takes the mode that its site had.
     """
     states, threads = capture(), torch.get_num_threads()
+    strict, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     modes = [(part, part.training) for part in model.modules()]
     try:
         yield
     finally:
         restore(states)
         torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
         known = {part for part, _ in modes}
         for part, training in modes:
             part.training = training

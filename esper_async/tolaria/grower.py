@@ -291,7 +291,7 @@ class Grower:
 
     def _decide(self) -> Decision:
         if self.executor is None:
-            return Decision(NoOp(), "nothing has been trained yet")
+            return Decision(NoOp(), "nothing has been trained yet", 1.0)
         view = policy_view(
             self.executor,
             self.legal,

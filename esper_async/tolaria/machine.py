@@ -4,20 +4,28 @@ from collections.abc import Mapping
 
 import torch
 
+_NAMES = {
+    "threads": "torch threads",
+    "capability": "processor capability",
+    "torch": "torch",
+    "device": "device",
+}
 
-def machine() -> dict[str, str | int]:
-    """Return the torch threads and the processor's vector extension in use."""
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """Return torch's version and threads, the processor's vector extension and the device."""
+    on_cuda = device.type == "cuda"
     return {
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),  # a plain string: a checkpoint holds no classes
+        "device": torch.cuda.get_device_name(device) if on_cuda else device.type,
     }
 
 
-def machine_difference(saved: Mapping[str, str | int]) -> str | None:
+def machine_difference(saved: Mapping[str, str | int], device: torch.device) -> str | None:
     """Say what makes the rest of a resumed run differ in its bits here, if anything does."""
-    now = machine()
-    if saved["threads"] != now["threads"]:
-        return f"{now['threads']} torch threads instead of {saved['threads']}"
-    if saved["capability"] != now["capability"]:
-        return f"processor capability {now['capability']} instead of {saved['capability']}"
+    for key, value in machine(device).items():
+        if saved.get(key) != value:
+            return f"{_NAMES[key]}: {value} instead of {saved.get(key, 'unknown')}"
     return None

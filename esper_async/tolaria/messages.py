@@ -70,7 +70,7 @@ def _active(record: Record) -> int:
     return sum(seed["stage"] not in ended for seed in record["seeds"])
 
 
-def system_state_of(record: Record, *, name: str, depths: Mapping[str, int]) -> SystemStatePacket:
+def system_state_of(record: Record, *, name: str) -> SystemStatePacket:
     """Return the state packet of a boundary record; what was not measured is absent."""
     metrics = record["metrics"]
     packet = SystemStatePacket(
@@ -89,11 +89,15 @@ def system_state_of(record: Record, *, name: str, depths: Mapping[str, int]) -> 
     for field, value in metrics.items():
         if field not in _KNOWN_METRICS and value is not None:
             packet.metrics[field] = value
+    for field, value in record["hardware"].items():
+        setattr(packet.hardware, field, value)
     for seed in record["seeds"]:
         packet.seeds.add(
             seed_id=seed["id"],
             stage=value_of(enums.SeedLifecycleStage, seed["stage"]),
-            layer_depth=depths.get(seed["site"], 0),
+            gradient_norm=seed["gradient_norm"],
+            learning_rate=seed["learning_rate"],
+            layer_depth=seed["depth"],
             age_epochs=max(seed["age_epochs"], 0),
             site=seed["site"],
             blueprint_id=seed["blueprint"],
@@ -116,7 +120,7 @@ def decision_of(record: Record) -> DecisionRecord:
         reason=record["reason"],
         decided_at=record["time"],
     )
-    if record["probability"]:
+    if record["probability"] is not None:
         message.log_probability = math.log(record["probability"])
     return message
 

@@ -30,13 +30,22 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """Sums since the last boundary: loss (), steps, samples, seconds of the host and in all."""
+    """Sums since the last boundary: loss (), steps, samples, seconds of steps.
+
+    `host_s` is the host's own part of the steps, `total_s` all of them.
+    """
 
     loss: Tensor | None = None
     steps: int = 0
     samples: int = 0
     host_s: float = 0.0
     total_s: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the last boundary, the loader's included; of a resumed one, since then."""
+        return time.perf_counter() - self.since
 
     def add(self, loss: Tensor, samples: int) -> None:
         """Take in one step's loss () and number of samples."""

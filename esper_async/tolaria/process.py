@@ -9,11 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from esper_async.kasmina.call import BatchError
 from esper_async.kasmina.evaluation import EmptyLoaderError
 from esper_async.kasmina.sites import NoSiteError
 from esper_async.leyline import load_key
-from esper_async.oona.bridge import Bridge
+from esper_async.oona.bridge import Bridge, BridgeReport
 from esper_async.runtime.child_main import ChildLink
 from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tolaria import global_random
@@ -34,6 +36,8 @@ from esper_async.tolaria.result import write_result
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.task_source import load_task
 from esper_async.urza import Library
+
+_LOG = structlog.get_logger(__name__)
 
 EXIT_DONE = 0
 EXIT_REFUSED = 4
@@ -90,20 +94,16 @@ class Teller:
     def __init__(self, bridge: Bridge, name: str) -> None:
         self._bridge = bridge
         self._name = name
-        self._depths: dict[str, int] = {}
 
     def tell(self, record: Mapping[str, Any]) -> None:
         """Publish one record."""
         kind = record["kind"]
-        if kind == "run_started":
-            sites = record.get("sites", [])
-            self._depths = {site["site"]: depth for depth, site in enumerate(sites)}
         if kind == "field_report":
             self._bridge.spool(field_report_of(record))
         elif kind == "decision":
             self._bridge.spool(decision_of(record))
         elif kind == "boundary":
-            self._bridge.offer(system_state_of(record, name=self._name, depths=self._depths))
+            self._bridge.offer(system_state_of(record, name=self._name))
         self._bridge.offer(telemetry_of(record))
 
 
@@ -129,7 +129,18 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
         return EXIT_REFUSED
     finally:
         library.close()
-        bridge.close(BRIDGE_DEADLINE_S)
+        _tell_end(bridge.close(BRIDGE_DEADLINE_S))
+
+
+def _tell_end(report: BridgeReport) -> None:
+    """Log what the bus did not get; what is unacknowledged waits on disk for the next owner."""
+    if not report.clean:
+        _LOG.warning(
+            "bus_did_not_get_everything",
+            dropped=report.dropped,
+            unacknowledged=report.unacknowledged,
+            error=report.error or None,
+        )
 
 
 def _train(

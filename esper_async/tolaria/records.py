@@ -24,6 +24,9 @@ def seed_record(seed: Seed, boundary: int) -> dict[str, Any]:
         "age_epochs": until - seed.born_boundary,
         "parameters": seed.parameter_count,
         "tournament": seed.tournament,
+        "depth": seed.site.depth,
+        "gradient_norm": _gradient_norm(seed),
+        "learning_rate": _learning_rate(seed),
         "clean_contribution": _json(seed.clean_contribution),
         "dependence": _json(seed.dependence),
         "benefit_vs_twin": _json(seed.benefit_vs_twin),
@@ -62,6 +65,17 @@ def transition_record(transition: Transition) -> dict[str, Any]:
         "to_stage": transition.target.name,
         "gate": None if transition.gate is None else transition.gate.to_json(),
     }
+
+
+def _gradient_norm(seed: Seed) -> float | None:
+    """Return the norm of the last shadow gradient (); beyond TRAINING none is measured."""
+    if seed.stage is not Stage.TRAINING or seed.gradients.last_norm is None:
+        return None
+    return float(seed.gradients.last_norm)
+
+
+def _learning_rate(seed: Seed) -> float | None:
+    return None if seed.optimizer is None else float(seed.optimizer.param_groups[0]["lr"])
 
 
 def _json(quantity: Quantity | None) -> dict[str, Any] | None:

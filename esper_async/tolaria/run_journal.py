@@ -20,6 +20,9 @@ class RunJournal:
     is recognised by its identity and not written a second time, and a decision taken then is taken
     again. What came before a rollback is not repeated. Without a path the records are announced but
     not kept.
+
+    Attributes:
+        rollbacks: how many the journal holds; the same boundaries come again after each.
     """
 
     def __init__(self, run_id: str, path: Path | None, listener: Listener | None = None) -> None:
@@ -34,6 +37,7 @@ class RunJournal:
         if path is not None:
             self._past = list(read_journal(path))
             self._journal = Journal.open(path)
+        self.rollbacks = sum(record["kind"] == "rollback" for record in self._past)
         self._met = {record.get("request") for record in self._past} - {None}
 
     @property
@@ -90,6 +94,7 @@ class RunJournal:
             self._done.clear()
             self._decisions.clear()
             self._repeated_until = 0
+            self.rollbacks += 1
         if self._journal is None:
             self._memory_seq += 1
             seq = self._memory_seq

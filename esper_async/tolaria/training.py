@@ -86,6 +86,16 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def be_deterministic(device: torch.device) -> None:
+    """Let torch use no algorithm whose result may vary; it raises where there is no other.
+
+    "auto" leaves torch as it is: on the CPU its algorithms repeat themselves, on CUDA not all do.
+    """
+    if device.type == "cuda":  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
 def choose_threads(options: RunOptions) -> int:
     """Return the number of torch threads: as asked for, else all cores but one."""
     if options.threads != "auto":

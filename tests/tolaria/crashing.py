@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -117,6 +118,9 @@ def _live(folder: Path, plan: Plan, life: int) -> None:
             kill = plan.kills[life] if life < len(plan.kills) else None
             _train(folder, plan, _Fate(folder, plan, kill))
         code = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         sys.stderr.flush()
         os._exit(code)

@@ -1,7 +1,9 @@
 """The engine: journal and replay, steering, guards, and what a run leaves behind."""
 
 import json
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from esper_async.runtime.journal import read_journal
 from esper_async.tamiyo.command import Decision, Germinate
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine, Outcome
+from esper_async.tolaria.messages import system_state_of
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.training import NonFiniteLossError
-from tests.growth_hosts import differing
+from tests.growth_hosts import differing, make_batches
 from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, shuffled
 
 
@@ -272,7 +275,73 @@ def test_another_thread_count_is_named_as_not_bitwise(tmp_path: Path) -> None:
     _, records = run(listed(), tmp_path, threads=2, **settings)
     (resumed,) = kinds(records, "resumed")
     assert resumed["bitwise"] is False
-    assert "2 torch threads instead of 1" in resumed["reason"]
+    assert "torch threads: 2 instead of 1" in resumed["reason"]
+
+
+class Unrepeatable:
+    """A loader with an order that no random state decides."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(random.SystemRandom().sample(self._batches, len(self._batches)))
+
+
+def test_a_loader_that_does_not_repeat_itself_is_named_as_not_bitwise(tmp_path: Path) -> None:
+    settings = {"policy": "static", "epochs": 2}
+    many = make_batches("mlp", count=40)
+    run(listed(), tmp_path / "list", Script({2: [Steer("drain")]}), **settings)
+    _, records = run(listed(), tmp_path / "list", **settings)
+    assert kinds(records, "resumed")[0]["bitwise"] is True
+
+    drain = Script({2: [Steer("drain")]})
+    run(listed(train_loader=Unrepeatable(many)), tmp_path / "other", drain, **settings)
+    _, records = run(listed(train_loader=Unrepeatable(many)), tmp_path / "other", **settings)
+    (resumed,) = kinds(records, "resumed")
+    assert resumed["bitwise"] is False
+    assert "the training loader yields other batches" in resumed["reason"]
+
+
+def test_waiting_for_the_loader_is_no_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited_s = 0.0
+
+    class Slow(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            nonlocal waited_s
+            for batch in list.__iter__(self):
+                waited_s += 1000.0
+                yield batch
+
+    now = time.perf_counter
+    monkeypatch.setattr("esper_async.tolaria.engine.time.perf_counter", lambda: now() + waited_s)
+    _, records = run(listed(train_loader=Slow(make_batches("mlp", count=4))), policy="static")
+    last = kinds(records, "boundary")[-1]
+    assert 1.0 <= last["overhead_ratio"] < 100.0
+    assert last["samples_per_s"] < 1.0
+
+
+def test_where_steps_are_not_looked_at_the_boundary_meets_a_loss_that_is_not_finite() -> None:
+    task = listed(loss=lambda output, target: F.cross_entropy(output, target) * float("nan"))
+    engine = Engine(task, options(policy="static"), blueprints=BLUEPRINTS)
+    engine._guards_each_step = False  # as on a CUDA device
+    with pytest.raises(NonFiniteLossError, match="at step 4"):
+        engine.run()
+
+
+def test_a_boundary_tells_of_seeds_and_machine_what_the_state_packet_carries() -> None:
+    _, records = run(listed())
+    boundaries = kinds(records, "boundary")
+    training = [s for b in boundaries for s in b["seeds"] if s["stage"] == "TRAINING"]
+    assert any(seed["gradient_norm"] and seed["learning_rate"] for seed in training)
+    packets = [system_state_of(record, name="run") for record in boundaries]
+    assert all(packet.hardware.memory_total_bytes > 2**20 for packet in packets)
+    assert all(packet.hardware.device_type == "cpu" for packet in packets)
+    depths = {seed.layer_depth for packet in packets for seed in packet.seeds}
+    assert depths == {seed["depth"] for record in boundaries for seed in record["seeds"]} != {0}
+    later = [seed for packet in packets for seed in packet.seeds if seed.alpha > 0]
+    assert later
+    assert not any(seed.HasField("gradient_norm") for seed in later)
 
 
 def test_field_reports_are_told_once_for_each_command(tmp_path: Path) -> None:
@@ -324,3 +393,18 @@ def test_the_time_of_a_run_counts_over_its_resumes(tmp_path: Path) -> None:
     drained, _ = run(listed(), tmp_path, Script({20: [Steer("drain")]}), policy="static")
     resumed, _ = run(listed(), tmp_path, policy="static")
     assert resumed.wall_s > drained.wall_s
+
+
+@pytest.mark.parametrize(("wanted", "strict"), [("auto", False), (True, True), (False, False)])
+def test_determinism_that_is_asked_for_is_torchs_own_and_ends_with_the_run(
+    wanted: Any, strict: bool
+) -> None:
+    seen: set[bool] = set()
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return F.cross_entropy(output, target)
+
+    run(listed(loss=loss), policy="static", epochs=1, deterministic=wanted)
+    assert seen == {strict}
+    assert not torch.are_deterministic_algorithms_enabled()

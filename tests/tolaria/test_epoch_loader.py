@@ -87,3 +87,26 @@ def test_epochs_and_batches_are_counted() -> None:
 def test_a_loader_that_yields_nothing_is_an_error_with_a_remedy() -> None:
     with pytest.raises(TaskError, match="give a DataLoader or a list"):
         list(EpochLoader([]).batches())
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_loader_that_repeats_itself_is_known_and_left_as_it_was(name: str) -> None:
+    torch.manual_seed(1)
+    loader = EpochLoader(LOADERS[name]())
+    before = torch.get_rng_state()
+    assert loader.repeats(3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert [each.tolist() for each in loader.state_dict()["generators"]] == [
+        each.tolist() for each in EpochLoader(LOADERS[name]()).state_dict()["generators"]
+    ]
+
+
+def test_a_loader_that_does_not_repeat_itself_is_known() -> None:
+    class Counted:
+        turn = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.turn += 1
+            yield ROWS[self.turn]
+
+    assert not EpochLoader(Counted()).repeats(1)

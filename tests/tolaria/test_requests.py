@@ -9,6 +9,7 @@ import pytest
 
 from esper_async.runtime.child_main import ChildLink, Request
 from esper_async.runtime.journal import read_journal
+from esper_async.tamiyo.picture import RunPicture
 from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
@@ -137,6 +138,25 @@ def test_a_rollback_is_done_once_although_its_process_dies_after_it(tmp_path: Pa
         after = [r["boundary"] for r in told(folder, "boundary") if r["seq"] > back["seq"]]
         assert after == list(range(4, 13))
     assert differing(weights(whole), weights(rest)) == []
+
+
+def test_what_is_done_again_after_a_rollback_has_ids_of_its_own(tmp_path: Path) -> None:
+    """Else its report would be taken for a repeat of the ABORTED one, and be lost."""
+    outcome = live(tmp_path, Script({22: [CULL], 26: [BACK]}))
+    reports, decisions = told(tmp_path, "field_report"), told(tmp_path, "decision")
+    (back,) = told(tmp_path, "rollback")
+    assert [r["outcome"] for r in reports if r["seq"] < back["seq"]].count("ABORTED") >= 1
+    assert any(r["seq"] > back["seq"] for r in reports)
+    assert len({r["report_id"] for r in reports}) == len(reports)
+    assert len({r["command"]["id"] for r in decisions}) == len(decisions)
+    assert {r["command_id"] for r in reports} <= {r["command"]["id"] for r in decisions}
+
+    picture = RunPicture("run")
+    for record in read_journal(tmp_path / "journal.jsonl"):
+        picture.fold(record)
+    assert len(picture.field_reports) == len(reports)
+    assert len(picture.decisions) == len(decisions)
+    assert outcome.state == "completed"
 
 
 class Backwards(Mortal):

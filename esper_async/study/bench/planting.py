@@ -20,8 +20,8 @@ class PlantOnce:
     def decide(self, view: View) -> Decision:
         """Return the germination at its boundary, else no operation."""
         if view.boundary == self.boundary:
-            return Decision(Germinate(self.candidates), "planted by a benchmark")
-        return Decision(NoOp(), "a benchmark plants nothing now")
+            return Decision(Germinate(self.candidates), "planted by a benchmark", 1.0)
+        return Decision(NoOp(), "a benchmark plants nothing now", 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: there is no state."""

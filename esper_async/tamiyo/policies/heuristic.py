@@ -18,7 +18,8 @@ class HeuristicPolicy:
     Every site gets its share of the candidates: which site lacks something is what a tournament
     tells best, and a draw over all of them may pass over the one that does. At a site candidates
     are drawn without replacement, with a weight that grows with their size: that is what a small
-    host lacks most often, and the tournament drops what does not help.
+    host lacks most often, and the tournament drops what does not help. The probability of a whole
+    tournament is not computed, and so not claimed.
     """
 
     name: ClassVar[str] = "heuristic"
@@ -34,15 +35,15 @@ class HeuristicPolicy:
     def decide(self, view: View) -> Decision:
         """Return a tournament, or no-op with the reason."""
         if view.boundary < self._start:
-            return Decision(NoOp(), f"before boundary {self._start}")
+            return Decision(NoOp(), f"before boundary {self._start}", 1.0)
         if view.training():
-            return Decision(NoOp(), "a tournament is on")
+            return Decision(NoOp(), "a tournament is on", 1.0)
         if view.on_trial():
-            return Decision(NoOp(), "a seed is on trial: candidates would only wait for its end")
+            return Decision(NoOp(), "a seed is on trial: candidates would wait for its end", 1.0)
         if not view.placements:
-            return Decision(NoOp(), "no placement is legal now")
+            return Decision(NoOp(), "no placement is legal now", 1.0)
         if not view.time_for_a_trial():
-            return Decision(NoOp(), "too late for a trial")
+            return Decision(NoOp(), "too late for a trial", 1.0)
         chosen = self._choose(view)
         reason = f"tournament of {len(chosen)} over {len({p.site for p in chosen})} sites"
         return Decision(Germinate(tuple(p.candidate() for p in chosen)), reason)

@@ -21,9 +21,9 @@ class LargestPolicy:
     def decide(self, view: View) -> Decision:
         """Return a germination of one placement, or no-op."""
         if view.boundary < self._start:
-            return Decision(NoOp(), f"before boundary {self._start}")
+            return Decision(NoOp(), f"before boundary {self._start}", 1.0)
         if not view.may_plant():
-            return Decision(NoOp(), "nothing may be planted now")
+            return Decision(NoOp(), "nothing may be planted now", 1.0)
         sites = sorted({placement.site for placement in view.placements})
         site = self._draw.choice(sites)
         here = [placement for placement in view.placements if placement.site == site]

@@ -22,9 +22,9 @@ class RandomPolicy:
     def decide(self, view: View) -> Decision:
         """Return a germination of one placement, or no-op."""
         if not self._due(view):
-            return Decision(NoOp(), "not due")
+            return Decision(NoOp(), "not due", 1.0)
         if not view.may_plant():
-            return Decision(NoOp(), "nothing may be planted now")
+            return Decision(NoOp(), "nothing may be planted now", 1.0)
         chosen = self._draw.sample(view.placements, 1)[0]
         return Decision(
             Germinate((chosen.candidate(),)), "drawn evenly", 1.0 / len(view.placements)

@@ -14,7 +14,7 @@ class StaticPolicy:
 
     def decide(self, view: View) -> Decision:
         """Return no-op."""
-        return Decision(NoOp(), "this policy never acts")
+        return Decision(NoOp(), "this policy never acts", 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: there is no state."""
