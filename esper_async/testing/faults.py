@@ -1,4 +1,4 @@
-"""Faults for a supervisor under test: children, Redis, blobs, messages.
+"""Faults for a supervisor under test: children, Redis, disks, blobs, messages.
 
 Each happens to the real thing from outside, as an operator's bad day would bring it.
 """
@@ -6,6 +6,7 @@ Each happens to the real thing from outside, as an operator's bad day would brin
 import asyncio
 import fcntl
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class Faults:
     def __init__(self, esper: "Esper") -> None:
         self._esper = esper
         self._frozen: set[int] = set()
+        self._full: dict[int, tuple[int, int]] = {}
         self._redis_lock: int | None = None
 
     # -- children ------------------------------------------------------------------------------
@@ -99,6 +101,14 @@ class Faults:
         self._frozen.add(pid)
         return pid
 
+    async def delay(self, delay_s: float) -> None:
+        """Have Redis take no command for `delay_s`: what is published meanwhile arrives late."""
+        client = connect_once(self._esper.services.oona.url, timeout_s=5.0)
+        try:
+            await client.client_pause(int(1000 * delay_s), all=True)
+        finally:
+            await client.aclose()
+
     # -- data ----------------------------------------------------------------------------------
 
     def corrupt_blob(self, name: str | None = None) -> Path:
@@ -115,6 +125,24 @@ class Faults:
         content[len(content) // 2] ^= 0xFF
         chosen[0].write_bytes(content)
         return chosen[0]
+
+    def fill_disk(self, name: str | None = None) -> None:
+        """Have every write to a file fail in a child, or in the supervisor, until `empty_disk`.
+
+        By the process's limit on file sizes (Linux): the error is EFBIG, where a full disk's is
+        ENOSPC.
+        """
+        pid = os.getpid() if name is None else self.child(name)
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        self._full.setdefault(pid, before)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+
+    def empty_disk(self) -> None:
+        """Let writes succeed again wherever the disk was full."""
+        for pid, before in self._full.items():
+            if _lives(pid):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        self._full.clear()
 
     async def duplicate_next(self, topic: str, timeout_s: float = 60.0) -> bytes:
         """Wait for the next message on a topic and put it there once more; return its wire form.
@@ -142,6 +170,7 @@ class Faults:
     async def undo(self) -> None:
         """Thaw what is frozen and let Redis start; the harness calls it before it closes."""
         self.thaw()
+        self.empty_disk()
         self._release()
 
     def _release(self) -> None:

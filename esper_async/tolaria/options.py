@@ -19,8 +19,8 @@ class RunOptions:
         device: "auto" takes the first CUDA device, else the CPU.
         threads: torch threads; "auto" is all cores but one. They are part of the result's bits.
         boundary_every: a boundary after each epoch, or after so many optimizer steps.
-        deterministic: True lets torch use no algorithm whose result may vary; "auto" leaves torch as
-            it is, which is deterministic on the CPU.
+        deterministic: True lets torch use no algorithm whose result may vary; "auto" leaves torch
+            as it is, which is deterministic on the CPU.
         growth: limits, schedule and margins of growth.
         sites: site name to submodule path; found by tracing if None.
         baselines: train the host without growth, and the final net from scratch, for comparison.

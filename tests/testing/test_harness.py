@@ -4,9 +4,11 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from esper_async.oona.connection import connect
 from esper_async.testing.harness import Esper, LeakError
 from esper_async.testing.leaks import children
 
@@ -52,6 +54,28 @@ async def test_a_frozen_redis_leaves_the_probes_answering(esper: Esper) -> None:
     assert (await esper.get("/healthz"))["status"] == "alive"
     assert (await esper.get("/readyz"))["status"] == "ready"
     esper.faults.thaw()
+
+
+async def test_a_full_disk_fails_writes_until_it_is_emptied(esper: Esper, tmp_path: Path) -> None:
+    esper.faults.fill_disk()
+    with pytest.raises(OSError, match="File too large"):
+        (tmp_path / "note").write_text("lost")
+    assert (await esper.get("/healthz"))["status"] == "alive"
+    esper.faults.empty_disk()
+    (tmp_path / "note").write_text("kept")
+
+
+async def test_messages_can_be_delayed(esper: Esper) -> None:
+    clock = asyncio.get_running_loop().time
+    client = connect(esper.services.oona.url, timeout_s=10.0)
+    try:
+        await client.ping()
+        begun = clock()
+        await esper.faults.delay(0.3)
+        await client.ping()
+        assert clock() - begun >= 0.3
+    finally:
+        await client.aclose()
 
 
 async def test_a_child_that_does_not_exist_is_named(esper: Esper) -> None:
