@@ -1,7 +1,7 @@
 """Grow a PyTorch model while it trains.
 
-The public names are `Task`, `grow` and `Grower`; each is imported on first use, so that
-`import esper_async` costs nothing and the supervisor never pulls in torch.
+The public names are `Task`, `grow`, `Grower`, `save_grown` and `load_grown`; each is imported on
+first use, so that `import esper_async` costs nothing and the supervisor never pulls in torch.
 """
 
 from importlib import import_module
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from esper_async.tolaria.grow import grow
     from esper_async.tolaria.grower import Grower
+    from esper_async.tolaria.grown import load_grown, save_grown
     from esper_async.tolaria.task import Task
 
-__all__ = ["Grower", "Task", "grow"]
+__all__ = ["Grower", "Task", "grow", "load_grown", "save_grown"]
 
 _HOMES = {
     "Grower": "esper_async.tolaria.grower",
     "Task": "esper_async.tolaria.task",
     "grow": "esper_async.tolaria.grow",
+    "load_grown": "esper_async.tolaria.grown",
+    "save_grown": "esper_async.tolaria.grown",
 }
 
 

@@ -23,6 +23,7 @@ from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.control import Control, NoControl, Steer
 from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower, Transition
+from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
@@ -54,10 +55,11 @@ _COUNTED = (
     "told",
 )
 _COMPARED_BATCHES = 2
+MODEL_FILE = "model.pt"
 
 
 class Engine:
-    """Trains one task. With a folder it journals, checkpoints and resumes.
+    """Trains one task. With a folder it journals, checkpoints, resumes, and leaves `model.pt`.
 
     Args:
         task: what to train; its model is trained in place.
@@ -93,6 +95,7 @@ class Engine:
         self._control = control or NoControl()
         self._listener = listener
         self._run_id = run_id
+        self._folder = folder
         self._checkpoints = None if folder is None else CheckpointStore(folder / "checkpoints")
         self._journal = RunJournal(
             run_id, None if folder is None else folder / "journal.jsonl", listener
@@ -169,6 +172,8 @@ class Engine:
             self._save()
             return self._outcome("drained", None, self._clock.total())
         self._finish()
+        if self._folder is not None:
+            save_grown(self.grower, self._folder / MODEL_FILE)
         test = None
         if self.task.test_loader is not None:
             test = self.grower.score(self.task.test_loader)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from esper_async import load_grown
+from esper_async.tolaria.task_source import load_task
 from tests.cli.conftest import Cli
 from tests.e2e.conftest import (
     EPOCHS,
@@ -86,6 +88,10 @@ def test_up_trains_grows_and_reports(name: str, cli: Cli, tmp_path: Path) -> Non
     assert all(record["gate"]["numbers"] for record in judged)
     assert result["compute"]["shadow_macs"] > 0
     assert result["compute"]["twin_macs"] > 0
+
+    task = load_task(run_of(name)["run"]["task"], {}, seed=0)
+    grown = load_grown(task.model, folder / "model.pt")
+    assert sum(parameter.numel() for parameter in grown.parameters()) == result["parameters"]
 
     reports = [record["report_id"] for record in records(folder, "field_report")]
     assert reports
