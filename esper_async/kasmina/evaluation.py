@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper_async.kasmina.call import first_batch_size, move
-from esper_async.kasmina.quantity import PairedBy
+from esper_async.kasmina.quantity import PairedBy, Unit
 from esper_async.kasmina.random_state import SharedRandomness
 
 Loss = Callable[..., Tensor]
@@ -35,7 +35,8 @@ class EmptyLoaderError(ValueError):
 class Evaluation:
     """What one variant scored on a split: losses (N,) in float64, weights (N,), metric means.
 
-    `values` holds each metric by sample where the metric gives one a sample, else by batch.
+    `values` holds each metric by sample where the metric gives one a sample, else by batch. `unit`
+    is that of the losses.
     """
 
     losses: Tensor
@@ -43,6 +44,7 @@ class Evaluation:
     metrics: Mapping[str, float]
     values: Mapping[str, Tensor]
     paired_by: PairedBy
+    unit: Unit = "nats"
 
     @property
     def loss(self) -> float:
@@ -133,6 +135,7 @@ class _Tally:
             {name: total / self._count for name, total in self._sums.items()},
             {name: torch.cat(values).cpu() for name, values in self._values.items()},
             self._loss.paired_by,
+            "nats" if self._loss.in_nats else "loss",
         )
 
 

@@ -405,8 +405,9 @@ class Executor:
         if "twin" in results and "averaged" in results:
             trial.seed.benefit_vs_twin = paired(results, "twin", "averaged")
         elif "averaged" in results:
+            averaged = results["averaged"]
             trial.seed.benefit_vs_twin = self._trend.benefit(
-                results["averaged"].loss, self.boundary
+                averaged.loss, self.boundary, averaged.unit
             )
 
     def _judge_benefit(self, trial: Trial) -> None:

@@ -20,7 +20,7 @@ def paired(results: Mapping[str, Evaluation], without: str, with_seed: str) -> Q
     if without not in results or with_seed not in results:
         return None
     one, other = results[without], results[with_seed]
-    return paired_difference(one.losses, other.losses, one.paired_by)
+    return paired_difference(one.losses, other.losses, one.paired_by, one.unit)
 
 
 def trained_verdict(

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 PairedBy = Literal["sample", "batch"]
+Unit = Literal["nats", "loss"]
+"""Of a quantity: "loss" is the task's own loss, whatever its unit."""
 _Z_95 = 1.959963984540054
 
 
@@ -23,7 +25,7 @@ class Quantity:
     high: float
     n: int
     paired_by: PairedBy
-    unit: str = "nats"
+    unit: Unit = "nats"
     estimated: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -34,7 +36,9 @@ class Quantity:
         }
 
 
-def paired_difference(without: Tensor, with_seed: Tensor, paired_by: PairedBy) -> Quantity:
+def paired_difference(
+    without: Tensor, with_seed: Tensor, paired_by: PairedBy, unit: Unit = "nats"
+) -> Quantity:
     """Compare losses (N,) of the same samples without and with a seed: positive if it helps.
 
     The interval is the normal one over pairs. A single pair has an infinite interval, and a loss
@@ -51,6 +55,6 @@ def paired_difference(without: Tensor, with_seed: Tensor, paired_by: PairedBy) -
     count = difference.numel()
     mean = float(difference.mean())
     if count < 2:
-        return Quantity(mean, -math.inf, math.inf, count, paired_by)
+        return Quantity(mean, -math.inf, math.inf, count, paired_by, unit)
     half = _Z_95 * float(difference.std()) / math.sqrt(count)
-    return Quantity(mean, mean - half, mean + half, count, paired_by)
+    return Quantity(mean, mean - half, mean + half, count, paired_by, unit)

@@ -2,7 +2,7 @@
 
 import math
 
-from esper_async.kasmina.quantity import Quantity
+from esper_async.kasmina.quantity import Quantity, Unit
 
 _SPAN = 5
 
@@ -28,7 +28,7 @@ class LossTrend:
         self._frozen = self._losses[-_SPAN:]
         self._frozen_at = len(self._losses)
 
-    def benefit(self, loss: float, boundary: int) -> Quantity | None:
+    def benefit(self, loss: float, boundary: int, unit: Unit = "nats") -> Quantity | None:
         """Compare a loss with the trend's; None if there is no trend (fewer than 3 losses)."""
         known = [math.log(value) for value in self._frozen if value > 0 and math.isfinite(value)]
         if len(known) < 3 or not math.isfinite(loss):
@@ -44,7 +44,7 @@ class LossTrend:
         error = math.sqrt(sum(r * r for r in residual) / (count - 2))
         half = 1.96 * expected * error * math.sqrt(1 + 1 / count + (ahead - centre) ** 2 / spread)
         gain = expected - loss
-        return Quantity(gain, gain - half, gain + half, count, "batch", estimated=True)
+        return Quantity(gain, gain - half, gain + half, count, "batch", unit, estimated=True)
 
     def state_dict(self) -> dict[str, list[float] | int]:
         """Return the losses noted."""

@@ -24,7 +24,7 @@ from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.training import NonFiniteLossError
 from tests.growth_hosts import differing, make_batches
-from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, shuffled
+from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, regression, shuffled
 
 
 class Script:
@@ -408,3 +408,11 @@ def test_determinism_that_is_asked_for_is_torchs_own_and_ends_with_the_run(
     run(listed(loss=loss), policy="static", epochs=1, deterministic=wanted)
     assert seen == {strict}
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_is_measured_has_the_unit_of_the_tasks_loss() -> None:
+    for task, unit in ((listed(), "nats"), (regression(), "loss")):
+        _, records = run(task)
+        seeds = [seed for record in kinds(records, "boundary") for seed in record["seeds"]]
+        names = ("clean_contribution", "dependence", "benefit_vs_twin")
+        assert {seed[name]["unit"] for seed in seeds for name in names if seed[name]} == {unit}
