@@ -8,8 +8,9 @@ from google.protobuf.message import Message
 
 from esper_async.leyline.envelope import unwrap
 from esper_async.leyline.errors import Refusal, Refused
+from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PAYLOADS
-from esper_async.leyline.signing import NonceStore, Signer, check_freshness
+from esper_async.leyline.signing import Signer, check_freshness
 from esper_async.leyline.v1.commands_pb2 import AdaptationCommand
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.leyline.validation import validate

@@ -18,20 +18,19 @@ import structlog
 from google.protobuf.message import Message
 
 from esper_async.leyline.envelope import event_id_of, wrap
-from esper_async.leyline.names import short_name
 from esper_async.leyline.registry import TOPICS, PayloadSpec, spec_of
 from esper_async.leyline.signing import Signer
 from esper_async.leyline.v1.enums_pb2 import MessagePriority
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.leyline.validation import validate
 from esper_async.oona.bus import Bus
-from esper_async.oona.connection import Client, ReconnectGate, connect
+from esper_async.oona.connection import ReconnectGate, connect
 from esper_async.oona.errors import FAULTS
-from esper_async.oona.groups import ensure_groups
 from esper_async.oona.outbox import Outbox, Parcel
+from esper_async.oona.publisher import Publisher
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
-from esper_async.oona.streams import WIRE_FIELD, lane_for
+from esper_async.oona.streams import lane_for
 
 _LOG = structlog.get_logger(__name__)
 _POLL_S = 0.01
@@ -61,7 +60,8 @@ class BridgeReport:
 class Bridge:
     """One child's bridge; its methods may be called from any thread of the child.
 
-    `key` is Leyline's signing key, `producer` the source in every envelope. Raises SpoolBusy when
+    `key` is Leyline's signing key, or a signer that accepts older ones, too; `producer` the source
+    in every envelope. Raises SpoolBusy when
     another process owns the spool.
     """
 
@@ -69,7 +69,7 @@ class Bridge:
         self,
         redis_url: str,
         spool_dir: Path,
-        key: bytes,
+        key: bytes | Signer,
         producer: str,
         *,
         settings: BusSettings | None = None,
@@ -77,7 +77,7 @@ class Bridge:
         queue_bytes: int = 16 * 1024 * 1024,
     ) -> None:
         self._url = redis_url
-        self._signer = Signer(key)
+        self._signer = key if isinstance(key, Signer) else Signer(key)
         self._producer = producer
         self._settings = settings or BusSettings(drain_s=1.0)
         self._spool = Spool(spool_dir)
@@ -124,7 +124,7 @@ class Bridge:
         parcel = Parcel(
             stream=lane_for(topic, chosen),
             topic=topic,
-            priority=short_name(MessagePriority, chosen).lower(),
+            priority=chosen,
             wire=self._wrap(message, spec, event_id_of(message, spec), chosen),
         )
         accepted = self._outbox.put(parcel)
@@ -206,7 +206,7 @@ class Bridge:
             signer=self._signer,
             priority=priority,
             event_id=event_id,
-            time_to_live_ms=int((spec.topic.retention_s or 0) * 1000),
+            time_to_live_ms=spec.topic.time_to_live_ms,
             sequence=sequence,
         )
 
@@ -257,7 +257,7 @@ class Bridge:
         """Publish the outbox in batches; while Redis is away it fills up."""
         gate = ReconnectGate("bridge", cap_s=self._settings.reconnect_cap_s)
         client = connect(self._url, timeout_s=self._settings.command_timeout_s)
-        prepared: set[str] = set()
+        publisher = Publisher(self._url, client, settings=self._settings)
         try:
             while True:
                 await self._news.wait()
@@ -265,23 +265,12 @@ class Bridge:
                 self._news.clear()
                 while batch := self._outbox.peek(self._settings.batch):
                     try:
-                        await _send(client, batch, prepared)
+                        await publisher.add(batch)
                     except FAULTS as error:
-                        prepared.clear()
                         await gate.pause(error)
                     else:
                         self._outbox.settle(len(batch))
                         gate.passed()
         finally:
+            await publisher.aclose()
             await client.aclose()
-
-
-async def _send(client: Client, batch: list[Parcel], prepared: set[str]) -> None:
-    for parcel in batch:
-        if parcel.stream not in prepared:
-            await ensure_groups(client, parcel.stream, TOPICS[parcel.topic].required_groups)
-            prepared.add(parcel.stream)
-    async with client.pipeline(transaction=False) as pipeline:
-        for parcel in batch:
-            pipeline.xadd(parcel.stream, {WIRE_FIELD: parcel.wire})
-        await pipeline.execute()

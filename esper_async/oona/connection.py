@@ -63,24 +63,13 @@ def connect_once(url: str, *, timeout_s: float) -> Client:
     return _client(url, timeout_s, single=True)
 
 
-def connect_reader(url: str, *, connect_timeout_s: float) -> Client:
-    """Return a client over a single connection for blocking reads, which its user must bound."""
-    return _client(url, None, single=True, connect_timeout_s=connect_timeout_s)
-
-
-def _client(
-    url: str,
-    timeout_s: float | None,
-    *,
-    single: bool = False,
-    connect_timeout_s: float | None = None,
-) -> Client:
+def _client(url: str, timeout_s: float, *, single: bool = False) -> Client:
     client: Any = Client.from_url(
         url,
         protocol=2,
         driver_info=None,
         socket_timeout=None,
-        socket_connect_timeout=timeout_s if connect_timeout_s is None else connect_timeout_s,
+        socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         single_connection_client=single,
     )

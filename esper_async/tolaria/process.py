@@ -12,7 +12,7 @@ from typing import Any
 from esper_async.kasmina.call import BatchError
 from esper_async.kasmina.evaluation import EmptyLoaderError
 from esper_async.kasmina.sites import NoSiteError
-from esper_async.leyline import load_key
+from esper_async.leyline import load_signer
 from esper_async.oona.bridge import Bridge
 from esper_async.runtime.child_main import ChildLink
 from esper_async.tamiyo.policies import UnknownPolicyError
@@ -116,7 +116,7 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
     folder = Path(run_dir)
     document = json.loads((folder / "run.json").read_text())
     run_id, config = document["id"], document["config"]
-    bridge = Bridge(redis_url, folder / "spool", load_key(Path(key_path)), f"tolaria/{run_id}")
+    bridge = Bridge(redis_url, folder / "spool", load_signer(Path(key_path)), f"tolaria/{run_id}")
     bridge.start()
     library = Library(Path(state_dir) / "urza", actor=f"run {run_id}")
     try:

@@ -321,6 +321,27 @@ async def test_publishing_without_redis_fails_at_once_and_then_opens_the_breaker
     assert bus.metrics.value("esper_oona_breaker_state", breaker="oona.publish") == 2
 
 
+async def test_messages_published_together_arrive_in_order_and_share_one_round_trip(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    event_ids = await bus.publish_many([alert(number) for number in range(100)])
+    assert len(set(event_ids)) == 100
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        assert await inbox.has(100) == [alert(number) for number in range(100)]
+    published = bus.metrics.value("esper_oona_published_total", topic="alerts")
+    assert published == 100
+    assert bus.metrics.value("esper_oona_publish_latency_seconds_count", topic="alerts") == 1
+
+
+async def test_one_refused_among_many_means_none_was_published(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    with pytest.raises(Refused):
+        await bus.publish_many([alert(1), leyline.Alert(version=1)])
+    assert await client.xlen(normal_lane("alerts")) == 0
+
+
 async def test_an_invalid_message_is_refused_before_redis(bus: Bus) -> None:
     with pytest.raises(Refused, match="wrong_version"):
         await bus.publish(leyline.Alert(alert_id="a"))
