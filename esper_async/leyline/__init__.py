@@ -14,6 +14,7 @@ from esper_async.leyline.names import long_name, short_name, value_of
 from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PAYLOADS, TOPICS, PayloadSpec, Topic, spec_of
 from esper_async.leyline.signing import Signer, sign_command, verify_command
+from esper_async.leyline.state_form import StateForm
 from esper_async.leyline.v1.catalogue_pb2 import (
     Approval,
     BlueprintDescriptor,
@@ -166,6 +167,7 @@ __all__ = [
     "SeedState",
     "Signer",
     "SiteInterface",
+    "StateForm",
     "SystemHealth",
     "SystemStatePacket",
     "TelemetryEvent",

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from google.protobuf.message import Message
 
@@ -31,7 +31,9 @@ class Admission:
         self._nonces = NonceStore() if nonces is None else nonces
         self.refusals: Counter[Refusal] = Counter()
 
-    def admit(self, wire: bytes, *, topic: str, delivery: str) -> tuple[Message, EventEnvelope]:
+    def admit(
+        self, wire: bytes, *, topic: str, delivery: Hashable
+    ) -> tuple[Message, EventEnvelope]:
         """Return the message and its envelope. Raises Refused, counted.
 
         `delivery` identifies this entry of the stream: it may be admitted again, another entry

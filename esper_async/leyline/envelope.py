@@ -7,6 +7,7 @@ it, so that verifying needs neither parsing nor serialising again.
 import functools
 import os
 import time
+from typing import cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -111,10 +112,9 @@ def open_envelope(wire: bytes, *, signer: Signer) -> EventEnvelope:
     """Return the envelope in `wire` once size, signature and version are right, else Refused."""
     if len(wire) > LIMITS.message_bytes:
         raise Refused(Refusal.OVERSIZED, f"{len(wire)} bytes")
-    body, trailer = wire[:-_TRAILER_BYTES], wire[-_TRAILER_BYTES:]
-    if not body or not trailer.startswith(_TRAILER):
+    if len(wire) <= _TRAILER_BYTES or wire[-_TRAILER_BYTES:-SIGNATURE_BYTES] != _TRAILER:
         raise Refused(Refusal.UNSIGNED, f"{len(wire)} bytes without a signature at their end")
-    if not signer.verify(body, trailer[len(_TRAILER) :]):
+    if not signer.verify(wire[:-_TRAILER_BYTES], wire[-SIGNATURE_BYTES:]):
         raise Refused(Refusal.FORGED, "the envelope's signature is not ours")
     try:
         envelope = EventEnvelope.FromString(wire)
@@ -145,6 +145,6 @@ def unwrap(
         message = spec.message.FromString(envelope.payload)
     except DecodeError as error:
         raise Refused(Refusal.MALFORMED, f"the {spec.name} does not parse: {error}") from None
-    if isinstance(message, AdaptationCommand):
-        verify_command(message, signer)
+    if spec.message is AdaptationCommand:
+        verify_command(cast(AdaptationCommand, message), signer)
     return message, envelope

@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from esper_async.leyline.errors import Refusal, Refused
 from esper_async.leyline.limits import LIMITS
@@ -24,12 +24,12 @@ class NonceStore:
         self._lifetime_s = lifetime_s
         self._capacity = capacity
         self._monotonic = monotonic
-        self._seen: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._seen: OrderedDict[bytes, tuple[float, Hashable]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def use(self, nonce: bytes, holder: str) -> None:
+    def use(self, nonce: bytes, holder: Hashable) -> None:
         """Take `nonce` for `holder`. Raises Refused when another holder took it, or when full."""
         now = self._monotonic()
         while self._seen and next(iter(self._seen.values()))[0] <= now:

@@ -7,7 +7,7 @@ delivered but not acknowledged are read again (id 0) whenever a connection begin
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import anyio
@@ -67,6 +67,8 @@ class Consumer:
         self._streams = lanes(topic)
         self._stopping = False
         self._line: Line | None = None
+        self._ahead: asyncio.Future[list[Any]] | None = None
+        self._ahead_entries: list[Entry] = []
         self._reader_id: int | None = None
         self._client = connect(url, timeout_s=settings.command_timeout_s)
         self._delivery = Delivery(
@@ -173,6 +175,7 @@ class Consumer:
             self._reader_id = None
             if self._line is not None:
                 await self._line.aclose()
+            self._ahead, self._ahead_entries = None, []
 
     async def _open(self) -> Line:
         """Connect, and make sure that the groups are there."""
@@ -209,11 +212,42 @@ class Consumer:
         await self._deliver_all(self._leases.take_claimed())
         await self._delivery.retry_due()
         emergency, normal = self._streams
-        wait_s = min(self._settings.block_s, self._delivery.next_due_s())
-        streams = {emergency: ">", normal: ">"} if self._delivery.has_room else {emergency: ">"}
-        block_s = wait_s if wait_s > 0 and not self._stopping else None
-        entries = await self._read(streams, block_s=block_s)
-        await self._deliver_all(self._delivery.take(entries))
+        if self._ahead is not None:
+            urgent = self._delivery.take(await self._read({emergency: ">"}))
+            entries = urgent + await self._take_ahead()
+        else:
+            wait_s = min(self._settings.block_s, self._delivery.next_due_s())
+            streams = {emergency: ">", normal: ">"} if self._delivery.has_room else {emergency: ">"}
+            block_s = wait_s if wait_s > 0 and not self._stopping else None
+            entries = self._delivery.take(await self._read(streams, block_s=block_s))
+        if len(entries) >= self._settings.batch and self._delivery.has_room:
+            self._ahead = self._read_ahead(normal)
+        await self._deliver_all(entries)
+
+    def _read_ahead(self, stream: str) -> "asyncio.Future[list[Any]]":
+        """Have Redis look up the next ordinary entries while the present ones are handled.
+
+        They are in hand, and their leases are kept, from the moment they arrive.
+        """
+
+        def arrived(future: "asyncio.Future[list[Any]]") -> None:
+            if not future.cancelled() and future.exception() is None:
+                (reply,) = future.result()
+                if not isinstance(reply, Exception):  # it will be met again by the next read
+                    self._ahead_entries = self._delivery.take(_entries(reply, [stream]))
+
+        command = self._read_command({stream: ">"})
+        sent = self._open_line().send(command, 1, timeout_s=_READ_MARGIN_S)
+        sent.add_done_callback(arrived)
+        return sent
+
+    async def _take_ahead(self) -> list[Entry]:
+        """Return what was read ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            await ahead
+        entries, self._ahead_entries = self._ahead_entries, []
+        return entries
 
     async def _deliver_all(self, batch: list[Entry]) -> None:
         """Deliver in order, letting emergencies pass in front of ordinary entries.
@@ -244,23 +278,32 @@ class Consumer:
 
         Both go out together. Emergency entries come first.
         """
+        done = self._delivery.acknowledgements()
+        replies = await self._open_line().call(
+            *done,
+            self._read_command(streams, block_s=block_s),
+            timeout_s=(block_s or 0.0) + _READ_MARGIN_S,
+        )
+        if done:
+            self._delivery.acknowledged()
+        return _entries(replies[-1], streams, redelivered=redelivered)
+
+    def _read_command(self, streams: dict[str, str], *, block_s: float | None = None) -> bytes:
         command: list[str | int] = ["XREADGROUP", "GROUP", self._group, self._name]
         command += ["COUNT", self._settings.batch]
         if block_s is not None:
             command += ["BLOCK", max(1, int(block_s * 1000))]
-        command += ["STREAMS", *streams, *streams.values()]
-        done = self._delivery.acknowledgements()
-        replies = await self._open_line().call(
-            *done, pack(*command), timeout_s=(block_s or 0.0) + _READ_MARGIN_S
-        )
-        if done:
-            self._delivery.acknowledged()
-        by_stream = {name.decode(): rows for name, rows in replies[-1] or ()}
-        return [
-            Entry(stream, entry_id.decode(), _wire(fields), redelivered)
-            for stream in streams
-            for entry_id, fields in by_stream.get(stream, ())
-        ]
+        return pack(*command, "STREAMS", *streams, *streams.values())
+
+
+def _entries(reply: Any, streams: Iterable[str], *, redelivered: bool = False) -> list[Entry]:
+    """Return the entries in XREADGROUP's reply, stream by stream in the order given."""
+    by_stream = {name.decode(): rows for name, rows in reply or ()}
+    return [
+        Entry(stream, entry_id.decode(), _wire(fields), redelivered)
+        for stream in streams
+        for entry_id, fields in by_stream.get(stream, ())
+    ]
 
 
 def _wire(fields: list[bytes] | None) -> bytes:

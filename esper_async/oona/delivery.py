@@ -77,6 +77,7 @@ class Delivery:
         self._order = itertools.count()
         self._done: defaultdict[str, list[str]] = defaultdict(list)
         self._flushed_at = 0.0
+        self._handled_since = 0
         self._handled_metric = metrics.handled.bound(topic=topic, group=group)
         self._latency_metric = metrics.consume_latency.bound(topic=topic)
         self._handled: OrderedDict[str, None] = OrderedDict()
@@ -113,7 +114,7 @@ class Delivery:
             return
         try:
             message, envelope = self._admission.admit(
-                entry.wire, topic=self._topic, delivery="/".join(entry.key)
+                entry.wire, topic=self._topic, delivery=entry.key
             )
         except Refused as refused:
             await self._refuse(entry, refused)
@@ -133,7 +134,7 @@ class Delivery:
             _, _, entry, attempt = heapq.heappop(self._waiting)
             try:
                 message, envelope = self._admission.admit(
-                    entry.wire, topic=self._topic, delivery="/".join(entry.key)
+                    entry.wire, topic=self._topic, delivery=entry.key
                 )
             except Refused as refused:
                 await self._refuse(entry, refused)
@@ -146,6 +147,8 @@ class Delivery:
 
     def acknowledged(self) -> None:
         """Take in that Redis has carried out the last `acknowledgements`."""
+        self._handled_metric.add(self._handled_since)
+        self._handled_since = 0
         for stream, ids in self._done.items():
             self.in_hand.difference_update((stream, entry_id) for entry_id in ids)
         self._done.clear()
@@ -166,7 +169,7 @@ class Delivery:
             await self._failed(entry, envelope, attempt, error)
             return
         self._remember(envelope.event_id)
-        self._handled_metric.add()
+        self._handled_since += 1
         self._latency_metric.observe(max(0.0, (time.time() - envelope.created_at) * 1000))
         if entry.redelivered:
             await self._client.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))

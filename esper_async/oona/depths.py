@@ -1,5 +1,6 @@
 """How deep each topic is for one producer, measured now and then, counted on in between."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -28,11 +29,17 @@ class Depths:
         self._metrics = metrics
         self._monotonic = monotonic
         self._known: dict[str, tuple[Pressure, float]] = {}
+        self._one_at_a_time = asyncio.Lock()
 
     def recent(self, topic: Topic) -> Pressure | None:
         """Return the topic's pressure when it was measured lately, or needs no measuring."""
         if not topic.required_groups:
             return self._known.setdefault(topic.name, (Pressure(self._settings), 0.0))[0]
+        if topic.name in self._known and self._one_at_a_time.locked():
+            return self._known[topic.name][0]  # while one caller measures, others go by the last
+        return self._fresh(topic)
+
+    def _fresh(self, topic: Topic) -> Pressure | None:
         known = self._known.get(topic.name)
         if known is None or self._monotonic() - known[1] >= self._settings.depth_refresh_s:
             return None
@@ -40,10 +47,13 @@ class Depths:
 
     async def measure(self, topic: Topic) -> Pressure:
         """Ask Redis, and return the topic's pressure. Raises one of FAULTS."""
-        depth = await self._ask(topic)
-        pressure = self._known.get(topic.name, (Pressure(self._settings), 0.0))[0]
-        pressure.observe(depth)
-        self._known[topic.name] = (pressure, self._monotonic())
+        async with self._one_at_a_time:
+            if meanwhile := self._fresh(topic):
+                return meanwhile
+            depth = await self._ask(topic)
+            pressure = self._known.get(topic.name, (Pressure(self._settings), 0.0))[0]
+            pressure.observe(depth)
+            self._known[topic.name] = (pressure, self._monotonic())
         self._metrics.depth.set(depth, topic=topic.name)
         self._metrics.conservative.set(float(pressure.conservative), topic=topic.name)
         return pressure

@@ -44,24 +44,25 @@ def exposed_value(name: str, value: float) -> float:
 class BoundMetric:
     """One metric under one set of labels."""
 
-    __slots__ = ("_inner", "_name", "_scale")
+    __slots__ = ("_add", "_name", "_observe", "_scale")
 
     def __init__(self, name: str, inner: Counter | Gauge | Histogram) -> None:
         self._name = name
-        self._inner = inner
+        self._add = None if isinstance(inner, Histogram) else inner.inc
+        self._observe = inner.observe if isinstance(inner, Histogram) else None
         self._scale = exposed_value(name, 1.0)
 
     def add(self, value: float = 1.0) -> None:
         """Increase a counter or a gauge; raises TypeError for a histogram."""
-        if isinstance(self._inner, Histogram):
+        if self._add is None:
             raise TypeError(f"{self._name} is a histogram: observe it")
-        self._inner.inc(value * self._scale)
+        self._add(value * self._scale)
 
     def observe(self, value: float) -> None:
         """Add an observation to a histogram; raises TypeError for the other kinds."""
-        if not isinstance(self._inner, Histogram):
+        if self._observe is None:
             raise TypeError(f"{self._name} is not a histogram: it cannot be observed")
-        self._inner.observe(value * self._scale)
+        self._observe(value * self._scale)
 
 
 class Metric:

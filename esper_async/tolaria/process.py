@@ -12,7 +12,7 @@ from typing import Any
 from esper_async.kasmina.call import BatchError
 from esper_async.kasmina.evaluation import EmptyLoaderError
 from esper_async.kasmina.sites import NoSiteError
-from esper_async.leyline import load_signer
+from esper_async.leyline import StateForm, load_signer
 from esper_async.oona.bridge import Bridge
 from esper_async.runtime.child_main import ChildLink
 from esper_async.tamiyo.policies import UnknownPolicyError
@@ -91,6 +91,7 @@ class Teller:
         self._bridge = bridge
         self._name = name
         self._depths: dict[str, int] = {}
+        self._form: StateForm | None = None
 
     def tell(self, record: Mapping[str, Any]) -> None:
         """Publish one record."""
@@ -103,7 +104,9 @@ class Teller:
         elif kind == "decision":
             self._bridge.spool(decision_of(record))
         elif kind == "boundary":
-            self._bridge.offer(system_state_of(record, name=self._name, depths=self._depths))
+            if self._form is None:
+                self._form = StateForm(record["run"], self._name)
+            self._bridge.offer(system_state_of(record, form=self._form, depths=self._depths))
         self._bridge.offer(telemetry_of(record))
 
 

@@ -99,6 +99,21 @@ def test_the_reference_messages_stay_within_280_bytes() -> None:
     assert len(examples.field_report().SerializeToString()) < 280
 
 
+def test_a_form_that_is_filled_again_keeps_nothing_of_the_last_boundary() -> None:
+    reference = examples.state_packet()
+    form = leyline.StateForm("digits-1", "digits", hardware=reference.hardware)
+    blank = form.begin(1, seeds=2).SerializeToString()
+    for seeds in (2, 3, 3, 2):
+        packet = form.begin(7, seeds=seeds)
+        packet.validation_accuracy = packet.validation_loss = packet.training_loss = 0.5
+        form.metrics["gap"] = 0.5
+        for seed in form.seeds:
+            seed.seed_id, seed.alpha, seed.gradient_norm = "s", 0.5, 0.5
+            seed.metrics["norm"] = 0.5
+        assert len(packet.seeds) == seeds
+        assert form.begin(1, seeds=2).SerializeToString() == blank
+
+
 _SCALARS = {
     FieldDescriptor.TYPE_STRING: st.text(max_size=12),
     FieldDescriptor.TYPE_BYTES: st.binary(max_size=12),

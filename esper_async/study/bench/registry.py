@@ -7,6 +7,8 @@ from esper_async.study.bench.benchmark import Benchmark
 
 CASES = {
     "blending": "blending",
+    "bus": "bus",
+    "contracts": "contracts",
     "default-run": "default_run",
     "first-step": "first_step",
     "growth": "growth",
