@@ -8,6 +8,8 @@ from esper_async.study.bench.benchmark import Benchmark
 CASES = {
     "blending": "blending",
     "bus": "bus",
+    "bus-away": "bus_away",
+    "bus-chaos": "bus_chaos",
     "contracts": "contracts",
     "default-run": "default_run",
     "first-step": "first_step",
