@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from redis.exceptions import ResponseError
+
 from esper_async.leyline.registry import TOPICS
 from esper_async.oona.connection import Client
 from esper_async.oona.errors import FAULTS
@@ -40,8 +42,12 @@ class Publisher:
                 *[pack_add(parcel.stream, parcel.wire) for parcel in parcels],
                 timeout_s=self._settings.command_timeout_s,
             )
-        except FAULTS:
+        except FAULTS as error:
             self._prepared.clear()  # the groups may be gone with the server's data
+            if isinstance(error, ResponseError):
+                await (
+                    self.aclose()
+                )  # READONLY, say: the server was demoted, another is to be sought
             raise
 
     async def aclose(self) -> None:
