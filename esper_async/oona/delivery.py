@@ -77,7 +77,7 @@ class Delivery:
         self._order = itertools.count()
         self._done: defaultdict[str, list[str]] = defaultdict(list)
         self._flushed_at = 0.0
-        self._handled_since = 0
+        self._handled_since, self._oldest = 0, float("inf")
         self._handled_metric = metrics.handled.bound(topic=topic, group=group)
         self._latency_metric = metrics.consume_latency.bound(topic=topic)
         self._handled: OrderedDict[str, None] = OrderedDict()
@@ -93,8 +93,8 @@ class Delivery:
 
     def take(self, entries: Iterable[Entry]) -> list[Entry]:
         """Take entries in hand, so that their leases are kept; those in hand are left out."""
-        fresh = [entry for entry in entries if entry.key not in self.in_hand]
-        self.in_hand.update(entry.key for entry in fresh)
+        fresh = [entry for entry in entries if entry[:2] not in self.in_hand]
+        self.in_hand.update([entry[:2] for entry in fresh])
         return fresh
 
     def resume(self) -> None:
@@ -147,8 +147,10 @@ class Delivery:
 
     def acknowledged(self) -> None:
         """Take in that Redis has carried out the last `acknowledgements`."""
-        self._handled_metric.add(self._handled_since)
-        self._handled_since = 0
+        if self._handled_since:  # once for all of them: it would cost as much as the signature
+            self._handled_metric.add(self._handled_since)
+            self._latency_metric.observe(max(0.0, (time.time() - self._oldest) * 1000))
+        self._handled_since, self._oldest = 0, float("inf")
         for stream, ids in self._done.items():
             self.in_hand.difference_update((stream, entry_id) for entry_id in ids)
         self._done.clear()
@@ -170,7 +172,7 @@ class Delivery:
             return
         self._remember(envelope.event_id)
         self._handled_since += 1
-        self._latency_metric.observe(max(0.0, (time.time() - envelope.created_at) * 1000))
+        self._oldest = min(self._oldest, envelope.created_at)
         if entry.redelivered:
             await self._client.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
         await self._acknowledge(entry)

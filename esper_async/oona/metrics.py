@@ -17,7 +17,9 @@ class BusMetrics:
             "oona.publish.latency_ms", "From publish to Redis's answer.", ("topic",)
         )
         self.consume_latency = histogram(
-            "oona.consume.latency_ms", "From publishing to the handler's return.", ("topic",)
+            "oona.consume.latency_ms",
+            "From publishing to the acknowledgement, of the oldest that go together.",
+            ("topic",),
         )
         self.depth = gauge(
             "oona.queue.depth", "Entries required groups have still to acknowledge.", ("topic",)
