@@ -1,8 +1,8 @@
 """How fast is the bus, against redis-py itself on the same server in the same run?
 
-Rates are compared in rounds of raw, ours, raw, the quietest of each: a machine that does other
-things takes from a rate and never adds to it. A latency is judged together with the lag of the
-event loop that measured it: where that alone could have made it miss, it is inconclusive.
+Rates are compared in rounds of raw, ours, raw: the median of the rounds' ratios is judged with its
+interval, and one that straddles its bar is inconclusive. A latency is judged together with the lag
+of the event loop that measured it: where that alone could have made it miss, it is inconclusive.
 """
 
 import asyncio
@@ -32,8 +32,10 @@ from esper_async.study.bench.benchmark import (
     replaced,
     shown,
 )
+from esper_async.study.bench.interleave import Comparison, Lap, Rounds
 
 REFERENCE_RAW_PER_S = 130_000
+LEAST_ROUNDS = 3
 BATCH, BACKLOG, RATE_PER_S = 100, 4_000, 1_000
 WORK_S, EMERGENCY_EVERY_S = 0.0005, 0.02
 STREAM = normal_lane(load.TOPIC)
@@ -41,9 +43,10 @@ STREAM = normal_lane(load.TOPIC)
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much one form measures."""
+    """How much one form measures: so many rounds of a comparison, or as many as fit the time."""
 
     rounds: int
+    spend_s: float
     batched: int
     unbatched: int
     consumed: int
@@ -51,17 +54,9 @@ class Extent:
     emergencies: int
 
 
-@dataclass(frozen=True, slots=True)
-class Quietest:
-    """How long the same work took each way when it was disturbed least, in seconds."""
-
-    raw_s: float
-    ours_s: float
-
-
 _EXTENTS = {
-    Effort.SHORT: Extent(5, 2_000, 200, 2_000, 1_500, 60),
-    Effort.FULL: Extent(20, 10_000, 1_000, 10_000, 10_000, 150),
+    Effort.SHORT: Extent(9, 8.0, 2_000, 100, 2_000, 1_500, 60),
+    Effort.FULL: Extent(20, 120.0, 10_000, 1_000, 10_000, 10_000, 150),
 }
 
 
@@ -111,7 +106,8 @@ class _Rates:
             partial(self._raw_singles, extent.unbatched), partial(self._singles, extent.unbatched)
         )
         consumed = await self._compare(self._raw_consume, self._consume, prepare=self._fill)
-        each, raw_each = extent.batched / batched.ours_s, extent.batched / batched.raw_s
+        raw_each = extent.batched / batched.baseline_s
+        each = raw_each / batched.ratio.value
         slow = each < 40_000 and raw_each < REFERENCE_RAW_PER_S
         return [
             _rate_row("publish, batches of 100", batched, extent.batched, 0.45),
@@ -125,26 +121,28 @@ class _Rates:
             ),
             _rate_row("publish, one by one", single, extent.unbatched, 0.7),
             _rate_row("consume, verify, acknowledge", consumed, extent.consumed, 0.5),
-        ], extent.unbatched / single.raw_s
+        ], extent.unbatched / single.baseline_s
 
     async def _compare(
         self,
         raw: Callable[[], Awaitable[float]],
         ours: Callable[[], Awaitable[float]],
         prepare: Callable[[], Awaitable[None]] | None = None,
-    ) -> Quietest:
+    ) -> Comparison:
         """Time raw, ours, raw in turn; each way says itself how long it took, in seconds."""
-        raw_s: list[float] = []
-        ours_s: list[float] = []
+        rounds = Rounds()
+        give_up = time.perf_counter() + self._extent.spend_s
         for number in range(1 + self._extent.rounds):
-            for work, taken in ((raw, raw_s), (ours, ours_s), (raw, raw_s)):
+            if number > LEAST_ROUNDS and time.perf_counter() > give_up:
+                break  # the interval says how little that was
+            for work, laps in ((raw, rounds.before), (ours, rounds.middle), (raw, rounds.after)):
                 await self._raw.flushall()
                 if prepare is not None:
                     await prepare()
                 took_s = await work()
                 if number:  # the first round warms up
-                    taken.append(took_s)
-        return Quietest(raw_s=min(raw_s), ours_s=min(ours_s))
+                    laps.append(Lap(0.0, took_s))
+        return rounds.compare("wall_s")
 
     async def _raw_batches(self, count: int) -> float:
         payload = bytes(load.PAYLOAD_BYTES)
@@ -180,14 +178,17 @@ class _Rates:
         await fill(self._raw, self._extent.consumed)
 
     async def _raw_consume(self) -> float:
-        seen = 0
-        started = time.perf_counter()
-        while seen < self._extent.consumed:
+        """Read and acknowledge; timed as ours is, from the first reply to the last."""
+        seen, first = 0, 0.0
+        while True:
             reply: Any = await self._raw.xreadgroup(load.GROUP, "raw", {STREAM: ">"}, count=BATCH)
+            last = time.perf_counter()
+            first = first or last
             ids = [entry_id for entry_id, _ in reply[0][1]]
-            await self._raw.xack(STREAM, load.GROUP, *ids)
             seen += len(ids)
-        return time.perf_counter() - started
+            if seen >= self._extent.consumed:
+                return last - first
+            await self._raw.xack(STREAM, load.GROUP, *ids)
 
     async def _consume(self) -> float:
         counter = load.Counter(self._extent.consumed)
@@ -196,14 +197,18 @@ class _Rates:
         return counter.last - counter.first
 
 
-def _rate_row(figure: str, quietest: Quietest, count: int, least: float) -> Row:
+def _rate_row(figure: str, compared: Comparison, count: int, least: float) -> Row:
+    baseline = count / compared.baseline_s
+    took = compared.ratio
     return judged(
         figure,
-        count / quietest.ours_s,
+        baseline / took.value,
         "/s",
         Bar("at least", least),
-        baseline=count / quietest.raw_s,
-        note="against redis-py's asyncio client on the same server",
+        baseline=baseline,
+        interval=(1 / took.high, 1 / took.low),
+        note="against redis-py's asyncio client on the same server; "
+        f"that against itself {1 / compared.control.value:.2f}",
     )
 
 
