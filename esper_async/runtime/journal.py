@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from esper_async.runtime.files import sync_directory
+
 
 class JournalDamagedError(ValueError):
     """A record before the last one fails its checksum or its number."""
@@ -61,14 +63,6 @@ def _scan(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             yield record, end
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_journal(path: Path, after_seq: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the records numbered above `after_seq`, oldest first; none if the file is missing.
 
@@ -101,7 +95,7 @@ class Journal:
         file.truncate(end)
         os.fsync(file.fileno())
         if new:  # a durable record in a file whose name is lost is lost as well
-            _sync_folder(path.parent)
+            sync_directory(path.parent)
         return cls(file, last_seq)
 
     @property

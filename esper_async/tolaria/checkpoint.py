@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esper_async.runtime.files import sync_directory
+
 FORMAT = 1
 _KEPT = 2
 
@@ -158,11 +160,7 @@ def _replace(path: Path, write: Any) -> None:
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(path.parent)
 
 
 def _digest(path: Path) -> str:

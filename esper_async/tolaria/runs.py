@@ -5,14 +5,13 @@ training process's own `result.json`.
 """
 
 import json
-import os
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from esper_async.runtime.files import write_json_atomically
 from esper_async.tolaria.run_file import RunFile
 
 RunState = Literal["queued", "running", "paused", "completed", "failed", "stopped"]
@@ -116,29 +115,14 @@ class RunStore:
         run = Run(run_id, run_file.run.name, created_at, config, folder)
         document = {"id": run_id, "name": run.name, "created_at": created_at, "config": config}
         self.save(run)
-        write_atomically(folder / "run.json", document)  # last: from here on it is a run
+        write_json_atomically(folder / "run.json", document)  # last: from here on it is a run
         self._runs[run_id] = run
         return run
 
     def save(self, run: Run) -> None:
         """Write the run's changing part."""
         state = {"state": run.state, "error": run.error, "resumes": run.resumes}
-        write_atomically(run.folder / "state.json", state)
-
-
-def write_atomically(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace a JSON file in one step and make it durable before returning."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w") as stream:
-        json.dump(document, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        write_json_atomically(run.folder / "state.json", state)
 
 
 def _read(folder: Path) -> Run | None:

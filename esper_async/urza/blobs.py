@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from esper_async.urza.files import write_atomically
+from esper_async.runtime.files import write_atomically
 
 _NAME_LENGTH = 64
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from esper_async.urza.files import sync_directory
+from esper_async.runtime.files import sync_directory
 
 T = TypeVar("T")
 Generation = tuple[int, int]

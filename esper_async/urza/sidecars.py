@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from esper_async.runtime.files import write_atomically
 from esper_async.urza.errors import DamagedRecordError
-from esper_async.urza.files import write_atomically
 from esper_async.urza.records import Asset, canonical, checked, digest_of
 
 

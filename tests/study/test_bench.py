@@ -95,6 +95,12 @@ def test_a_bar_is_on_the_ratio_where_there_is_a_baseline() -> None:
     assert row.verdict is Verdict.MISS
 
 
+def test_a_ratio_measured_pair_by_pair_is_the_one_that_is_shown_and_judged() -> None:
+    row = judged("cost", 12.0, "ms", Bar("at most", 1.03), baseline=10.0, ratio=1.02)
+    assert row.ratio == 1.02
+    assert row.verdict is Verdict.PASS
+
+
 def test_a_doubtful_measurement_is_inconclusive_whatever_it_says() -> None:
     assert judged("x", 5.0, "", Bar("at most", 1.0), doubt="noise").verdict is Verdict.INCONCLUSIVE
 
@@ -180,6 +186,23 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
     assert document["ok"] is False
     assert [entry["name"] for entry in document["benchmarks"]] == ["toy", "blind"]
     assert document["benchmarks"][1]["mutants"][0]["caught"] is False
+
+
+def test_what_a_benchmark_logs_does_not_come_between() -> None:
+    script = (
+        "import runpy, sys, structlog\n"
+        "from esper_async.study.bench import command\n"
+        "def noisy(*names, **options):\n"
+        "    structlog.get_logger().warning('redis_away')\n"
+        "    return []\n"
+        "command.run_benchmarks = noisy\n"
+        "sys.argv = ['bench', '--json']\n"
+        "runpy.run_module('esper_async.study.bench', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert json.loads(ended.stdout) == {"ok": True, "benchmarks": []}
+    assert b"redis_away" in ended.stderr
 
 
 def test_an_unknown_benchmark_is_refused_with_the_nearest_name(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esper_async.runtime.child_main import ChildLink
-from esper_async.tolaria.runs import write_atomically
+from esper_async.runtime.files import write_json_atomically
 
 
 def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_path: str) -> int:
@@ -26,7 +26,7 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
 
 
 def _end(folder: Path, state: str, **further: Any) -> int:
-    write_atomically(folder / "result.json", {"state": state, "error": None, **further})
+    write_json_atomically(folder / "result.json", {"state": state, "error": None, **further})
     return 0
 
 
@@ -42,7 +42,9 @@ def _complete(_link: ChildLink, folder: Path, _life: int) -> int:
 
 def _refuse(_link: ChildLink, folder: Path, _life: int) -> int:
     _end(folder, "failed")
-    write_atomically(folder / "result.json", {"state": "failed", "error": "the loader is empty"})
+    write_json_atomically(
+        folder / "result.json", {"state": "failed", "error": "the loader is empty"}
+    )
     return 4
 
 

@@ -24,24 +24,26 @@ _LEVEL = Setting("level_percent", 1, 400, 50, "standard deviation of the noise, 
         stage=0,
         risk=1.0,
         output="change",
-        description="Fresh noise in every forward, with a trainable scale and shift per channel.",
+        description="Fresh noise in every forward, with a trainable scale per channel.",
         kinds=("spatial", "sequence", "feature"),
         settings=(_LEVEL,),
         start_exemption="it is planted to do harm",
     )
 )
 class TrainableNoise(Kernel):
-    """s = a * noise + b; learns to be silent if it is given the time."""
+    """s = a * noise; learns to be silent if it is given the time.
+
+    Nothing else in it learns: with a shift beside the scale it helps a little, and is kept for it.
+    """
 
     def __init__(self, site: SiteInterface, level_percent: int) -> None:
         super().__init__()
         level = torch.full((site.channels,), level_percent / 100)
         self.scale = nn.Parameter(per_channel(site, level))
-        self.shift = nn.Parameter(per_channel(site, torch.zeros(site.channels)))
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (N, *shape) to a change that knows nothing of it."""
-        return self.scale * torch.randn_like(h) + self.shift
+        return self.scale * torch.randn_like(h)
 
 
 @register(

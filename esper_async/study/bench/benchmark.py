@@ -88,15 +88,18 @@ def judged(
     bar: Bar,
     *,
     baseline: float | None = None,
+    ratio: float | None = None,
     interval: tuple[float, float] | None = None,
     note: str = "",
     doubt: str = "",
 ) -> Row:
-    """Build a row and judge it; with a `baseline` the bar is on value / baseline.
+    """Build a row and judge it; with a `baseline` the bar is on the ratio to it.
 
+    That is value / baseline, or `ratio` where it was measured pair by pair, as its interval was.
     `doubt`, when it says something, is why the measurement cannot be trusted: inconclusive.
     """
-    ratio = None if baseline is None else value / baseline
+    if ratio is None and baseline is not None:
+        ratio = value / baseline
     verdict = bar.judge(value if ratio is None else ratio, interval)
     if doubt:
         verdict = Verdict.INCONCLUSIVE

@@ -37,6 +37,7 @@ def measure(effort: Effort) -> list[Row]:
             "ms",
             Bar("at most", 0.5),
             baseline=1e3 * compared.baseline_s,
+            ratio=compared.ratio.value,
             interval=(compared.ratio.low, compared.ratio.high),
         )
     ]

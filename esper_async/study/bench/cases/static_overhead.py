@@ -57,6 +57,7 @@ def measure(effort: Effort) -> list[Row]:
                 "ms",
                 Bar("at most", MOST_STEP_RATIO),
                 baseline=1e3 * compared.baseline_s / STEPS_A_LAP,
+                ratio=compared.ratio.value,
                 interval=(compared.ratio.low, compared.ratio.high),
                 note=f"A/A control {compared.control.value:.4f}",
                 doubt=compared.doubt,

@@ -1,8 +1,11 @@
 """Files that are either wholly there or not there: temporary name, fsync, rename, fsync."""
 
+import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -19,6 +22,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def write_json_atomically(path: Path, document: Mapping[str, Any]) -> None:
+    """Put a JSON document at `path`, durable when this returns. Raises OSError."""
+    write_atomically(path, json.dumps(document, indent=1).encode())
 
 
 def sync_directory(directory: Path) -> None:
