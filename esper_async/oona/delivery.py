@@ -20,6 +20,7 @@ from esper_async.oona.dead_letters import dead_letter_fields
 from esper_async.oona.line import Line
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.resp import pack
+from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import DEAD_LETTERS, attempts_key
 
@@ -56,6 +57,7 @@ class Delivery:
         self,
         client: Client,
         line: Callable[[], Line],
+        tracker: Tracker,
         *,
         topic: str,
         group: str,
@@ -66,6 +68,7 @@ class Delivery:
     ) -> None:
         self._client = client
         self._line = line
+        self._tracker = tracker
         self._topic = topic
         self._group = group
         self._handler = handler
@@ -119,6 +122,9 @@ class Delivery:
         except Refused as refused:
             await self._refuse(entry, refused)
             return
+        self._tracker.observe(
+            entry.stream, envelope.incarnation, envelope.sequence, redelivered=entry.redelivered
+        )
         if envelope.event_id in self._handled:
             self._metrics.duplicates.add(topic=self._topic, group=self._group)
             await self._acknowledge(entry)
