@@ -236,11 +236,18 @@ class Delivery:
             reason=reason,
             attempts=attempts,
         )
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(DEAD_LETTERS, fields)
-            pipeline.xack(entry.stream, self._group, entry.entry_id)
-            pipeline.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
-            await pipeline.execute()
+        words = [word for pair in fields.items() for word in pair]
+        *_, results = await self._line().call(  # redis-py's pipeline would hold the line up longer
+            pack("MULTI"),
+            pack("XADD", DEAD_LETTERS, "*", *words),
+            pack("XACK", entry.stream, self._group, entry.entry_id),
+            pack("HDEL", attempts_key(self._topic, self._group), "/".join(entry.key)),
+            pack("EXEC"),
+            timeout_s=self._settings.command_timeout_s,
+        )
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
         self.in_hand.discard(entry.key)
         self._metrics.dead_letters.add(topic=self._topic, group=self._group)
 
