@@ -180,6 +180,20 @@ async def _fail() -> None:
     raise OSError("nothing there")
 
 
+async def test_what_goes_through_the_spool_is_numbered_by_itself(
+    server: EmbeddedServer, spool: Spool
+) -> None:
+    """It may wait on disk while others on the same stream pass, which is no gap."""
+    inbox = Inbox()
+    async with make_bus(server, spool=spool) as bus, consuming(bus, "alerts", "nissa", inbox):
+        await bus.publish_many([alert(1), alert(2)])
+        await bus.publish(alert(3), durable=True)
+        await inbox.has(3)
+    numbers = {(envelope.incarnation, envelope.sequence) for envelope in inbox.envelopes}
+    assert sorted(number for _, number in numbers) == [1, 1, 2]
+    assert len({incarnation for incarnation, _ in numbers}) == 2
+
+
 async def test_what_waits_in_the_spool_already_takes_no_second_number(
     server: EmbeddedServer, spool: Spool
 ) -> None:
