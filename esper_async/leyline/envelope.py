@@ -43,12 +43,13 @@ def wrap(
     created_at: float | None = None,
     time_to_live_ms: int = 0,
     attempts_allowed: int = LIMITS.retries,
+    incarnation: int = 0,
     sequence: int = 0,
 ) -> bytes:
     """Return `message` in a signed envelope. Raises Refused when it must not be published.
 
     The caller has validated `message` (`validation.validate`); commands are signed themselves,
-    too, on a copy.
+    too, on a copy. `sequence` counts what `incarnation` puts on one stream.
     """
     spec = spec_of(message)
     if isinstance(message, AdaptationCommand):
@@ -62,6 +63,7 @@ def wrap(
         spec.priority if priority is None else priority,
         time_to_live_ms,
         attempts_allowed,
+        incarnation,
     )
     body = (
         fixed
@@ -89,6 +91,7 @@ def _fixed_part(
     priority: enums.MessagePriority.ValueType,
     time_to_live_ms: int,
     attempts_allowed: int,
+    incarnation: int,
 ) -> bytes:
     """Return, encoded, what is the same in every envelope of this kind from this source.
 
@@ -105,6 +108,7 @@ def _fixed_part(
         priority=priority,
         delivery=enums.DELIVERY_GUARANTEE_AT_LEAST_ONCE,
         attempts_allowed=attempts_allowed,
+        incarnation=incarnation,
     ).SerializeToString()
 
 

@@ -6,9 +6,9 @@ closes, or dies, stays in the spool directory for its next owner.
 """
 
 import asyncio
+import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import structlog
 from google.protobuf.message import Message
 
 from esper_async.leyline.envelope import event_id_of, wrap
+from esper_async.leyline.errors import Refused
 from esper_async.leyline.registry import TOPICS, PayloadSpec, spec_of
 from esper_async.leyline.signing import Signer
 from esper_async.leyline.v1.enums_pb2 import MessagePriority
@@ -28,6 +29,7 @@ from esper_async.oona.connection import ReconnectGate, connect
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.outbox import Outbox, Parcel
 from esper_async.oona.publisher import Publisher
+from esper_async.oona.sequence import Numbering
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
 from esper_async.oona.streams import lane_for
@@ -83,7 +85,9 @@ class Bridge:
         self._spool = Spool(spool_dir)
         self._outbox = Outbox(entries_limit=queue_entries, bytes_limit=queue_bytes)
         self._guard = threading.Lock()
-        self._sequences: Counter[str] = Counter()
+        self._direct = Numbering()
+        self._spooling = threading.Lock()
+        self._lasting = Numbering()
         self._spooled = 0
         self._subscriptions: list[tuple[str, str, Callback]] = []
         self._thread = threading.Thread(target=self._run, name="oona-bridge", daemon=True)
@@ -121,13 +125,13 @@ class Bridge:
             raise ValueError(f"{spec.name} must not be lost: hand it to `spool`")
         chosen = spec.priority if priority is None else priority
         topic = spec.topic.name
-        parcel = Parcel(
-            stream=lane_for(topic, chosen),
-            topic=topic,
-            priority=chosen,
-            wire=self._wrap(message, spec, event_id_of(message, spec), chosen),
-        )
-        accepted = self._outbox.put(parcel)
+        stream = lane_for(topic, chosen)
+        event_id = event_id_of(message, spec)
+        with self._guard, self._direct.given_back_on(Refused):
+            wire = self._wrap(message, spec, event_id, chosen, self._direct)
+            accepted = self._outbox.put(Parcel(stream, topic, chosen, wire))
+            if not accepted:
+                self._direct.give_back(stream)
         if accepted and not self._news.is_set():
             self._in_thread(self._news.set)
         return accepted
@@ -147,14 +151,12 @@ class Bridge:
             raise RuntimeError("the bridge is closed")
         chosen = spec.priority if priority is None else priority
         topic = spec.topic.name
+        stream = lane_for(topic, chosen)
         event_id = event_id_of(message, spec)
-        self._spool.append(
-            event_id=event_id,
-            stream=lane_for(topic, chosen),
-            topic=topic,
-            wire=self._wrap(message, spec, event_id, chosen),
-        )
-        with self._guard:
+        with self._spooling, self._lasting.given_back_on(Refused, sqlite3.Error):
+            wire = self._wrap(message, spec, event_id, chosen, self._lasting)
+            if not self._spool.append(event_id=event_id, stream=stream, topic=topic, wire=wire):
+                self._lasting.give_back(stream)
             self._spooled += 1
         if self._bus is not None:
             self._in_thread(self._bus.wake_courier)
@@ -196,10 +198,8 @@ class Bridge:
         spec: PayloadSpec,
         event_id: str,
         priority: MessagePriority.ValueType,
+        numbering: Numbering,
     ) -> bytes:
-        with self._guard:
-            self._sequences[spec.topic.name] += 1
-            sequence = self._sequences[spec.topic.name]
         return wrap(
             message,
             source=self._producer,
@@ -207,7 +207,8 @@ class Bridge:
             priority=priority,
             event_id=event_id,
             time_to_live_ms=spec.topic.time_to_live_ms,
-            sequence=sequence,
+            incarnation=numbering.incarnation,
+            sequence=numbering.take(lane_for(spec.topic.name, priority)),
         )
 
     def _in_thread(self, action: Callable[[], None]) -> None:

@@ -1,16 +1,18 @@
 """The bus as a service uses it: publish a message, consume a topic."""
 
 import asyncio
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 from google.protobuf.message import Message
 
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.envelope import event_id_of, wrap
+from esper_async.leyline.errors import Refused
 from esper_async.leyline.names import short_name
 from esper_async.leyline.registry import PayloadSpec, Topic, spec_of
 from esper_async.leyline.signing import Signer
@@ -26,6 +28,7 @@ from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.outbox import Parcel
 from esper_async.oona.pressure import Pressure, Verdict
 from esper_async.oona.publisher import Publisher
+from esper_async.oona.sequence import Numbering
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
 from esper_async.oona.streams import lane_for
@@ -33,6 +36,16 @@ from esper_async.runtime.breaker import CircuitBreaker
 from esper_async.runtime.errors import BreakerOpen
 
 Handler = Callable[[Any, EventEnvelope], Awaitable[None]]
+
+
+class _Draft(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
+    """One message that is going to be published."""
+
+    message: Message
+    spec: PayloadSpec
+    priority: MessagePriority.ValueType
+    event_id: str
+    correlation_id: str
 
 
 class Bus:
@@ -71,7 +84,9 @@ class Bus:
         self._admission = Admission(signer)
         self._depths = Depths(self._client, settings=self.settings, metrics=self.metrics)
         self._publisher = Publisher(url, self._client, settings=self.settings)
-        self._sequences: dict[str, int] = {}
+        self._direct = Numbering()
+        self._lasting = Numbering()
+        self._spooling = asyncio.Lock()
 
     async def __aenter__(self) -> "Bus":
         if self._spool is not None:
@@ -129,7 +144,9 @@ class Bus:
         One round trip, and one write to disk for the durable ones, serve them all. When it raises
         Refused or Backpressure none was published; when Redis fails some may have been.
         """
-        event_ids, lasting, passing = [], [], []
+        event_ids: list[str] = []
+        lasting: list[_Draft] = []
+        passing: list[_Draft] = []
         for message in messages:
             spec = spec_of(message)
             validate(message, spec)
@@ -143,15 +160,15 @@ class Bus:
             event_ids.append(event_id)
             if chosen == MESSAGE_PRIORITY_CRITICAL:
                 self.metrics.rerouted.add(topic=spec.topic.name)
-            parcel = self._parcel(message, spec, chosen, event_id, correlation_id)
-            if keep:
-                lasting.append((event_id, parcel))
-            else:
-                passing.append(parcel)
+            draft = _Draft(message, spec, chosen, event_id, correlation_id)
+            (lasting if keep else passing).append(draft)
         if lasting:
-            await self._spool_up(lasting)
-        if passing:
-            await self._send(passing)
+            parcels = await self._spool_up(lasting, passing)
+            if parcels:
+                await self._send(parcels)
+        elif passing:
+            with self._direct.given_back_on(Refused, BreakerOpen):
+                await self._send([self._parcel(draft, self._direct) for draft in passing])
         return event_ids
 
     async def consume(
@@ -185,38 +202,51 @@ class Bus:
         """How many messages this participant refused, by reason."""
         return {reason.value: count for reason, count in self._admission.refusals.items()}
 
-    def _parcel(
-        self,
-        message: Message,
-        spec: PayloadSpec,
-        priority: MessagePriority.ValueType,
-        event_id: str,
-        correlation_id: str,
-    ) -> Parcel:
-        topic = spec.topic
-        sequence = self._sequences.get(topic.name, 0) + 1
+    def _parcel(self, draft: _Draft, numbering: Numbering) -> Parcel:
+        topic = draft.spec.topic
+        stream = lane_for(topic.name, draft.priority)
         wire = wrap(
-            message,
+            draft.message,
             source=self._source,
             signer=self._signer,
-            priority=priority,
-            event_id=event_id,
-            correlation_id=correlation_id,
+            priority=draft.priority,
+            event_id=draft.event_id,
+            correlation_id=draft.correlation_id,
             time_to_live_ms=topic.time_to_live_ms,
-            sequence=sequence,
+            incarnation=numbering.incarnation,
+            sequence=numbering.take(stream),
         )
-        self._sequences[topic.name] = sequence
-        return Parcel(lane_for(topic.name, priority), topic.name, priority, wire)
+        return Parcel(stream, topic.name, draft.priority, wire)
 
-    async def _spool_up(self, named: Sequence[tuple[str, Parcel]]) -> None:
+    async def _spool_up(self, lasting: Sequence[_Draft], passing: Sequence[_Draft]) -> list[Parcel]:
+        """Write the lasting ones to disk; return the others, wrapped before anything is written.
+
+        One at a time, so that the spool's order is that of the numbers.
+        """
         if self._spool is None or self._courier is None or self._carrying is None:
             raise RuntimeError(
                 "a durable message needs a bus with a spool, inside its `async with`"
             )
         if self._carrying.done():
             self._carrying.result()  # what went wrong with the courier is the caller's to know
-        await asyncio.to_thread(self._spool.append_many, named)
+        drafts: dict[str, _Draft] = {}
+        for draft in lasting:
+            drafts.setdefault(draft.event_id, draft)
+        async with self._spooling:
+            for waiting in await asyncio.to_thread(self._spool.waiting, list(drafts)):
+                del drafts[waiting]
+            with (
+                self._direct.given_back_on(Refused),
+                self._lasting.given_back_on(Refused, sqlite3.Error),
+            ):
+                parcels = [self._parcel(draft, self._direct) for draft in passing]
+                named = [
+                    (event_id, self._parcel(draft, self._lasting))
+                    for event_id, draft in drafts.items()
+                ]
+                await asyncio.to_thread(self._spool.append_many, named)
         self._courier.wake()
+        return parcels
 
     async def _send(self, parcels: Sequence[Parcel]) -> None:
         started = time.perf_counter()

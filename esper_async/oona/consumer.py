@@ -20,11 +20,13 @@ from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.oona.connection import ReconnectGate, connect
 from esper_async.oona.delivery import Delivery, Entry
 from esper_async.oona.errors import FAULTS
+from esper_async.oona.gaps import Gaps
 from esper_async.oona.groups import ensure_groups
 from esper_async.oona.leases import Leases
 from esper_async.oona.line import Line, open_line
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.resp import pack
+from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import WIRE_FIELD, lanes
 from esper_async.runtime.breaker import CircuitBreaker
@@ -71,9 +73,11 @@ class Consumer:
         self._ahead_entries: list[Entry] = []
         self._reader_id: int | None = None
         self._client = connect(url, timeout_s=settings.command_timeout_s)
+        tracker = Tracker()
         self._delivery = Delivery(
             self._client,
             self._open_line,
+            tracker,
             topic=topic,
             group=group,
             handler=handler,
@@ -90,6 +94,15 @@ class Consumer:
             settings=settings,
             metrics=metrics,
             on_claimed=self._release_reader,
+        )
+        self._gaps = Gaps(
+            self._client,
+            tracker,
+            topic=topic,
+            group=group,
+            consumer=consumer,
+            settings=settings,
+            metrics=metrics,
         )
         self._breaker = CircuitBreaker(
             f"oona.consume.{topic}.{group}",
@@ -133,7 +146,7 @@ class Consumer:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            keeper = tasks.create_task(self._leases.run())
+            beside = [tasks.create_task(each.run()) for each in (self._leases, self._gaps)]
             role = f"consumer of {self._topic}"
             gate = ReconnectGate(role, cap_s=self._settings.reconnect_cap_s)
             try:
@@ -144,7 +157,8 @@ class Consumer:
                         await self._recover(error)
                         await gate.pause(error)
             finally:
-                keeper.cancel()
+                for task in beside:
+                    task.cancel()
 
     async def _recover(self, error: Exception) -> None:
         self._metrics.reconnects.add(role="consumer")

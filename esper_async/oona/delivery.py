@@ -20,6 +20,7 @@ from esper_async.oona.dead_letters import dead_letter_fields
 from esper_async.oona.line import Line
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.resp import pack
+from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import DEAD_LETTERS, attempts_key
 
@@ -56,6 +57,7 @@ class Delivery:
         self,
         client: Client,
         line: Callable[[], Line],
+        tracker: Tracker,
         *,
         topic: str,
         group: str,
@@ -66,6 +68,7 @@ class Delivery:
     ) -> None:
         self._client = client
         self._line = line
+        self._tracker = tracker
         self._topic = topic
         self._group = group
         self._handler = handler
@@ -119,6 +122,9 @@ class Delivery:
         except Refused as refused:
             await self._refuse(entry, refused)
             return
+        self._tracker.observe(
+            entry.stream, envelope.incarnation, envelope.sequence, redelivered=entry.redelivered
+        )
         if envelope.event_id in self._handled:
             self._metrics.duplicates.add(topic=self._topic, group=self._group)
             await self._acknowledge(entry)
@@ -230,11 +236,18 @@ class Delivery:
             reason=reason,
             attempts=attempts,
         )
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(DEAD_LETTERS, fields)
-            pipeline.xack(entry.stream, self._group, entry.entry_id)
-            pipeline.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
-            await pipeline.execute()
+        words = [word for pair in fields.items() for word in pair]
+        *_, results = await self._line().call(  # redis-py's pipeline would hold the line up longer
+            pack("MULTI"),
+            pack("XADD", DEAD_LETTERS, "*", *words),
+            pack("XACK", entry.stream, self._group, entry.entry_id),
+            pack("HDEL", attempts_key(self._topic, self._group), "/".join(entry.key)),
+            pack("EXEC"),
+            timeout_s=self._settings.command_timeout_s,
+        )
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
         self.in_hand.discard(entry.key)
         self._metrics.dead_letters.add(topic=self._topic, group=self._group)
 

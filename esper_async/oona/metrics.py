@@ -34,6 +34,16 @@ class BusMetrics:
         self.handled = counter("oona.handled", "Messages handled.", ("topic", "group"))
         self.retried = counter("oona.retried", "Handlings that failed.", ("topic", "group"))
         self.duplicates = counter("oona.duplicates", "Repeats absorbed.", ("topic", "group"))
+        self.gaps = counter(
+            "oona.sequence.gaps",
+            "Messages of a producer that were passed over, in a group of one consumer.",
+            ("topic", "group"),
+        )
+        self.late = counter(
+            "oona.sequence.late",
+            "Messages that came behind a later one of their producer.",
+            ("topic", "group"),
+        )
         self.claimed = counter(
             "oona.claimed", "Entries taken over from dead consumers.", ("topic", "group")
         )

@@ -64,6 +64,13 @@ class Spool:
         with self._guard, self._database:
             self._database.executemany(_INSERT, rows)
 
+    def waiting(self, event_ids: Iterable[str]) -> set[str]:
+        """Return those of the event ids under which a message waits."""
+        ask = "SELECT event_id FROM spool WHERE event_id = ?"
+        with self._guard:
+            found = [self._database.execute(ask, (each,)).fetchone() for each in event_ids]
+        return {row[0] for row in found if row is not None}
+
     def after(self, seq: int, limit: int) -> list[SpoolEntry]:
         """Return up to `limit` entries behind `seq`, in order."""
         with self._guard:

@@ -1,15 +1,18 @@
 """Load for the bus's benchmarks: what is published, a handler that counts, and the loop's lag."""
 
 import asyncio
+import inspect
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from esper_async.leyline import Alert, EventEnvelope, Signer
 from esper_async.oona import Bus, BusSettings, EmbeddedServer
+from esper_async.study.bench.benchmark import Bar, Row, judged
+from esper_async.study.bench.interleave import Comparison
 
 KEY = bytes(range(32))
 PAYLOAD_BYTES = 280
@@ -95,3 +98,38 @@ async def watching_lag(lags_ms: list[float]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait({task})
+
+
+async def until(condition: Callable[[], Any], *, for_s: float = 10.0) -> None:
+    """Wait until `condition()` is true, awaited if need be, for some seconds at most.
+
+    What has not come to be by then, the rows of a benchmark tell.
+    """
+    give_up = time.monotonic() + for_s
+    while time.monotonic() < give_up:
+        answer = condition()
+        if await answer if inspect.isawaitable(answer) else answer:
+            return
+        await asyncio.sleep(0.002)
+
+
+def rate_row(figure: str, compared: Comparison, count: int, least: float, *, note: str) -> Row:
+    """Judge the rate of `count` messages a lap against that of the laps before and after.
+
+    When the baseline's laps differ among each other by more than a third of what is allowed, only
+    a rate that is farther off than twice that difference is believed.
+    """
+    off = abs(compared.control.value - 1.0)
+    took, baseline = compared.ratio, count / compared.baseline_s
+    noisy = off > (1.0 - least) / 3 and 1.0 / took.value > least * (1.0 - 2.0 * off)
+    return judged(
+        figure,
+        baseline / took.value,
+        "/s",
+        Bar("at least", least),
+        baseline=baseline,
+        ratio=1.0 / took.value,
+        interval=(1.0 / took.high, 1.0 / took.low),
+        note=f"{note}; the baseline against itself {1.0 / compared.control.value:.3f}",
+        doubt=f"A/A control off by {off:.1%}; the machine is too noisy" if noisy else "",
+    )

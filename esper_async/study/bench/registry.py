@@ -10,6 +10,8 @@ CASES = {
     "bus": "bus",
     "bus-away": "bus_away",
     "bus-chaos": "bus_chaos",
+    "bus-dead-groups": "bus_dead_groups",
+    "bus-poison": "bus_poison",
     "contracts": "contracts",
     "default-run": "default_run",
     "first-step": "first_step",
