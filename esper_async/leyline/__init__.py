@@ -8,10 +8,13 @@ on. A quantity that was not measured is an absent message, never 0.
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.envelope import unwrap, wrap
 from esper_async.leyline.errors import Refusal, Refused
+from esper_async.leyline.keys import load_key, load_signer
 from esper_async.leyline.limits import LIMITS, SCHEMA_VERSION, Limits
 from esper_async.leyline.names import long_name, short_name, value_of
+from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PAYLOADS, TOPICS, PayloadSpec, Topic, spec_of
-from esper_async.leyline.signing import NonceStore, Signer, load_key, sign_command, verify_command
+from esper_async.leyline.signing import Signer, sign_command, verify_command
+from esper_async.leyline.state_form import StateForm
 from esper_async.leyline.v1.catalogue_pb2 import (
     Approval,
     BlueprintDescriptor,
@@ -164,6 +167,7 @@ __all__ = [
     "SeedState",
     "Signer",
     "SiteInterface",
+    "StateForm",
     "SystemHealth",
     "SystemStatePacket",
     "TelemetryEvent",
@@ -173,6 +177,7 @@ __all__ = [
     "TournamentLoser",
     "TraceSpan",
     "load_key",
+    "load_signer",
     "long_name",
     "short_name",
     "sign_command",

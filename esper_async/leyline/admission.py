@@ -2,14 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from google.protobuf.message import Message
 
 from esper_async.leyline.envelope import unwrap
 from esper_async.leyline.errors import Refusal, Refused
+from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PAYLOADS
-from esper_async.leyline.signing import NonceStore, Signer, check_freshness
+from esper_async.leyline.signing import Signer, check_freshness
 from esper_async.leyline.v1.commands_pb2 import AdaptationCommand
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.leyline.validation import validate
@@ -30,7 +31,9 @@ class Admission:
         self._nonces = NonceStore() if nonces is None else nonces
         self.refusals: Counter[Refusal] = Counter()
 
-    def admit(self, wire: bytes, *, topic: str, delivery: str) -> tuple[Message, EventEnvelope]:
+    def admit(
+        self, wire: bytes, *, topic: str, delivery: Hashable
+    ) -> tuple[Message, EventEnvelope]:
         """Return the message and its envelope. Raises Refused, counted.
 
         `delivery` identifies this entry of the stream: it may be admitted again, another entry

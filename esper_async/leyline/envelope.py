@@ -4,8 +4,10 @@ The signature is the last field on the wire: tag, length, 32 bytes. It covers ev
 it, so that verifying needs neither parsing nor serialising again.
 """
 
+import functools
 import os
 import time
+from typing import cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -41,12 +43,13 @@ def wrap(
     created_at: float | None = None,
     time_to_live_ms: int = 0,
     attempts_allowed: int = LIMITS.retries,
+    incarnation: int = 0,
     sequence: int = 0,
 ) -> bytes:
     """Return `message` in a signed envelope. Raises Refused when it must not be published.
 
     The caller has validated `message` (`validation.validate`); commands are signed themselves,
-    too, on a copy.
+    too, on a copy. `sequence` counts what `incarnation` puts on one stream.
     """
     spec = spec_of(message)
     if isinstance(message, AdaptationCommand):
@@ -54,22 +57,24 @@ def wrap(
         command.CopyFrom(message)
         sign_command(command, signer)
         message = command
-    body = EventEnvelope(
-        version=SCHEMA_VERSION,
-        event_id=event_id or event_id_of(message, spec),
-        type=spec.topic.name,
-        source=source,
-        created_at=time.time() if created_at is None else created_at,
-        time_to_live_ms=time_to_live_ms,
-        payload_type=spec.name,
-        payload_encoding=enums.PAYLOAD_ENCODING_PROTOBUF,
-        payload=message.SerializeToString(),
-        priority=spec.priority if priority is None else priority,
-        correlation_id=correlation_id,
-        delivery=enums.DELIVERY_GUARANTEE_AT_LEAST_ONCE,
-        attempts_allowed=attempts_allowed,
-        sequence=sequence,
-    ).SerializeToString()
+    fixed = _fixed_part(
+        spec.name,
+        source,
+        spec.priority if priority is None else priority,
+        time_to_live_ms,
+        attempts_allowed,
+        incarnation,
+    )
+    body = (
+        fixed
+        + EventEnvelope(
+            event_id=event_id or event_id_of(message, spec),
+            created_at=time.time() if created_at is None else created_at,
+            payload=message.SerializeToString(),
+            correlation_id=correlation_id,
+            sequence=sequence,
+        ).SerializeToString()
+    )
     if len(body) + _TRAILER_BYTES > LIMITS.message_bytes:
         raise Refused(
             Refusal.OVERSIZED,
@@ -79,14 +84,41 @@ def wrap(
     return b"".join((body, _TRAILER, signer.sign(body)))
 
 
+@functools.lru_cache(maxsize=1_024)
+def _fixed_part(
+    payload_type: str,
+    source: str,
+    priority: enums.MessagePriority.ValueType,
+    time_to_live_ms: int,
+    attempts_allowed: int,
+    incarnation: int,
+) -> bytes:
+    """Return, encoded, what is the same in every envelope of this kind from this source.
+
+    One encoded message followed by another is the encoding of the two merged: the rest of an
+    envelope is put behind these bytes.
+    """
+    return EventEnvelope(
+        version=SCHEMA_VERSION,
+        type=PAYLOADS[payload_type].topic.name,
+        source=source,
+        time_to_live_ms=time_to_live_ms,
+        payload_type=payload_type,
+        payload_encoding=enums.PAYLOAD_ENCODING_PROTOBUF,
+        priority=priority,
+        delivery=enums.DELIVERY_GUARANTEE_AT_LEAST_ONCE,
+        attempts_allowed=attempts_allowed,
+        incarnation=incarnation,
+    ).SerializeToString()
+
+
 def open_envelope(wire: bytes, *, signer: Signer) -> EventEnvelope:
     """Return the envelope in `wire` once size, signature and version are right, else Refused."""
     if len(wire) > LIMITS.message_bytes:
         raise Refused(Refusal.OVERSIZED, f"{len(wire)} bytes")
-    body, trailer = wire[:-_TRAILER_BYTES], wire[-_TRAILER_BYTES:]
-    if not body or not trailer.startswith(_TRAILER):
+    if len(wire) <= _TRAILER_BYTES or wire[-_TRAILER_BYTES:-SIGNATURE_BYTES] != _TRAILER:
         raise Refused(Refusal.UNSIGNED, f"{len(wire)} bytes without a signature at their end")
-    if not signer.verify(body, trailer[len(_TRAILER) :]):
+    if not signer.verify(wire[:-_TRAILER_BYTES], wire[-SIGNATURE_BYTES:]):
         raise Refused(Refusal.FORGED, "the envelope's signature is not ours")
     try:
         envelope = EventEnvelope.FromString(wire)
@@ -117,6 +149,6 @@ def unwrap(
         message = spec.message.FromString(envelope.payload)
     except DecodeError as error:
         raise Refused(Refusal.MALFORMED, f"the {spec.name} does not parse: {error}") from None
-    if isinstance(message, AdaptationCommand):
-        verify_command(message, signer)
+    if spec.message is AdaptationCommand:
+        verify_command(cast(AdaptationCommand, message), signer)
     return message, envelope

@@ -1,6 +1,6 @@
 """One table from payload type to message class, topic and class of delivery, used by everybody."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
@@ -30,6 +30,11 @@ class Topic:
     required_groups: tuple[str, ...] = ()
     retention_s: float | None = None
 
+    @property
+    def time_to_live_ms(self) -> int:
+        """How long after its making a message of this topic may still be handled; 0: for ever."""
+        return int((self.retention_s or 0.0) * 1000)
+
 
 @dataclass(frozen=True, slots=True)
 class PayloadSpec:
@@ -46,11 +51,11 @@ class PayloadSpec:
     priority: MessagePriority.ValueType = MESSAGE_PRIORITY_NORMAL
     durable: bool = False
     fresh: bool = False
+    name: str = field(init=False)
+    """The payload type as it stands in an envelope."""
 
-    @property
-    def name(self) -> str:
-        """The payload type as it stands in an envelope."""
-        return self.message.DESCRIPTOR.name
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.message.DESCRIPTOR.name)
 
 
 TOPICS: dict[str, Topic] = {

@@ -1,6 +1,7 @@
 """What a message must satisfy beyond its schema before it is published or acted on."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -34,14 +35,8 @@ def validate(message: Message, spec: PayloadSpec) -> None:
         )
     if not getattr(foreign, spec.identity):
         raise Refused(Refusal.INVALID, f"{spec.name}.{spec.identity} is empty")
-    problem = None
-    if isinstance(message, AdaptationCommand):
-        problem = command_problem(message)
-    elif isinstance(message, FieldReport):
-        problem = _report_problem(message)
-    elif isinstance(message, SystemStatePacket) and len(message.seeds) > LIMITS.seeds_per_epoch:
-        problem = f"{len(message.seeds)} seeds, more than {LIMITS.seeds_per_epoch}"
-    if problem:
+    check = _CHECKS.get(type(message))
+    if check is not None and (problem := check(message)):
         raise Refused(Refusal.INVALID, problem)
 
 
@@ -83,6 +78,19 @@ def _report_problem(report: FieldReport) -> str | None:
     return None
 
 
+def _state_problem(packet: SystemStatePacket) -> str | None:
+    if len(packet.seeds) > LIMITS.seeds_per_epoch:
+        return f"{len(packet.seeds)} seeds, more than {LIMITS.seeds_per_epoch}"
+    return None
+
+
 def _is_interval(quantity: Quantity) -> bool:
     numbers = (quantity.low, quantity.mean, quantity.high)
     return all(map(math.isfinite, numbers)) and quantity.low <= quantity.mean <= quantity.high
+
+
+_CHECKS: dict[type[Message], Callable[[Any], str | None]] = {
+    AdaptationCommand: command_problem,
+    FieldReport: _report_problem,
+    SystemStatePacket: _state_problem,
+}

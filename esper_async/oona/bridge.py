@@ -6,9 +6,9 @@ closes, or dies, stays in the spool directory for its next owner.
 """
 
 import asyncio
+import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,21 @@ import structlog
 from google.protobuf.message import Message
 
 from esper_async.leyline.envelope import event_id_of, wrap
-from esper_async.leyline.names import short_name
+from esper_async.leyline.errors import Refused
 from esper_async.leyline.registry import TOPICS, PayloadSpec, spec_of
 from esper_async.leyline.signing import Signer
 from esper_async.leyline.v1.enums_pb2 import MessagePriority
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.leyline.validation import validate
 from esper_async.oona.bus import Bus
-from esper_async.oona.connection import Client, ReconnectGate, connect
+from esper_async.oona.connection import ReconnectGate, connect
 from esper_async.oona.errors import FAULTS
-from esper_async.oona.groups import ensure_groups
 from esper_async.oona.outbox import Outbox, Parcel
+from esper_async.oona.publisher import Publisher
+from esper_async.oona.sequence import Numbering
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
-from esper_async.oona.streams import WIRE_FIELD, lane_for
+from esper_async.oona.streams import lane_for
 
 _LOG = structlog.get_logger(__name__)
 _POLL_S = 0.01
@@ -61,7 +62,8 @@ class BridgeReport:
 class Bridge:
     """One child's bridge; its methods may be called from any thread of the child.
 
-    `key` is Leyline's signing key, `producer` the source in every envelope. Raises SpoolBusy when
+    `key` is Leyline's signing key, or a signer that accepts older ones, too; `producer` the source
+    in every envelope. Raises SpoolBusy when
     another process owns the spool.
     """
 
@@ -69,7 +71,7 @@ class Bridge:
         self,
         redis_url: str,
         spool_dir: Path,
-        key: bytes,
+        key: bytes | Signer,
         producer: str,
         *,
         settings: BusSettings | None = None,
@@ -77,13 +79,15 @@ class Bridge:
         queue_bytes: int = 16 * 1024 * 1024,
     ) -> None:
         self._url = redis_url
-        self._signer = Signer(key)
+        self._signer = key if isinstance(key, Signer) else Signer(key)
         self._producer = producer
         self._settings = settings or BusSettings(drain_s=1.0)
         self._spool = Spool(spool_dir)
         self._outbox = Outbox(entries_limit=queue_entries, bytes_limit=queue_bytes)
         self._guard = threading.Lock()
-        self._sequences: Counter[str] = Counter()
+        self._direct = Numbering()
+        self._spooling = threading.Lock()
+        self._lasting = Numbering()
         self._spooled = 0
         self._subscriptions: list[tuple[str, str, Callback]] = []
         self._thread = threading.Thread(target=self._run, name="oona-bridge", daemon=True)
@@ -121,13 +125,13 @@ class Bridge:
             raise ValueError(f"{spec.name} must not be lost: hand it to `spool`")
         chosen = spec.priority if priority is None else priority
         topic = spec.topic.name
-        parcel = Parcel(
-            stream=lane_for(topic, chosen),
-            topic=topic,
-            priority=short_name(MessagePriority, chosen).lower(),
-            wire=self._wrap(message, spec, event_id_of(message, spec), chosen),
-        )
-        accepted = self._outbox.put(parcel)
+        stream = lane_for(topic, chosen)
+        event_id = event_id_of(message, spec)
+        with self._guard, self._direct.given_back_on(Refused):
+            wire = self._wrap(message, spec, event_id, chosen, self._direct)
+            accepted = self._outbox.put(Parcel(stream, topic, chosen, wire))
+            if not accepted:
+                self._direct.give_back(stream)
         if accepted and not self._news.is_set():
             self._in_thread(self._news.set)
         return accepted
@@ -147,14 +151,12 @@ class Bridge:
             raise RuntimeError("the bridge is closed")
         chosen = spec.priority if priority is None else priority
         topic = spec.topic.name
+        stream = lane_for(topic, chosen)
         event_id = event_id_of(message, spec)
-        self._spool.append(
-            event_id=event_id,
-            stream=lane_for(topic, chosen),
-            topic=topic,
-            wire=self._wrap(message, spec, event_id, chosen),
-        )
-        with self._guard:
+        with self._spooling, self._lasting.given_back_on(Refused, sqlite3.Error):
+            wire = self._wrap(message, spec, event_id, chosen, self._lasting)
+            if not self._spool.append(event_id=event_id, stream=stream, topic=topic, wire=wire):
+                self._lasting.give_back(stream)
             self._spooled += 1
         if self._bus is not None:
             self._in_thread(self._bus.wake_courier)
@@ -196,18 +198,17 @@ class Bridge:
         spec: PayloadSpec,
         event_id: str,
         priority: MessagePriority.ValueType,
+        numbering: Numbering,
     ) -> bytes:
-        with self._guard:
-            self._sequences[spec.topic.name] += 1
-            sequence = self._sequences[spec.topic.name]
         return wrap(
             message,
             source=self._producer,
             signer=self._signer,
             priority=priority,
             event_id=event_id,
-            time_to_live_ms=int((spec.topic.retention_s or 0) * 1000),
-            sequence=sequence,
+            time_to_live_ms=spec.topic.time_to_live_ms,
+            incarnation=numbering.incarnation,
+            sequence=numbering.take(lane_for(spec.topic.name, priority)),
         )
 
     def _in_thread(self, action: Callable[[], None]) -> None:
@@ -257,7 +258,7 @@ class Bridge:
         """Publish the outbox in batches; while Redis is away it fills up."""
         gate = ReconnectGate("bridge", cap_s=self._settings.reconnect_cap_s)
         client = connect(self._url, timeout_s=self._settings.command_timeout_s)
-        prepared: set[str] = set()
+        publisher = Publisher(self._url, client, settings=self._settings)
         try:
             while True:
                 await self._news.wait()
@@ -265,23 +266,12 @@ class Bridge:
                 self._news.clear()
                 while batch := self._outbox.peek(self._settings.batch):
                     try:
-                        await _send(client, batch, prepared)
+                        await publisher.add(batch)
                     except FAULTS as error:
-                        prepared.clear()
                         await gate.pause(error)
                     else:
                         self._outbox.settle(len(batch))
                         gate.passed()
         finally:
+            await publisher.aclose()
             await client.aclose()
-
-
-async def _send(client: Client, batch: list[Parcel], prepared: set[str]) -> None:
-    for parcel in batch:
-        if parcel.stream not in prepared:
-            await ensure_groups(client, parcel.stream, TOPICS[parcel.topic].required_groups)
-            prepared.add(parcel.stream)
-    async with client.pipeline(transaction=False) as pipeline:
-        for parcel in batch:
-            pipeline.xadd(parcel.stream, {WIRE_FIELD: parcel.wire})
-        await pipeline.execute()

@@ -14,8 +14,10 @@ import redis.asyncio
 import redis.asyncio.client
 import structlog
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from esper_async.oona.address import SentinelAddress, sentinel_address
 from esper_async.oona.streams import EPOCH_KEY
 
 _LOG = structlog.get_logger(__name__)
@@ -29,6 +31,14 @@ class Client(redis.asyncio.Redis):
     """
 
     timeout_s: float | None = None
+    sentinels: tuple[redis.asyncio.Redis, ...] = ()
+    """Clients to the Sentinels that are asked where the server is; closed along with this one."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close the connections. Idempotent."""
+        await super().aclose(close_connection_pool)
+        for sentinel in self.sentinels:
+            await sentinel.aclose()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command. Raises TimeoutError, and closes the connection, when it takes long."""
@@ -63,30 +73,37 @@ def connect_once(url: str, *, timeout_s: float) -> Client:
     return _client(url, timeout_s, single=True)
 
 
-def connect_reader(url: str, *, connect_timeout_s: float) -> Client:
-    """Return a client over a single connection for blocking reads, which its user must bound."""
-    return _client(url, None, single=True, connect_timeout_s=connect_timeout_s)
-
-
-def _client(
-    url: str,
-    timeout_s: float | None,
-    *,
-    single: bool = False,
-    connect_timeout_s: float | None = None,
-) -> Client:
-    client: Any = Client.from_url(
-        url,
-        protocol=2,
-        driver_info=None,
-        socket_timeout=None,
-        socket_connect_timeout=timeout_s if connect_timeout_s is None else connect_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        single_connection_client=single,
-    )
-    made: Client = client  # typed by redis-py as its own class
+def _client(url: str, timeout_s: float, *, single: bool = False) -> Client:
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "driver_info": None,
+        "socket_timeout": None,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    behind = sentinel_address(url)
+    if behind is not None:
+        made = _behind_sentinels(behind, options, timeout_s, single=single)
+    else:
+        client: Any = Client.from_url(url, single_connection_client=single, **options)
+        made = client  # typed by redis-py as its own class
     made.timeout_s = timeout_s
     return made
+
+
+def _behind_sentinels(
+    address: SentinelAddress, options: dict[str, Any], timeout_s: float, *, single: bool
+) -> Client:
+    """Return a client that asks the Sentinels for the present server whenever it connects."""
+    asking = address.sentinel_options | {"socket_timeout": timeout_s, "protocol": 2}
+    sentinel = Sentinel(list(address.sentinels), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        address.name, sentinel, **options, **address.server_options
+    )
+    client = Client(connection_pool=pool, single_connection_client=single)
+    client.auto_close_connection_pool = True
+    client.sentinels = tuple(sentinel.sentinels)
+    return client
 
 
 class ReconnectGate:

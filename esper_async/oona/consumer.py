@@ -7,7 +7,7 @@ delivered but not acknowledged are read again (id 0) whenever a connection begin
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import anyio
@@ -17,12 +17,16 @@ from redis.exceptions import ResponseError
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.registry import TOPICS
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
-from esper_async.oona.connection import Client, ReconnectGate, connect, connect_reader
+from esper_async.oona.connection import ReconnectGate, connect
 from esper_async.oona.delivery import Delivery, Entry
 from esper_async.oona.errors import FAULTS
+from esper_async.oona.gaps import Gaps
 from esper_async.oona.groups import ensure_groups
 from esper_async.oona.leases import Leases
+from esper_async.oona.line import Line, open_line
 from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.resp import pack
+from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import WIRE_FIELD, lanes
 from esper_async.runtime.breaker import CircuitBreaker
@@ -64,10 +68,16 @@ class Consumer:
         self._metrics = metrics
         self._streams = lanes(topic)
         self._stopping = False
+        self._line: Line | None = None
+        self._ahead: asyncio.Future[list[Any]] | None = None
+        self._ahead_entries: list[Entry] = []
         self._reader_id: int | None = None
         self._client = connect(url, timeout_s=settings.command_timeout_s)
+        tracker = Tracker()
         self._delivery = Delivery(
             self._client,
+            self._open_line,
+            tracker,
             topic=topic,
             group=group,
             handler=handler,
@@ -84,6 +94,15 @@ class Consumer:
             settings=settings,
             metrics=metrics,
             on_claimed=self._release_reader,
+        )
+        self._gaps = Gaps(
+            self._client,
+            tracker,
+            topic=topic,
+            group=group,
+            consumer=consumer,
+            settings=settings,
+            metrics=metrics,
         )
         self._breaker = CircuitBreaker(
             f"oona.consume.{topic}.{group}",
@@ -127,7 +146,7 @@ class Consumer:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            keeper = tasks.create_task(self._leases.run())
+            beside = [tasks.create_task(each.run()) for each in (self._leases, self._gaps)]
             role = f"consumer of {self._topic}"
             gate = ReconnectGate(role, cap_s=self._settings.reconnect_cap_s)
             try:
@@ -138,7 +157,8 @@ class Consumer:
                         await self._recover(error)
                         await gate.pause(error)
             finally:
-                keeper.cancel()
+                for task in beside:
+                    task.cancel()
 
     async def _recover(self, error: Exception) -> None:
         self._metrics.reconnects.add(role="consumer")
@@ -156,97 +176,154 @@ class Consumer:
 
     async def _session(self, gate: ReconnectGate) -> None:
         """Read over one connection until stopped or until it breaks."""
-        reader = connect_reader(self._url, connect_timeout_s=self._settings.command_timeout_s)
         try:
-            await self._breaker.call(self._open, reader)
+            self._line = await self._breaker.call(self._open)
             gate.passed()
             self._leases.take_claimed()  # they are pending here: the replay brings them
             self._delivery.resume()
-            await self._replay(reader)
+            await self._replay()
             while not self._stopping:
-                await self._cycle(reader)
+                await self._cycle()
             await self._delivery.flush()
         finally:
             self._reader_id = None
-            await reader.aclose()
+            if self._line is not None:
+                await self._line.aclose()
+            self._ahead, self._ahead_entries = None, []
 
-    async def _open(self, reader: Client) -> None:
+    async def _open(self) -> Line:
         """Connect, and make sure that the groups are there."""
-        async with asyncio.timeout(self._settings.command_timeout_s):
-            self._reader_id = int(await reader.client_id())
+        timeout_s = self._settings.command_timeout_s
         for stream in self._streams:
             await ensure_groups(self._client, stream, [self._group])
+        line = await open_line(self._url, timeout_s=timeout_s)
+        try:
+            (number,) = await line.call(pack("CLIENT", "ID"), timeout_s=timeout_s)
+        except BaseException:
+            await line.aclose()
+            raise
+        self._reader_id = int(number)
+        return line
 
-    async def _replay(self, reader: Client) -> None:
+    def _open_line(self) -> Line:
+        if self._line is None:
+            raise RuntimeError("entries are delivered within a session")
+        return self._line
+
+    async def _replay(self) -> None:
         """Handle again what an earlier connection of this consumer left unacknowledged."""
         for stream in self._streams:
             cursor = "0"
             while not self._stopping:
-                entries = await self._read(reader, {stream: cursor}, redelivered=True)
+                entries = await self._read({stream: cursor}, redelivered=True)
                 if not entries:
                     break
                 cursor = entries[-1].entry_id
-                await self._deliver_all(reader, self._delivery.take(entries))
+                await self._deliver_all(self._delivery.take(entries))
 
-    async def _cycle(self, reader: Client) -> None:
+    async def _cycle(self) -> None:
         """Deliver one round: what was claimed, what is due again, what is new."""
-        await self._deliver_all(reader, self._leases.take_claimed())
+        await self._deliver_all(self._leases.take_claimed())
         await self._delivery.retry_due()
         emergency, normal = self._streams
-        entries = await self._read(reader, {emergency: ">"})
-        if not entries and self._delivery.has_room:
-            entries = await self._read(reader, {normal: ">"})
-        if not entries:
-            await self._delivery.flush()
+        if self._ahead is not None:
+            urgent = self._delivery.take(await self._read({emergency: ">"}))
+            entries = urgent + await self._take_ahead()
+        else:
             wait_s = min(self._settings.block_s, self._delivery.next_due_s())
-            waiting = {emergency: ">", normal: ">"} if self._delivery.has_room else {emergency: ">"}
-            if wait_s > 0 and not self._stopping:
-                entries = await self._read(reader, waiting, block_s=wait_s)
-        await self._deliver_all(reader, self._delivery.take(entries))
+            streams = {emergency: ">", normal: ">"} if self._delivery.has_room else {emergency: ">"}
+            block_s = wait_s if wait_s > 0 and not self._stopping else None
+            entries = self._delivery.take(await self._read(streams, block_s=block_s))
+        if len(entries) >= self._settings.batch and self._delivery.has_room:
+            self._ahead = self._read_ahead(normal)
+        await self._deliver_all(entries)
 
-    async def _deliver_all(self, reader: Client, batch: list[Entry]) -> None:
-        """Deliver in order, letting emergencies pass in front of ordinary entries."""
-        if not batch:
-            return
+    def _read_ahead(self, stream: str) -> "asyncio.Future[list[Any]]":
+        """Have Redis look up the next ordinary entries while the present ones are handled.
+
+        They are in hand, and their leases are kept, from the moment they arrive.
+        """
+
+        def arrived(future: "asyncio.Future[list[Any]]") -> None:
+            if not future.cancelled() and future.exception() is None:
+                (reply,) = future.result()
+                if not isinstance(reply, Exception):  # it will be met again by the next read
+                    self._ahead_entries = self._delivery.take(_entries(reply, [stream]))
+
+        command = self._read_command({stream: ">"})
+        sent = self._open_line().send(command, 1, timeout_s=_READ_MARGIN_S)
+        sent.add_done_callback(arrived)
+        return sent
+
+    async def _take_ahead(self) -> list[Entry]:
+        """Return what was read ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            await ahead
+        entries, self._ahead_entries = self._ahead_entries, []
+        return entries
+
+    async def _deliver_all(self, batch: list[Entry]) -> None:
+        """Deliver in order, letting emergencies pass in front of ordinary entries.
+
+        What is done is acknowledged along with the next read.
+        """
         emergency = self._streams[0]
         clock = asyncio.get_running_loop().time
         looked_at = clock()
         for entry in batch:
             if self._stopping:
                 break
-            urgent_due = clock() - looked_at > self._settings.emergency_every_s
-            if entry.stream != emergency and urgent_due:
-                urgent = self._delivery.take(await self._read(reader, {emergency: ">"}))
-                for each in urgent:
-                    await self._delivery.deliver(each)
+            if entry.stream != emergency and (
+                clock() - looked_at > self._settings.emergency_every_s
+            ):
+                for urgent in self._delivery.take(await self._read({emergency: ">"})):
+                    await self._delivery.deliver(urgent)
                 looked_at = clock()
             await self._delivery.deliver(entry)
-        await self._delivery.flush()
         if self._stopping:
+            await self._delivery.flush()
             self._delivery.let_go()
 
     async def _read(
-        self,
-        reader: Client,
-        streams: dict[str, str],
-        *,
-        block_s: float | None = None,
-        redelivered: bool = False,
+        self, streams: dict[str, str], *, block_s: float | None = None, redelivered: bool = False
     ) -> list[Entry]:
-        """Read new (`>`) or own unacknowledged entries; emergency entries come first."""
-        block_ms = None if block_s is None else max(1, int(block_s * 1000))
-        async with asyncio.timeout((block_s or 0.0) + _READ_MARGIN_S):
-            reply: Any = await reader.xreadgroup(
-                self._group,
-                self._name,
-                dict[Any, Any](streams),
-                count=self._settings.batch,
-                block=block_ms,
-            )
-        by_stream = {name.decode(): rows for name, rows in reply or []}
-        entries = []
-        for stream in streams:
-            for entry_id, fields in by_stream.get(stream, []):
-                wire = (fields or {}).get(WIRE_FIELD, b"")
-                entries.append(Entry(stream, entry_id.decode(), wire, redelivered))
-        return entries
+        """Acknowledge what is done, then read new (`>`) or own unacknowledged entries.
+
+        Both go out together. Emergency entries come first.
+        """
+        done = self._delivery.acknowledgements()
+        replies = await self._open_line().call(
+            *done,
+            self._read_command(streams, block_s=block_s),
+            timeout_s=(block_s or 0.0) + _READ_MARGIN_S,
+        )
+        if done:
+            self._delivery.acknowledged()
+        return _entries(replies[-1], streams, redelivered=redelivered)
+
+    def _read_command(self, streams: dict[str, str], *, block_s: float | None = None) -> bytes:
+        command: list[str | int] = ["XREADGROUP", "GROUP", self._group, self._name]
+        command += ["COUNT", self._settings.batch]
+        if block_s is not None:
+            command += ["BLOCK", max(1, int(block_s * 1000))]
+        return pack(*command, "STREAMS", *streams, *streams.values())
+
+
+def _entries(reply: Any, streams: Iterable[str], *, redelivered: bool = False) -> list[Entry]:
+    """Return the entries in XREADGROUP's reply, stream by stream in the order given."""
+    by_stream = {name.decode(): rows for name, rows in reply or ()}
+    return [
+        Entry(stream, entry_id.decode(), _wire(fields), redelivered)
+        for stream in streams
+        for entry_id, fields in by_stream.get(stream, ())
+    ]
+
+
+def _wire(fields: list[bytes] | None) -> bytes:
+    """Return the envelope among an entry's fields; nothing when the entry was deleted."""
+    if not fields:
+        return b""
+    if fields[0] == WIRE_FIELD:
+        return fields[1]
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(WIRE_FIELD, b"")

@@ -6,8 +6,7 @@ import random
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from google.protobuf.message import Message
@@ -18,7 +17,10 @@ from esper_async.leyline.limits import LIMITS
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.oona.connection import Client
 from esper_async.oona.dead_letters import dead_letter_fields
+from esper_async.oona.line import Line
 from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.resp import pack
+from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import DEAD_LETTERS, attempts_key
 
@@ -31,8 +33,7 @@ _KEPT_FOR_PEOPLE = frozenset(
 """Authentic messages that this version cannot act on: set aside, not thrown away."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
     """One entry of a stream. `redelivered`: somebody may have begun to handle it before."""
 
     stream: str
@@ -47,11 +48,16 @@ class Entry:
 
 
 class Delivery:
-    """Delivers entries of one topic to one handler, one at a time."""
+    """Delivers entries of one topic to one handler, one at a time.
+
+    `line()` is the consumer's connection: nothing else is on its way there while this one uses it.
+    """
 
     def __init__(
         self,
         client: Client,
+        line: Callable[[], Line],
+        tracker: Tracker,
         *,
         topic: str,
         group: str,
@@ -61,6 +67,8 @@ class Delivery:
         metrics: BusMetrics,
     ) -> None:
         self._client = client
+        self._line = line
+        self._tracker = tracker
         self._topic = topic
         self._group = group
         self._handler = handler
@@ -72,6 +80,9 @@ class Delivery:
         self._order = itertools.count()
         self._done: defaultdict[str, list[str]] = defaultdict(list)
         self._flushed_at = 0.0
+        self._handled_since, self._oldest = 0, float("inf")
+        self._handled_metric = metrics.handled.bound(topic=topic, group=group)
+        self._latency_metric = metrics.consume_latency.bound(topic=topic)
         self._handled: OrderedDict[str, None] = OrderedDict()
 
     @property
@@ -85,8 +96,8 @@ class Delivery:
 
     def take(self, entries: Iterable[Entry]) -> list[Entry]:
         """Take entries in hand, so that their leases are kept; those in hand are left out."""
-        fresh = [entry for entry in entries if entry.key not in self.in_hand]
-        self.in_hand.update(entry.key for entry in fresh)
+        fresh = [entry for entry in entries if entry[:2] not in self.in_hand]
+        self.in_hand.update([entry[:2] for entry in fresh])
         return fresh
 
     def resume(self) -> None:
@@ -106,11 +117,14 @@ class Delivery:
             return
         try:
             message, envelope = self._admission.admit(
-                entry.wire, topic=self._topic, delivery="/".join(entry.key)
+                entry.wire, topic=self._topic, delivery=entry.key
             )
         except Refused as refused:
             await self._refuse(entry, refused)
             return
+        self._tracker.observe(
+            entry.stream, envelope.incarnation, envelope.sequence, redelivered=entry.redelivered
+        )
         if envelope.event_id in self._handled:
             self._metrics.duplicates.add(topic=self._topic, group=self._group)
             await self._acknowledge(entry)
@@ -126,25 +140,33 @@ class Delivery:
             _, _, entry, attempt = heapq.heappop(self._waiting)
             try:
                 message, envelope = self._admission.admit(
-                    entry.wire, topic=self._topic, delivery="/".join(entry.key)
+                    entry.wire, topic=self._topic, delivery=entry.key
                 )
             except Refused as refused:
                 await self._refuse(entry, refused)
             else:
                 await self._attempt(entry, message, envelope, attempt)
 
-    async def flush(self) -> None:
-        """Acknowledge what is done. What cannot be acknowledged now stays for the next flush."""
-        if not self._done:
-            return
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for stream, ids in self._done.items():
-                pipeline.xack(stream, self._group, *ids)
-            await pipeline.execute()
+    def acknowledgements(self) -> list[bytes]:
+        """Return the packed commands that acknowledge what is done; `acknowledged` follows."""
+        return [pack("XACK", stream, self._group, *ids) for stream, ids in self._done.items()]
+
+    def acknowledged(self) -> None:
+        """Take in that Redis has carried out the last `acknowledgements`."""
+        if self._handled_since:  # once for all of them: it would cost as much as the signature
+            self._handled_metric.add(self._handled_since)
+            self._latency_metric.observe(max(0.0, (time.time() - self._oldest) * 1000))
+        self._handled_since, self._oldest = 0, float("inf")
         for stream, ids in self._done.items():
             self.in_hand.difference_update((stream, entry_id) for entry_id in ids)
         self._done.clear()
         self._flushed_at = time.monotonic()
+
+    async def flush(self) -> None:
+        """Acknowledge what is done. What cannot be acknowledged now stays for the next flush."""
+        if commands := self.acknowledgements():
+            await self._line().call(*commands, timeout_s=self._settings.command_timeout_s)
+            self.acknowledged()
 
     async def _attempt(
         self, entry: Entry, message: Message, envelope: EventEnvelope, attempt: int
@@ -155,9 +177,8 @@ class Delivery:
             await self._failed(entry, envelope, attempt, error)
             return
         self._remember(envelope.event_id)
-        self._metrics.handled.add(topic=self._topic, group=self._group)
-        age_ms = max(0.0, (time.time() - envelope.created_at) * 1000)
-        self._metrics.consume_latency.observe(age_ms, topic=self._topic)
+        self._handled_since += 1
+        self._oldest = min(self._oldest, envelope.created_at)
         if entry.redelivered:
             await self._client.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
         await self._acknowledge(entry)
@@ -215,11 +236,18 @@ class Delivery:
             reason=reason,
             attempts=attempts,
         )
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(DEAD_LETTERS, fields)
-            pipeline.xack(entry.stream, self._group, entry.entry_id)
-            pipeline.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
-            await pipeline.execute()
+        words = [word for pair in fields.items() for word in pair]
+        *_, results = await self._line().call(  # redis-py's pipeline would hold the line up longer
+            pack("MULTI"),
+            pack("XADD", DEAD_LETTERS, "*", *words),
+            pack("XACK", entry.stream, self._group, entry.entry_id),
+            pack("HDEL", attempts_key(self._topic, self._group), "/".join(entry.key)),
+            pack("EXEC"),
+            timeout_s=self._settings.command_timeout_s,
+        )
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
         self.in_hand.discard(entry.key)
         self._metrics.dead_letters.add(topic=self._topic, group=self._group)
 

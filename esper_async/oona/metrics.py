@@ -17,7 +17,9 @@ class BusMetrics:
             "oona.publish.latency_ms", "From publish to Redis's answer.", ("topic",)
         )
         self.consume_latency = histogram(
-            "oona.consume.latency_ms", "From publishing to the handler's return.", ("topic",)
+            "oona.consume.latency_ms",
+            "From publishing to the acknowledgement, of the oldest that go together.",
+            ("topic",),
         )
         self.depth = gauge(
             "oona.queue.depth", "Entries required groups have still to acknowledge.", ("topic",)
@@ -32,6 +34,16 @@ class BusMetrics:
         self.handled = counter("oona.handled", "Messages handled.", ("topic", "group"))
         self.retried = counter("oona.retried", "Handlings that failed.", ("topic", "group"))
         self.duplicates = counter("oona.duplicates", "Repeats absorbed.", ("topic", "group"))
+        self.gaps = counter(
+            "oona.sequence.gaps",
+            "Messages of a producer that were passed over, in a group of one consumer.",
+            ("topic", "group"),
+        )
+        self.late = counter(
+            "oona.sequence.late",
+            "Messages that came behind a later one of their producer.",
+            ("topic", "group"),
+        )
         self.claimed = counter(
             "oona.claimed", "Entries taken over from dead consumers.", ("topic", "group")
         )

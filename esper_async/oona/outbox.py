@@ -2,17 +2,24 @@
 
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from esper_async.leyline.names import short_name
+from esper_async.leyline.v1.enums_pb2 import MessagePriority
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
     """One wrapped message with the stream it goes to."""
 
     stream: str
     topic: str
-    priority: str
+    priority: MessagePriority.ValueType
     wire: bytes
+
+    @property
+    def label(self) -> str:
+        """Its priority as metrics and reports name it."""
+        return short_name(MessagePriority, self.priority).lower()
 
 
 class Outbox:
@@ -40,7 +47,7 @@ class Outbox:
             size = self._size_bytes + len(parcel.wire)
             full = len(self._queue) >= self._entries_limit or size > self._bytes_limit
             if full or not self._open:
-                self.dropped[parcel.priority] += 1
+                self.dropped[parcel.label] += 1
                 return False
             self._queue.append(parcel)
             self._size_bytes = size
@@ -67,6 +74,6 @@ class Outbox:
         """Drop, and count, what still waits."""
         with self._guard:
             self._open = False
-            self.dropped.update(parcel.priority for parcel in self._queue)
+            self.dropped.update(parcel.label for parcel in self._queue)
             self._queue.clear()
             self._size_bytes = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from esper_async.leyline.signing import Signer
+from esper_async.oona.address import without_password
 from esper_async.oona.bus import Bus
 from esper_async.oona.connection import connect, connect_once
 from esper_async.oona.courier import Courier
@@ -130,8 +131,8 @@ class OonaService:
             await client.ping()
         except FAULTS as error:
             raise BusUnavailable(
-                f"no Redis answers at oona.redis_url: {error}; start it, mend the URL, or leave it "
-                "empty to use the embedded server"
+                f"no Redis answers at oona.redis_url ({without_password(self._external_url)}): "
+                f"{error}; start it, mend the URL, or leave it empty to use the embedded server"
             ) from error
         finally:
             await client.aclose()

@@ -19,6 +19,7 @@ class BusSettings:
     consume_open_s: float = 1.0
     reconnect_cap_s: float = 1.0
     batch: int = 100
+    linger_s: float = 0.001
     block_s: float = 1.0
     emergency_every_s: float = 0.005
     retry_base_s: float = 0.1

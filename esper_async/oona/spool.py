@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper_async.oona.errors import SpoolBusy
+from esper_async.oona.outbox import Parcel
 
 _LOCK_POLL_S = 0.02
 _TABLE = """
@@ -21,6 +22,7 @@ CREATE TABLE IF NOT EXISTS spool (
     wire BLOB NOT NULL
 )
 """
+_INSERT = "INSERT OR IGNORE INTO spool (event_id, stream, topic, wire) VALUES (?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,21 @@ class Spool:
     def append(self, *, event_id: str, stream: str, topic: str, wire: bytes) -> bool:
         """Write one message and fsync. False when it already waits under this event id."""
         with self._guard, self._database:
-            done = self._database.execute(
-                "INSERT OR IGNORE INTO spool (event_id, stream, topic, wire) VALUES (?, ?, ?, ?)",
-                (event_id, stream, topic, wire),
-            )
+            done = self._database.execute(_INSERT, (event_id, stream, topic, wire))
         return done.rowcount == 1
+
+    def append_many(self, named: Iterable[tuple[str, Parcel]]) -> None:
+        """Write parcels under their event ids and fsync once; those that wait already are kept."""
+        rows = [(event_id, each.stream, each.topic, each.wire) for event_id, each in named]
+        with self._guard, self._database:
+            self._database.executemany(_INSERT, rows)
+
+    def waiting(self, event_ids: Iterable[str]) -> set[str]:
+        """Return those of the event ids under which a message waits."""
+        ask = "SELECT event_id FROM spool WHERE event_id = ?"
+        with self._guard:
+            found = [self._database.execute(ask, (each,)).fetchone() for each in event_ids]
+        return {row[0] for row in found if row is not None}
 
     def after(self, seq: int, limit: int) -> list[SpoolEntry]:
         """Return up to `limit` entries behind `seq`, in order."""

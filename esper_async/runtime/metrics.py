@@ -41,6 +41,30 @@ def exposed_value(name: str, value: float) -> float:
     return value / 1000.0 if name.endswith("_ms") else value
 
 
+class BoundMetric:
+    """One metric under one set of labels."""
+
+    __slots__ = ("_add", "_name", "_observe", "_scale")
+
+    def __init__(self, name: str, inner: Counter | Gauge | Histogram) -> None:
+        self._name = name
+        self._add = None if isinstance(inner, Histogram) else inner.inc
+        self._observe = inner.observe if isinstance(inner, Histogram) else None
+        self._scale = exposed_value(name, 1.0)
+
+    def add(self, value: float = 1.0) -> None:
+        """Increase a counter or a gauge; raises TypeError for a histogram."""
+        if self._add is None:
+            raise TypeError(f"{self._name} is a histogram: observe it")
+        self._add(value * self._scale)
+
+    def observe(self, value: float) -> None:
+        """Add an observation to a histogram; raises TypeError for the other kinds."""
+        if self._observe is None:
+            raise TypeError(f"{self._name} is not a histogram: it cannot be observed")
+        self._observe(value * self._scale)
+
+
 class Metric:
     """One metric; values go in by its telemetry unit (`_ms` in milliseconds). Thread-safe."""
 
@@ -54,12 +78,13 @@ class Metric:
         self._seen: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
 
+    def bound(self, **labels: str) -> "BoundMetric":
+        """Return the metric under fixed labels, for a hot path: finding them costs most of it."""
+        return BoundMetric(self.name, self._child(labels))
+
     def add(self, value: float = 1.0, **labels: str) -> None:
         """Increase a counter or a gauge; raises TypeError for a histogram."""
-        target = self._child(labels)
-        if isinstance(target, Histogram):
-            raise TypeError(f"{self.name} is a histogram: observe it")
-        target.inc(exposed_value(self.name, value))
+        self.bound(**labels).add(value)
 
     def set(self, value: float, **labels: str) -> None:
         """Set a gauge; raises TypeError for the other kinds."""
@@ -70,10 +95,7 @@ class Metric:
 
     def observe(self, value: float, **labels: str) -> None:
         """Add an observation to a histogram; raises TypeError for the other kinds."""
-        target = self._child(labels)
-        if not isinstance(target, Histogram):
-            raise TypeError(f"{self.name} is not a histogram: it cannot be observed")
-        target.observe(exposed_value(self.name, value))
+        self.bound(**labels).observe(value)
 
     def _child(self, labels: dict[str, str]) -> Counter | Gauge | Histogram:
         if set(labels) != set(self._labels):

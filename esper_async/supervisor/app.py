@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from esper_async.leyline.signing import Signer, load_key
+from esper_async.leyline.keys import load_signer
 from esper_async.nissa.access import ENVIRONMENT as TOKEN_VARIABLE
 from esper_async.nissa.access import load_token
 from esper_async.runtime.cell import Cell
@@ -151,7 +151,7 @@ class Supervisor:
     def _assemble(self) -> None:
         check_exposure(self.settings, self.state_dir)
         try:
-            key = load_key(self.state_dir / "leyline.key")
+            signer = load_signer(self.state_dir / "leyline.key")
             token = load_token(self.state_dir, os.environ.get(TOKEN_VARIABLE))
         except (OSError, ValueError) as error:
             raise StateDirError(str(error)) from None
@@ -159,7 +159,7 @@ class Supervisor:
         self._services = assemble(
             self.settings,
             self.state_dir,
-            signer=Signer(key),
+            signer=signer,
             token=token,
             system=self._system,
             registry=self.registry,

@@ -44,7 +44,7 @@ class HttpSettings(StrictModel):
 class OonaSettings(StrictModel):
     """The bus's server."""
 
-    redis_url: str = Field(default="", pattern=r"^$|^(redis|rediss|unix)://")
+    redis_url: str = Field(default="", pattern=r"^$|^((redis|rediss)(\+sentinel)?|unix)://")
 
 
 class TolariaSettings(StrictModel):

@@ -11,6 +11,7 @@ from esper_async.leyline import (
     DecisionRecord,
     FieldReport,
     SeedCandidate,
+    StateForm,
     SystemStatePacket,
     TelemetryPacket,
     value_of,
@@ -70,39 +71,33 @@ def _active(record: Record) -> int:
     return sum(seed["stage"] not in ended for seed in record["seeds"])
 
 
-def system_state_of(record: Record, *, name: str) -> SystemStatePacket:
-    """Return the state packet of a boundary record; what was not measured is absent."""
-    metrics = record["metrics"]
-    packet = SystemStatePacket(
-        version=SCHEMA_VERSION,
-        packet_id=f"{record['run']}/b{record['boundary']}",
-        created_at=record["time"],
-        run_id=record["run"],
-        experiment=name,
-        global_step=record["step"],
-        epoch=record["epoch"],
-        boundary=record["boundary"],
-    )
-    for field in _KNOWN_METRICS:
-        if metrics.get(field) is not None:
-            setattr(packet, field, metrics[field])
-    for field, value in metrics.items():
-        if field not in _KNOWN_METRICS and value is not None:
-            packet.metrics[field] = value
+def system_state_of(record: Record, *, form: StateForm) -> SystemStatePacket:
+    """Fill the run's state packet from a boundary record; what was not measured is absent."""
+    packet = form.begin(record["boundary"], seeds=len(record["seeds"]))
+    packet.packet_id = f"{record['run']}/b{record['boundary']}"
+    packet.created_at = record["time"]
+    packet.global_step = record["step"]
+    packet.epoch = record["epoch"]
+    for field, value in record["metrics"].items():
+        if value is None:
+            continue
+        if field in _KNOWN_METRICS:
+            setattr(packet, field, value)
+        else:
+            form.metrics[field] = value
     for field, value in record["hardware"].items():
         setattr(packet.hardware, field, value)
-    for seed in record["seeds"]:
-        packet.seeds.add(
-            seed_id=seed["id"],
-            stage=value_of(enums.SeedLifecycleStage, seed["stage"]),
-            gradient_norm=seed["gradient_norm"],
-            learning_rate=seed["learning_rate"],
-            layer_depth=seed["depth"],
-            age_epochs=max(seed["age_epochs"], 0),
-            site=seed["site"],
-            blueprint_id=seed["blueprint"],
-            alpha=seed["alpha"],
-        )
+    for state, seed in zip(form.seeds, record["seeds"], strict=True):
+        state.seed_id = seed["id"]
+        state.stage = value_of(enums.SeedLifecycleStage, seed["stage"])
+        for field in ("gradient_norm", "learning_rate"):
+            if seed[field] is not None:
+                setattr(state, field, seed[field])
+        state.layer_depth = seed["depth"]
+        state.age_epochs = max(seed["age_epochs"], 0)
+        state.site = seed["site"]
+        state.blueprint_id = seed["blueprint"]
+        state.alpha = seed["alpha"]
     return packet
 
 

@@ -14,7 +14,7 @@ import structlog
 from esper_async.kasmina.call import BatchError
 from esper_async.kasmina.evaluation import EmptyLoaderError
 from esper_async.kasmina.sites import NoSiteError
-from esper_async.leyline import load_key
+from esper_async.leyline import StateForm, load_signer
 from esper_async.oona.bridge import Bridge, BridgeReport
 from esper_async.runtime.child_main import ChildLink
 from esper_async.tamiyo.policies import UnknownPolicyError
@@ -94,6 +94,7 @@ class Teller:
     def __init__(self, bridge: Bridge, name: str) -> None:
         self._bridge = bridge
         self._name = name
+        self._form: StateForm | None = None
 
     def tell(self, record: Mapping[str, Any]) -> None:
         """Publish one record."""
@@ -103,7 +104,9 @@ class Teller:
         elif kind == "decision":
             self._bridge.spool(decision_of(record))
         elif kind == "boundary":
-            self._bridge.offer(system_state_of(record, name=self._name))
+            if self._form is None:
+                self._form = StateForm(record["run"], self._name)
+            self._bridge.offer(system_state_of(record, form=self._form))
         self._bridge.offer(telemetry_of(record))
 
 
@@ -116,7 +119,7 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
     folder = Path(run_dir)
     document = json.loads((folder / "run.json").read_text())
     run_id, config = document["id"], document["config"]
-    bridge = Bridge(redis_url, folder / "spool", load_key(Path(key_path)), f"tolaria/{run_id}")
+    bridge = Bridge(redis_url, folder / "spool", load_signer(Path(key_path)), f"tolaria/{run_id}")
     bridge.start()
     library = Library(Path(state_dir) / "urza", actor=f"run {run_id}")
     try:

@@ -1,5 +1,6 @@
 """What crosses the bus is authentic, fresh and new, or refused under its reason."""
 
+import hmac
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from esper_async import leyline
 from esper_async.leyline import Admission, NonceStore, Refusal, Refused, Signer, unwrap, wrap
-from esper_async.leyline.signing import check_freshness, load_key
+from esper_async.leyline.keys import load_key, load_keys, load_signer
+from esper_async.leyline.rotate import main, rotate
+from esper_async.leyline.signing import check_freshness
 from esper_async.leyline.validation import validate
 from tests.leyline import examples
 
@@ -258,6 +261,53 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(PermissionError, match="chmod 600"):
         load_key(path, {})
+
+
+def test_the_prepared_key_signs_as_hmac_does() -> None:
+    for data in (b"", b"x", bytes(500)):
+        assert SIGNER.sign(data) == hmac.digest(KEY, data, "sha256")
+
+
+def test_after_a_rotation_the_old_key_is_read_until_the_overlap_ends(tmp_path: Path) -> None:
+    path = tmp_path / "leyline.key"
+    before = load_signer(path, {})
+    wire = wrap(examples.field_report(), source="test", signer=before)
+    rotate(path, overlap_s=100.0, now=1_000.0)
+    rotate(path, overlap_s=500.0, now=1_050.0)
+    newest, middle, oldest = load_keys(path, {}, now=1_099.0)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["leyline.key"]
+    assert load_keys(path, {}, now=1_100.0) == [newest, middle]
+    assert load_keys(path, {}, now=1_550.0) == [newest]
+    after = Signer(newest, also_accept=[middle, oldest])
+    unwrap(wire, signer=after)
+    unwrap(wrap(examples.field_report(), source="test", signer=after), signer=Signer(newest))
+    with pytest.raises(Refused, match="forged"):
+        unwrap(wire, signer=Signer(newest))
+
+
+def test_rotating_from_the_command_line_says_what_to_do_or_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "leyline.key"
+    assert main([str(path)]) == 2
+    load_key(path, {})
+    assert main([str(path), "--overlap-hours", "1"]) == 0
+    assert "restart" in capsys.readouterr().out
+    assert len(load_keys(path, {})) == 2
+    path.write_text("nonsense\n")
+    assert main([str(path)]) == 2
+    assert path.read_text() == "nonsense\n"
+    path.write_text(f"{KEY.hex()}\n{KEY.hex()} soon\n")
+    with pytest.raises(ValueError, match="until=UNIX_TIME"):
+        load_keys(path, {})
+
+
+def test_the_environment_may_hold_several_keys_of_which_the_first_signs(tmp_path: Path) -> None:
+    variable = {"ESPER_LEYLINE_SECRET": f"{bytes(32).hex()}, {KEY.hex()}"}
+    signer = load_signer(tmp_path / "unused", variable)
+    unwrap(wrapped(examples.field_report()), signer=signer)
+    assert signer.sign(b"x") == Signer(bytes(32)).sign(b"x")
 
 
 def test_the_environment_holds_the_key_or_a_clear_error(tmp_path: Path) -> None:

@@ -87,6 +87,26 @@ def test_the_wire_bytes_stay_what_they_were(name: str) -> None:
     assert type(message).FromString(golden) == message
 
 
+@pytest.mark.parametrize(
+    ("name", "incarnation"), [("EventEnvelope", 0), ("EventEnvelope-incarnation", 2**63 + 1)]
+)
+def test_an_envelope_stays_what_it_was(name: str, incarnation: int) -> None:
+    """The first was written before envelopes had an incarnation; it says what it always said."""
+    wire = leyline.wrap(
+        examples.field_report(),
+        source="tolaria/digits-1",
+        signer=leyline.Signer(bytes(range(32))),
+        created_at=1_790_000_002.0,
+        sequence=7,
+        incarnation=incarnation,
+        correlation_id="digits-1/c7",
+    )
+    golden = (GOLDEN / f"{name}.binpb").read_bytes()
+    assert wire == golden
+    envelope = leyline.EventEnvelope.FromString(golden)
+    assert (envelope.sequence, envelope.incarnation) == (7, incarnation)
+
+
 def test_a_quantity_that_was_not_measured_is_absent_and_a_measured_zero_is_not() -> None:
     report = leyline.FieldReport(version=1, benefit_vs_twin=leyline.Quantity())
     back = leyline.FieldReport.FromString(report.SerializeToString())
@@ -99,11 +119,27 @@ def test_the_reference_messages_stay_within_280_bytes() -> None:
     assert len(examples.field_report().SerializeToString()) < 280
 
 
+def test_a_form_that_is_filled_again_keeps_nothing_of_the_last_boundary() -> None:
+    reference = examples.state_packet()
+    form = leyline.StateForm("digits-1", "digits", hardware=reference.hardware)
+    blank = form.begin(1, seeds=2).SerializeToString()
+    for seeds in (2, 3, 3, 2):
+        packet = form.begin(7, seeds=seeds)
+        packet.validation_accuracy = packet.validation_loss = packet.training_loss = 0.5
+        form.metrics["gap"] = 0.5
+        for seed in form.seeds:
+            seed.seed_id, seed.alpha, seed.gradient_norm = "s", 0.5, 0.5
+            seed.metrics["norm"] = 0.5
+        assert len(packet.seeds) == seeds
+        assert form.begin(1, seeds=2).SerializeToString() == blank
+
+
 _SCALARS = {
     FieldDescriptor.TYPE_STRING: st.text(max_size=12),
     FieldDescriptor.TYPE_BYTES: st.binary(max_size=12),
     FieldDescriptor.TYPE_BOOL: st.booleans(),
     FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
+    FieldDescriptor.TYPE_FIXED64: st.integers(0, 2**64 - 1),
     FieldDescriptor.TYPE_UINT64: st.integers(0, 2**64 - 1),
     FieldDescriptor.TYPE_SINT64: st.integers(-(2**63), 2**63 - 1),
     FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False),

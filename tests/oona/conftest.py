@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -11,6 +12,7 @@ from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, BusSettings, EmbeddedServer, Spool
 from esper_async.oona.connection import Client, connect
 from esper_async.testing.redis import running_redis
+from tests.oona.servers import KINDS, ServerKind
 
 KEY = bytes(range(32))
 FAST = BusSettings(
@@ -27,9 +29,15 @@ FAST = BusSettings(
 )
 
 
+@pytest.fixture(params=KINDS)
+def server_kind(request: pytest.FixtureRequest) -> ServerKind:
+    return cast(ServerKind, request.param)
+
+
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with running_redis(tmp_path / "redis") as running:
+async def server(server_kind: ServerKind, tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    binary = server_kind.binary(tmp_path)
+    async with running_redis(tmp_path / "redis", binary=binary) as running:
         yield running
 
 

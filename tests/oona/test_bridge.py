@@ -170,10 +170,10 @@ async def test_a_producer_killed_while_spooling_loses_nothing_it_was_told_is_saf
 
 def test_an_outbox_is_bounded_in_entries_and_bytes_and_counts_every_drop() -> None:
     outbox = Outbox(entries_limit=3, bytes_limit=10)
-    parcel = Parcel("s", "t", "low", b"1234")
+    parcel = Parcel("s", "t", 1, b"1234")
     assert [outbox.put(parcel) for _ in range(3)] == [True, True, False]  # bytes
     outbox.settle(1)
-    small = Parcel("s", "t", "normal", b"1")
+    small = Parcel("s", "t", 2, b"1")
     assert [outbox.put(small) for _ in range(3)] == [True, True, False]  # entries
     assert outbox.peek(2) == [parcel, small]
     outbox.shut()

@@ -15,6 +15,7 @@ from esper_async.leyline.envelope import unwrap, wrap
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Backpressure, Bus, BusUnavailable, EmbeddedServer
 from esper_async.oona.dead_letters import DeadLetters
+from esper_async.oona.depths import Depths
 from esper_async.oona.streams import WIRE_FIELD, emergency_lane, normal_lane
 from esper_async.runtime.errors import BreakerOpen
 from tests.oona.conftest import (
@@ -319,6 +320,43 @@ async def test_publishing_without_redis_fails_at_once_and_then_opens_the_breaker
     with pytest.raises(BreakerOpen):
         await bus.publish(telemetry(1))
     assert bus.metrics.value("esper_oona_breaker_state", breaker="oona.publish") == 2
+
+
+async def test_messages_published_together_arrive_in_order_and_share_one_round_trip(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    event_ids = await bus.publish_many([alert(number) for number in range(100)])
+    assert len(set(event_ids)) == 100
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        assert await inbox.has(100) == [alert(number) for number in range(100)]
+    published = bus.metrics.value("esper_oona_published_total", topic="alerts")
+    assert published == 100
+    assert bus.metrics.value("esper_oona_publish_latency_seconds_count", topic="alerts") == 1
+
+
+async def test_many_publishers_at_once_ask_how_deep_a_topic_is_only_once(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    whole = Depths._ask
+
+    async def ask(depths: Depths, topic: leyline.Topic) -> int:
+        asked.append(topic.name)
+        return await whole(depths, topic)
+
+    monkeypatch.setattr(Depths, "_ask", ask)
+    async with make_bus(server, settings=dataclasses.replace(FAST, depth_refresh_s=60.0)) as bus:
+        await asyncio.gather(*[bus.publish(alert(number)) for number in range(500)])
+    assert asked == ["alerts"]
+
+
+async def test_one_refused_among_many_means_none_was_published(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    with pytest.raises(Refused):
+        await bus.publish_many([alert(1), leyline.Alert(version=1)])
+    assert await client.xlen(normal_lane("alerts")) == 0
 
 
 async def test_an_invalid_message_is_refused_before_redis(bus: Bus) -> None:

@@ -10,6 +10,7 @@ import redis.asyncio
 from esper_async.oona import EmbeddedServer, ServerStartError
 from esper_async.oona.connection import connect
 from tests.oona.conftest import process_exists, until
+from tests.oona.servers import ServerKind
 
 
 async def test_it_listens_on_a_private_socket_only_and_never_evicts(
@@ -21,6 +22,14 @@ async def test_it_listens_on_a_private_socket_only_and_never_evicts(
     assert settings["appendfsync"] == "everysec"
     assert settings["maxmemory-policy"] == "noeviction"
     assert server.socket.stat().st_mode & 0o777 == 0o600
+
+
+async def test_it_is_the_server_that_the_test_is_named_for(
+    server_kind: ServerKind, client: redis.asyncio.Redis
+) -> None:
+    told = await client.info("server")
+    # Valkey reports the version of Redis that it is compatible with beside its own
+    assert told.get("valkey_version", told["redis_version"]).startswith(server_kind.version)
 
 
 async def test_data_survives_a_stop_and_a_kill(

@@ -23,6 +23,7 @@ from esper_async.study.bench.benchmark import (
     judged,
     replaced,
 )
+from esper_async.study.bench.bus_load import rate_row
 from esper_async.study.bench.command import main
 from esper_async.study.bench.interleave import Lap, Rounds, interleaved
 from esper_async.study.bench.report import print_tables, to_json
@@ -125,6 +126,25 @@ def test_a_slow_drift_cancels_in_the_ratio(ratio: float, drift: float) -> None:
 def test_a_control_that_is_off_by_more_than_a_percent_casts_doubt() -> None:
     compared = rounds([1.0] * 9, [1.0] * 9, [1.02] * 9).compare("wall_s")
     assert "A/A control off by 2.0%" in compared.doubt
+
+
+@pytest.mark.parametrize(
+    ("took", "last", "verdict"),
+    [
+        (1.02, 1.0, Verdict.PASS),
+        (1.25, 1.0, Verdict.MISS),
+        (1.02, 1.06, Verdict.INCONCLUSIVE),  # the control is off
+        (1.20, 1.06, Verdict.INCONCLUSIVE),  # by as much as could explain it
+        (2.00, 1.06, Verdict.MISS),
+    ],
+)
+def test_a_rate_is_believed_as_far_as_its_control_allows(
+    took: float, last: float, verdict: Verdict
+) -> None:
+    compared = rounds([1.0] * 9, [took] * 9, [last] * 9).compare("wall_s")
+    row = rate_row("rate", compared, 100, 0.9, note="")
+    assert row.verdict is verdict
+    assert row.ratio == pytest.approx((1.0 + last) / 2 / took)
 
 
 def test_rounds_that_are_not_whole_are_refused() -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from esper_async.leyline.v1 import enums_pb2 as esper_dot_leyline_dot_v1_dot_enums__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65sper/leyline/v1/envelope.proto\x12\x10\x65sper.leyline.v1\x1a\x1c\x65sper/leyline/v1/enums.proto\"\xf1\x03\n\rEventEnvelope\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\x12\x1e\n\x16processing_deadline_ms\x18\x06 \x01(\r\x12\x17\n\x0ftime_to_live_ms\x18\x07 \x01(\r\x12\x14\n\x0cpayload_type\x18\x08 \x01(\t\x12;\n\x10payload_encoding\x18\t \x01(\x0e\x32!.esper.leyline.v1.PayloadEncoding\x12\x0f\n\x07payload\x18\n \x01(\x0c\x12\x33\n\x08priority\x18\x0b \x01(\x0e\x32!.esper.leyline.v1.MessagePriority\x12\x16\n\x0e\x63orrelation_id\x18\x0c \x01(\t\x12\x35\n\x08\x64\x65livery\x18\r \x01(\x0e\x32#.esper.leyline.v1.DeliveryGuarantee\x12\x18\n\x10\x61ttempts_allowed\x18\x0e \x01(\r\x12\x11\n\tsignature\x18\x0f \x01(\x0c\x12\x15\n\rattempts_made\x18\x10 \x01(\r\x12\x14\n\x0crouting_keys\x18\x11 \x03(\t\x12\x10\n\x08sequence\x18\x12 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65sper/leyline/v1/envelope.proto\x12\x10\x65sper.leyline.v1\x1a\x1c\x65sper/leyline/v1/enums.proto\"\x86\x04\n\rEventEnvelope\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\x12\x1e\n\x16processing_deadline_ms\x18\x06 \x01(\r\x12\x17\n\x0ftime_to_live_ms\x18\x07 \x01(\r\x12\x14\n\x0cpayload_type\x18\x08 \x01(\t\x12;\n\x10payload_encoding\x18\t \x01(\x0e\x32!.esper.leyline.v1.PayloadEncoding\x12\x0f\n\x07payload\x18\n \x01(\x0c\x12\x33\n\x08priority\x18\x0b \x01(\x0e\x32!.esper.leyline.v1.MessagePriority\x12\x16\n\x0e\x63orrelation_id\x18\x0c \x01(\t\x12\x35\n\x08\x64\x65livery\x18\r \x01(\x0e\x32#.esper.leyline.v1.DeliveryGuarantee\x12\x18\n\x10\x61ttempts_allowed\x18\x0e \x01(\r\x12\x11\n\tsignature\x18\x0f \x01(\x0c\x12\x15\n\rattempts_made\x18\x10 \x01(\r\x12\x14\n\x0crouting_keys\x18\x11 \x03(\t\x12\x10\n\x08sequence\x18\x12 \x01(\x04\x12\x13\n\x0bincarnation\x18\x13 \x01(\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'esper_async.leyline.v1.enve
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENTENVELOPE']._serialized_start=84
-  _globals['_EVENTENVELOPE']._serialized_end=581
+  _globals['_EVENTENVELOPE']._serialized_end=602
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,7 @@ class EventEnvelope(_message.Message):
     ATTEMPTS_MADE_FIELD_NUMBER: _builtins.int
     ROUTING_KEYS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     event_id: _builtins.str
     type: _builtins.str
@@ -62,7 +63,9 @@ class EventEnvelope(_message.Message):
     signature: _builtins.bytes
     attempts_made: _builtins.int
     sequence: _builtins.int
-    """of this source; 0: not numbered"""
+    """of this incarnation on its stream, from 1; 0: not numbered"""
+    incarnation: _builtins.int
+    """who numbers: a producer has another at each start, and one for its spool"""
     @_builtins.property
     def routing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -86,10 +89,11 @@ class EventEnvelope(_message.Message):
         attempts_made: _builtins.int = ...,
         routing_keys: _abc.Iterable[_builtins.str] | None = ...,
         sequence: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_allowed", b"attempts_allowed", "attempts_made", b"attempts_made", "correlation_id", b"correlation_id", "created_at", b"created_at", "delivery", b"delivery", "event_id", b"event_id", "payload", b"payload", "payload_encoding", b"payload_encoding", "payload_type", b"payload_type", "priority", b"priority", "processing_deadline_ms", b"processing_deadline_ms", "routing_keys", b"routing_keys", "sequence", b"sequence", "signature", b"signature", "source", b"source", "time_to_live_ms", b"time_to_live_ms", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_allowed", b"attempts_allowed", "attempts_made", b"attempts_made", "correlation_id", b"correlation_id", "created_at", b"created_at", "delivery", b"delivery", "event_id", b"event_id", "incarnation", b"incarnation", "payload", b"payload", "payload_encoding", b"payload_encoding", "payload_type", b"payload_type", "priority", b"priority", "processing_deadline_ms", b"processing_deadline_ms", "routing_keys", b"routing_keys", "sequence", b"sequence", "signature", b"signature", "source", b"source", "time_to_live_ms", b"time_to_live_ms", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import structlog
+
 from esper_async.study.bench.registry import CASES, UnknownBenchmarkError
 from esper_async.study.bench.report import print_tables, to_json
 from esper_async.study.bench.runner import run_benchmarks
@@ -12,6 +14,7 @@ from esper_async.study.bench.runner import run_benchmarks
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0, 1 if a bar is missed or a mutant not caught, 2 if the request was wrong."""
     asked = _parser().parse_args(arguments)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # ours is stdout
     try:
         results = run_benchmarks(
             asked.names,

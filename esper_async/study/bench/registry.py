@@ -7,6 +7,12 @@ from esper_async.study.bench.benchmark import Benchmark
 
 CASES = {
     "blending": "blending",
+    "bus": "bus",
+    "bus-away": "bus_away",
+    "bus-chaos": "bus_chaos",
+    "bus-dead-groups": "bus_dead_groups",
+    "bus-poison": "bus_poison",
+    "contracts": "contracts",
     "default-run": "default_run",
     "first-step": "first_step",
     "growth": "growth",

@@ -1,0 +1,70 @@
+"""How deep each topic is for one producer, measured now and then, counted on in between."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from esper_async.leyline.registry import Topic
+from esper_async.oona.connection import Client
+from esper_async.oona.groups import group_states
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.pressure import Pressure
+from esper_async.oona.settings import BusSettings
+from esper_async.oona.streams import lanes
+
+
+class Depths:
+    """The pressure on every topic that this producer publishes to."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        settings: BusSettings,
+        metrics: BusMetrics,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._known: dict[str, tuple[Pressure, float]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    def recent(self, topic: Topic) -> Pressure | None:
+        """Return the topic's pressure when it was measured lately, or needs no measuring."""
+        if not topic.required_groups:
+            return self._known.setdefault(topic.name, (Pressure(self._settings), 0.0))[0]
+        if topic.name in self._known and self._one_at_a_time.locked():
+            return self._known[topic.name][0]  # while one caller measures, others go by the last
+        return self._fresh(topic)
+
+    def _fresh(self, topic: Topic) -> Pressure | None:
+        known = self._known.get(topic.name)
+        if known is None or self._monotonic() - known[1] >= self._settings.depth_refresh_s:
+            return None
+        return known[0]
+
+    async def measure(self, topic: Topic) -> Pressure:
+        """Ask Redis, and return the topic's pressure. Raises one of FAULTS."""
+        async with self._one_at_a_time:
+            if meanwhile := self._fresh(topic):
+                return meanwhile
+            depth = await self._ask(topic)
+            pressure = self._known.get(topic.name, (Pressure(self._settings), 0.0))[0]
+            pressure.observe(depth)
+            self._known[topic.name] = (pressure, self._monotonic())
+        self._metrics.depth.set(depth, topic=topic.name)
+        self._metrics.conservative.set(float(pressure.conservative), topic=topic.name)
+        return pressure
+
+    async def _ask(self, topic: Topic) -> int:
+        """Return how many entries the slowest required group has still to acknowledge."""
+        depths = [0]
+        for stream in lanes(topic.name):
+            states = await group_states(self._client, stream, lag_limit=self._settings.queue_bound)
+            if states.keys() >= set(topic.required_groups):
+                depths += [states[name].depth for name in topic.required_groups]
+            else:
+                depths.append(int(await self._client.xlen(stream)))
+        return max(depths)

@@ -1,0 +1,287 @@
+"""What does a message cost: to build, to read, to sign and to wrap?
+
+Times are those of all calls, as they are. Between their rounds runs a control that no message is
+part of, a fixed loop with a hash in it. When its rounds differ among each other, the machine does
+other things too, and a time over its bar is inconclusive; so it is on a machine that parses the
+reference packet slower than the one on which the bars were set (0.7 µs), as far as that explains
+it. On a quiet machine that is fast enough a miss is a miss. Building the packet is judged against
+its constructor as well, in the same rounds, which holds on any machine.
+"""
+
+import gc
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from esper_async.leyline import (
+    FieldReport,
+    FieldReportOutcome,
+    HardwareContext,
+    SeedState,
+    Signer,
+    SystemStatePacket,
+    spec_of,
+    unwrap,
+    wrap,
+)
+from esper_async.leyline.v1 import enums_pb2 as enums
+from esper_async.leyline.validation import validate
+from esper_async.study.bench import reference_messages as reference
+from esper_async.study.bench.benchmark import (
+    Bar,
+    Benchmark,
+    Effort,
+    Mutant,
+    Row,
+    judged,
+    replaced,
+    shown,
+)
+from esper_async.study.bench.interleave import interleaved
+
+PARSE_US = 0.7
+SPREAD = 1.1
+_ROUNDS = {Effort.SHORT: 20, Effort.FULL: 100}
+_CALLS = 500
+_KEY = bytes(range(32))
+_OUTCOME = "FIELD_REPORT_OUTCOME_NEUTRAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one call costs, in microseconds."""
+
+    p50_us: float
+    p99_us: float
+
+
+@dataclass(slots=True)
+class Machine:
+    """What the machine does to a time: whether it is busy, and how slow it is."""
+
+    parse_us: float = PARSE_US
+    _rounds_s: list[float] = field(default_factory=list)
+
+    def listen(self) -> None:
+        """Run one round of the control."""
+        started = time.perf_counter()
+        for _ in range(_CALLS):
+            _control()
+        self._rounds_s.append(time.perf_counter() - started)
+
+    @property
+    def spread(self) -> float:
+        """By which factor a usual round of the control takes longer than its quietest."""
+        return float(np.median(self._rounds_s)) / min(self._rounds_s)
+
+    def doubt(self, value_us: float, most_us: float, *, slow_counts: bool = True) -> str:
+        """Say why a time over its bar proves nothing; empty if it does, or is not over it."""
+        if value_us <= most_us:
+            return ""
+        if self.spread > SPREAD:
+            return f"the machine is busy: its control's rounds differ by {self.spread - 1:.0%}"
+        slowness = self.parse_us / PARSE_US
+        if slow_counts and slowness > SPREAD and value_us <= most_us * slowness:
+            return f"the machine is slow: it parses in {self.parse_us:.2f} µs, not {PARSE_US} µs"
+        return ""
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Time every step of a message's way through the contracts."""
+    rounds = _ROUNDS[effort]
+    machine = Machine()
+    packet = reference.state().SerializeToString()
+    message = SystemStatePacket.FromString(packet)
+    signer = Signer(_KEY)
+    wire = wrap(message, source="bench", signer=signer)
+    body, signature = wire[:-34], wire[-32:]
+    timed: list[tuple[str, float, float, bool]] = []
+
+    def take(figure: str, work: Callable[[], object], p50: float, p99: float | None = None) -> Cost:
+        found = cost(work, rounds, machine)
+        timed.append((figure, found.p50_us, p50, work is not parse))
+        if p99 is not None:
+            timed.append((f"{figure}, p99", found.p99_us, p99, True))
+        return found
+
+    def parse() -> object:
+        return SystemStatePacket.FromString(packet)
+
+    machine.parse_us = take("state packet: parse", parse, 1.5).p50_us
+    take("state packet: build, serialise", lambda: reference.state().SerializeToString(), 5.0, 10.0)
+    take("telemetry: build, serialise", lambda: reference.telemetry().SerializeToString(), 15.0)
+    take(
+        "field report: build, serialise", lambda: reference.field_report().SerializeToString(), 5.0
+    )
+    take("sign", lambda: signer.sign(body), 5.0)
+    take("verify", lambda: signer.verify(body, signature), 5.0)
+    take("envelope: wrap and sign", lambda: wrap(message, source="bench", signer=signer), 5.0)
+    opened = cost(lambda: unwrap(wire, signer=signer), rounds, machine)
+    return [
+        shown("the machine: spread of the control's rounds", machine.spread, "times"),
+        judged("state packet", float(len(packet)), "bytes", Bar("at most", 279)),
+        *[
+            judged(
+                figure,
+                value,
+                "µs",
+                Bar("at most", most),
+                doubt=machine.doubt(value, most, slow_counts=slow_counts),
+            )
+            for figure, value, most, slow_counts in timed
+        ],
+        _against_constructor(rounds),
+        shown("envelope: unwrap and verify", opened.p50_us, "µs"),
+        *_refusals(signer),
+    ]
+
+
+def cost(work: Callable[[], object], rounds: int, machine: Machine) -> Cost:
+    """Time `work` one call at a time, and let the machine be heard between rounds."""
+    clock = time.perf_counter_ns
+    taken = np.empty((rounds, _CALLS))
+    with _no_collection():
+        for number in range(rounds):
+            machine.listen()
+            for place in range(_CALLS):
+                started = clock()
+                work()
+                taken[number, place] = clock() - started
+    p50, p99 = np.percentile(taken, (50, 99)) / 1e3
+    return Cost(float(p50), float(p99))
+
+
+def _control() -> bytes:
+    """Do always the same: some arithmetic, and a hash of something."""
+    total = 0
+    for number in range(50):
+        total += number * number & 7
+    return hashlib.sha256(b"%d" % total).digest()
+
+
+def _against_constructor(rounds: int) -> Row:
+    """Compare building the state packet with what its constructor takes for the same content."""
+
+    def calls(build: Callable[[], SystemStatePacket]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(_CALLS):
+                build().SerializeToString()
+
+        return run
+
+    with _no_collection():
+        timed = interleaved(calls(_afresh), calls(reference.state), rounds=rounds)
+    compared = timed.compare("cpu_s")
+    baseline = 1e6 * compared.baseline_s / _CALLS
+    return judged(
+        "state packet: build, serialise, against its constructor",
+        compared.ratio.value * baseline,
+        "µs",
+        Bar("at most", 0.75),
+        baseline=baseline,
+        interval=(compared.ratio.low, compared.ratio.high),
+        note="the constructor given the same content, in turn with it",
+    )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _refusals(signer: Signer) -> list[Row]:
+    """Whether cheap is still strict: another key's, another version's and an altered message."""
+    report = reference.field_report()
+    wire = wrap(report, source="bench", signer=signer)
+    other = FieldReport(version=2, report_id="r", outcome=FieldReportOutcome.Value(_OUTCOME))
+    attempts: list[Callable[[], Any]] = [
+        lambda: unwrap(wire, signer=Signer(bytes(32))),
+        lambda: unwrap(wire[:20] + b"!" + wire[21:], signer=signer),
+        lambda: validate(other, spec_of(other)),
+    ]
+    refused = sum(_raises(attempt) for attempt in attempts)
+    bar = Bar("at least", len(attempts))
+    return [judged("forged, altered, other version: refused", float(refused), "of 3", bar)]
+
+
+def _raises(attempt: Callable[[], Any]) -> bool:
+    try:
+        attempt()
+    except ValueError:
+        return True
+    return False
+
+
+def _afresh() -> SystemStatePacket:
+    """The packet as its constructor makes it, every part from nothing."""
+    seeds = [
+        SeedState(
+            seed_id=f"s{depth}",
+            stage=enums.SEED_LIFECYCLE_STAGE_TRAINING,
+            gradient_norm=0.25 + depth,
+            learning_rate=0.01,
+            layer_depth=depth,
+            age_epochs=4,
+            risk_score=0.125,
+        )
+        for depth in range(3)
+    ]
+    return SystemStatePacket(
+        version=1,
+        packet_id="digits-1/12",
+        created_at=1_790_000_000.25,
+        global_step=1_560,
+        epoch=12,
+        boundary=12,
+        validation_accuracy=0.875,
+        validation_loss=0.5,
+        training_loss=0.375,
+        metrics={"gradient": 1.5, "speed": 90_000.0, "gap": 0.125},
+        hardware=HardwareContext(
+            device_type="cpu",
+            memory_total_bytes=8 << 30,
+            compute_capability="avx2",
+            memory_available_bytes=5 << 30,
+            temperature_celsius=51.5,
+            utilisation=0.75,
+        ),
+        run_id="digits-1",
+        experiment="digits",
+        primary_metric="validation_loss",
+        primary_direction=enums.METRIC_DIRECTION_MINIMISE,
+        seeds=seeds,
+    )
+
+
+BENCHMARK = Benchmark(
+    name="contracts",
+    question="what does a message cost: to build, to read, to sign and to wrap?",
+    measure=measure,
+    mutants=(
+        Mutant(
+            "packet made from nothing",
+            "every boundary makes a new packet with all that is in it",
+            lambda: replaced(f"{reference.__name__}.state", _afresh),
+        ),
+        Mutant(
+            "signature not looked at",
+            "verifying says yes",
+            lambda: replaced("esper_async.leyline.signing.Signer.verify", lambda *_: True),
+        ),
+        Mutant(
+            "another version is let in",
+            "the schema version is compared with a later one",
+            lambda: replaced("esper_async.leyline.validation.SCHEMA_VERSION", 2),
+        ),
+    ),
+)
