@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate
-from esper_async.leyline import StateForm
+from esper_async.leyline import StateForm, SystemStatePacket
 from esper_async.runtime.journal import read_journal
 from esper_async.tamiyo.command import Decision, Germinate
 from esper_async.tolaria.control import Steer
@@ -335,7 +335,9 @@ def test_a_boundary_tells_of_seeds_and_machine_what_the_state_packet_carries() -
     boundaries = kinds(records, "boundary")
     training = [s for b in boundaries for s in b["seeds"] if s["stage"] == "TRAINING"]
     assert any(seed["gradient_norm"] and seed["learning_rate"] for seed in training)
-    packets = [system_state_of(record, form=StateForm("run", "own")) for record in boundaries]
+    form = StateForm("run", "own")
+    wires = [system_state_of(record, form=form).SerializeToString() for record in boundaries]
+    packets = [SystemStatePacket.FromString(wire) for wire in wires]  # the form is filled anew
     assert all(packet.hardware.memory_total_bytes > 2**20 for packet in packets)
     assert all(packet.hardware.device_type == "cpu" for packet in packets)
     depths = {seed.layer_depth for packet in packets for seed in packet.seeds}
