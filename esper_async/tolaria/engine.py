@@ -14,6 +14,7 @@ from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.gates import SPOILT_TWIN
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.user_code import UserCodeError
 from esper_async.tamiyo.command import Decision, Germinate, NoOp, command_from_json
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.reports import ReportBook
@@ -128,11 +129,15 @@ class Engine:
 
         Raises:
             TaskError: the task cannot be trained; what was done so far is kept.
+            UserCodeError: code of the task raised; the message says which, and after which step.
         """
         with global_random.preserved(self.task.model):
             torch.set_num_threads(choose_threads(self.options))
             try:
                 return self._run()
+            except UserCodeError as error:
+                place = f" (after {self._steps} steps, {self._loader.epoch} whole epochs)"
+                raise error.of_task(place) from error.__cause__
             finally:
                 if self._checkpoints is not None:
                     self._checkpoints.wait()
@@ -171,8 +176,8 @@ class Engine:
         task, options = self.task, self.options
         task.model.to(self._device)
         task.model.train()
-        self._optimizer = task.make_optimizer(task.model.parameters())
         self._loader = EpochLoader(task.train_loader)
+        self._optimizer = task.make_optimizer(task.model.parameters())
         self._total = count_boundaries(task, options)
         scheduler = make_scheduler(task, self._optimizer, self._total)
         self._train_step = make_train_step(task)

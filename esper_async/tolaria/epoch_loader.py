@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esper_async.kasmina.user_code import batches_of, blaming
 from esper_async.tolaria import global_random
 from esper_async.tolaria.task import TaskError
 
@@ -32,10 +33,12 @@ class EpochLoader:
 
         Raises:
             TaskError: the loader yields no batch at all.
+            UserCodeError: the loader raised.
         """
-        iterator = self._start()
+        with blaming("train_loader"):
+            iterator = self._start()
         empty = self.batch == 0
-        for batch in iterator:
+        for batch in batches_of(iterator, "train_loader"):
             empty = False
             self.batch += 1
             yield batch

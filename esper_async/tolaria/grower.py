@@ -198,6 +198,7 @@ class Grower:
 
         Raises:
             EmptyLoaderError: the loader yields nothing.
+            UserCodeError: the loader, the forward function, the loss or a metric raised.
         """
         started = time.perf_counter()
         self._boundary += 1
@@ -273,14 +274,14 @@ class Grower:
         with evaluation_mode(modules):
             return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)
 
-    def score(self, loader: Iterable[Any]) -> Evaluation:
+    def score(self, loader: Iterable[Any], *, split: str = "test") -> Evaluation:
         """Evaluate the network as it is on a split, by sample."""
         variants = {"host": Call(self.model, self._forward)}
         device = next(self.model.parameters()).device
         with evaluation_mode([self.model]):
-            return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)[
-                "host"
-            ]
+            return evaluate(
+                variants, loader, self._loss, metrics=self._metrics, device=device, split=split
+            )["host"]
 
     def _metrics_of(self, host: Evaluation, training_loss: float | None) -> dict[str, float]:
         metrics = {"validation_loss": host.loss}

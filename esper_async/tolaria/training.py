@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from esper_async.kasmina.call import default_forward
+from esper_async.kasmina.call import default_forward, run_forward
 from esper_async.kasmina.trial import TrainStep
+from esper_async.kasmina.user_code import blaming
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError
 
@@ -27,14 +28,17 @@ def make_train_step(task: Task) -> TrainStep:
     forward = task.forward or default_forward
 
     def train_step(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:
-        output, target = forward(model, batch)
-        loss = task.loss(output, target)
+        output, target = run_forward(forward, model, batch)
+        with blaming("loss"):
+            loss = task.loss(output, target)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with blaming("loss.backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
         if task.clip_norm is not None:
             owned = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(owned, task.clip_norm)
-        optimizer.step()
+        with blaming("optimizer.step"):
+            optimizer.step()
         return loss.detach()
 
     return train_step
