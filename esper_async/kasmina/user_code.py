@@ -21,9 +21,10 @@ class UserCodeError(RuntimeError):
         self.what = what
         self.__cause__ = error
 
-    def of_task(self, where: str) -> "UserCodeError":
-        """Return the same, of a field of a Task, with the place in the run."""
+    def of_task(self, steps: int, epochs: int) -> "UserCodeError":
+        """Return the same, of a field of a Task, in a run that had gone so far."""
         assert self.__cause__ is not None
+        where = f" (after {steps} steps, {epochs} whole epochs)"
         return UserCodeError(f"Task.{self.what}", self.__cause__, where)
 
 

@@ -30,6 +30,7 @@ from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
 from esper_async.tolaria.records import seed_records, site_records, transition_record
+from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
@@ -136,8 +137,7 @@ class Engine:
             try:
                 return self._run()
             except UserCodeError as error:
-                place = f" (after {self._steps} steps, {self._loader.epoch} whole epochs)"
-                raise error.of_task(place) from error.__cause__
+                raise error.of_task(self._steps, self._loader.epoch) from error.__cause__
             finally:
                 if self._checkpoints is not None:
                     self._checkpoints.wait()
@@ -167,9 +167,7 @@ class Engine:
             self._save()
             return self._outcome("drained", None, self._clock.total())
         self._finish()
-        test = None
-        if self.task.test_loader is not None:
-            test = self.grower.score(self.task.test_loader)
+        test = None if self._test is None else self.grower.score(self._test)
         return self._outcome(self._ending or "completed", test, self._clock.total())
 
     def _set_up(self) -> None:
@@ -211,6 +209,8 @@ class Engine:
         )
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
         self._tally = Tally()
+        passes = self._total + self.grower.grows  # growth ends with one more
+        self._test = rehearse(task, self._device, epochs=options.epochs, passes=passes)
         self._clock = WallClock()
 
     def _run_epoch(self) -> None:

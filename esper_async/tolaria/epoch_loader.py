@@ -10,6 +10,8 @@ from esper_async.kasmina.user_code import batches_of, blaming
 from esper_async.tolaria import global_random
 from esper_async.tolaria.task import TaskError
 
+BEGINS_ANEW = "give a list, a DataLoader, or an object whose __iter__ begins anew"
+
 
 class EpochLoader:
     """Batches of one epoch after the other, with a position that can be saved and restored.
@@ -45,7 +47,7 @@ class EpochLoader:
         if empty:
             raise TaskError(
                 "Task.train_loader yielded no batch; it must yield at least one each epoch "
-                "(a generator can be iterated only once: give a DataLoader or a list)"
+                f"(a generator can be iterated only once: {BEGINS_ANEW})"
             )
         self.epoch += 1
         self.batch = 0
@@ -78,10 +80,10 @@ class EpochLoader:
         return {"global": global_random.capture(), "generators": self._generator_states()}
 
     def _generator_states(self) -> list[Tensor]:
-        return [generator.get_state() for generator in _generators(self._loader)]
+        return [generator.get_state() for generator in generators_of(self._loader)]
 
     def _restore_generators(self, states: list[Tensor]) -> None:
-        for generator, state in zip(_generators(self._loader), states, strict=True):
+        for generator, state in zip(generators_of(self._loader), states, strict=True):
             generator.set_state(state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +103,7 @@ class EpochLoader:
         self._resume = state
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: Any) -> list[torch.Generator]:
     """Return the generators that a DataLoader, its sampler and its batch sampler draw from."""
     places = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     found = [getattr(place, "generator", None) for place in places]
