@@ -62,6 +62,13 @@ def run_forward(forward: Forward, model: nn.Module, batch: Any) -> tuple[Tensor,
     return output, target
 
 
+def contents(batch: Any) -> str:
+    """Return a few words about what a batch holds, for messages."""
+    if isinstance(batch, tuple | list) and len(batch) <= 4:
+        return f"({', '.join(map(describe, batch))})"
+    return f"({describe(batch)})"
+
+
 class Call(nn.Module):
     """A host together with its forward function, as one module.
 

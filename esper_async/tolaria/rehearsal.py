@@ -5,7 +5,7 @@ last epoch. The run does not notice: random states, those of a DataLoader's own 
 included, buffers and modes are as they were before.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
@@ -57,12 +57,13 @@ def rehearse(task: Task, device: torch.device, *, epochs: int, passes: int) -> I
     """
     problems: list[Problem] = [*spent_loaders(task, epochs=epochs, passes=passes)]
     test: Iterable[Any] | None = None
+    known: set[str] = set()
     with _unnoticed(task):
         # An iterator that is its own loader may not begin anew: the first boundary is to have all.
         if not isinstance(task.validation_loader, Iterator):
-            problems += _score(task, "validation", device)[0]
+            problems += _score(task, "validation", device, known)[0]
         if task.test_loader is not None:
-            found, test = _score(task, "test", device)
+            found, test = _score(task, "test", device, known)
             problems += found
     if len(problems) == 1:
         raise problems[0]
@@ -94,13 +95,15 @@ def _is_spent_after_one_pass(loader: Iterable[Any]) -> bool:
     return isinstance(loader, Iterator) and type(loader).__module__ in ("builtins", "itertools")
 
 
-def _score(task: Task, split: str, device: torch.device) -> tuple[list[Problem], Iterable[Any]]:
+def _score(
+    task: Task, split: str, device: torch.device, known: set[str]
+) -> tuple[list[Problem], Iterable[Any]]:
     loader: Iterable[Any] = getattr(task, f"{split}_loader")
     try:
         batches, again = first_batch(loader, f"{split}_loader")
     except UserCodeError as error:
         return [problem_of(error)], loader
-    return score_batches(task, split, batches, device=device), again
+    return score_batches(task, split, batches, device=device, known=known), again
 
 
 def first_batch(loader: Iterable[Any], what: str) -> tuple[list[Any], Iterable[Any]]:
@@ -121,12 +124,14 @@ def score_batches(
     batches: Iterable[Any],
     *,
     device: torch.device | None = None,
-    known: Collection[str] = (),
+    known: set[str] | None = None,
 ) -> list[Problem]:
     """Evaluate the first batches of a split as a boundary would; return what is wrong.
 
-    What the fields named in `known` raise is left out: it has been told.
+    What the fields named in `known` raise is left out: it has been told. Those that fail now are
+    added to it.
     """
+    known = set() if known is None else known
     call = Call(task.model, task.forward or default_forward)
     tensors = {**detached_parameters(task.model), **cloned_buffers(task.model)}
     loss = SampleLoss(task.loss)
@@ -144,6 +149,7 @@ def score_batches(
         except UserCodeError as error:
             if error.what not in known:
                 problems.append(problem_of(error, f" on the first {split} batch"))
+            known.add(error.what)
             return False
         except (BatchError, EmptyLoaderError) as error:
             problems.append(problem_of(error))

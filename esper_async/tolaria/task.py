@@ -1,6 +1,7 @@
 """`Task`: everything Esper needs to know about somebody's training problem."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +75,25 @@ class Task:
             )
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Build the host's optimizer over `parameters`."""
-        if self.optimizer is not None:
-            return self.optimizer(parameters)
-        return torch.optim.AdamW(parameters, lr=3e-3)
+        """Build the host's optimizer over `parameters`.
+
+        Raises:
+            TaskError: the factory raised, or returned something else.
+        """
+        if self.optimizer is None:
+            return torch.optim.AdamW(parameters, lr=3e-3)
+        right = "it should take the parameters and return a torch.optim.Optimizer over them"
+        with told_as("optimizer", right):
+            made = self.optimizer(parameters)
+        if not hasattr(made, "param_groups"):
+            raise TaskError(f"Task.optimizer returned {made!r}; {right}")
+        return made
+
+
+@contextmanager
+def told_as(field: str, right: str) -> Iterator[None]:
+    """Turn what a factory of the task raises into a `TaskError` that says what is `right`."""
+    try:
+        yield
+    except Exception as error:
+        raise TaskError(f"Task.{field} raised {type(error).__name__}: {error}; {right}") from error

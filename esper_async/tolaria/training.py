@@ -13,7 +13,7 @@ from esper_async.kasmina.call import default_forward, run_forward
 from esper_async.kasmina.trial import TrainStep
 from esper_async.kasmina.user_code import blaming
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.task import Task, TaskError
+from esper_async.tolaria.task import Task, TaskError, told_as
 
 
 class NonFiniteLossError(TaskError):
@@ -45,10 +45,19 @@ def make_train_step(task: Task) -> TrainStep:
 
 
 def make_scheduler(task: Task, optimizer: Optimizer, boundaries: int) -> LRScheduler:
-    """Return the task's schedule, else a cosine to zero over the run's boundaries."""
-    if task.scheduler is not None:
-        return task.scheduler(optimizer)
-    return CosineAnnealingLR(optimizer, T_max=max(boundaries, 1))
+    """Return the task's schedule, else a cosine to zero over the run's boundaries.
+
+    Raises:
+        TaskError: the task's factory raised, or returned something else.
+    """
+    if task.scheduler is None:
+        return CosineAnnealingLR(optimizer, T_max=max(boundaries, 1))
+    right = "it should take the optimizer and return a scheduler, which is stepped once a boundary"
+    with told_as("scheduler", right):
+        made = task.scheduler(optimizer)
+    if not hasattr(made, "step"):
+        raise TaskError(f"Task.scheduler returned {made!r}; {right}")
+    return made
 
 
 def count_boundaries(task: Task, options: RunOptions) -> int:
