@@ -94,7 +94,9 @@ def grow(
 
     Raises:
         TaskError, NoSiteError, BatchError, EmptyLoaderError: the task cannot be trained as it is.
+        UserCodeError: the task's own code raised; the message says which, and after which step.
         TypeError: an option is not known.
+        ValueError: an option's value, a tier or a blueprint is not known.
     """
     run_options = _options(epochs, policy, seed, growth, baselines, options)
     fresh = _copy_of(task) if baselines else None
@@ -133,7 +135,7 @@ def _options(
     for name in options:
         if name not in known:
             raise TypeError(f"grow() has no option {name!r}; known: {', '.join(sorted(known))}")
-    limits = growth if isinstance(growth, GrowthOptions) else GrowthOptions(**(growth or {}))
+    limits = GrowthOptions.of(growth)
     name = policy if isinstance(policy, str) else policy.name
     return RunOptions(
         epochs=epochs, policy=name, seed=seed, growth=limits, baselines=baselines, **options
