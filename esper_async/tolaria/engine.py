@@ -227,7 +227,8 @@ class Engine:
             if self._ending is not None or self._rolled_back or self._boundary >= self._total:
                 return
         self._tally.total_s += time.perf_counter() - started
-        if self.options.boundary_every == "epoch":
+        ends = self._loader.epoch >= self.options.epochs and self._tally.steps > 0
+        if self.options.boundary_every == "epoch" or ends:
             self._pass_boundary()
             self._steer()
 
@@ -580,7 +581,7 @@ class Engine:
             "deterministic": self._deterministic,
             "resumable": "bitwise" if self._loader.stateful else None,
             "host_parameters": self._host_parameters,
-            "primary_metric": task.primary_metric or "validation_loss",
+            **task.description(),
             "sites": site_records(self.grower.sites),
         }
 

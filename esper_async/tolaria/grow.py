@@ -98,6 +98,8 @@ def grow(
         TypeError: an option is not known.
         ValueError: an option's value, a tier or a blueprint is not known.
     """
+    if task.name is not None:
+        options.setdefault("name", task.name)
     run_options = _options(epochs, policy, seed, growth, baselines, options)
     fresh = _copy_of(task) if baselines else None
     line = ProgressLine(epochs, shown=progress)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from esper_async.leyline import (
     SCHEMA_VERSION,
@@ -30,6 +30,13 @@ _GATES = {
 _KNOWN_METRICS = ("training_loss", "validation_loss", "validation_accuracy")
 
 Record = Mapping[str, Any]
+
+
+class Primary(NamedTuple):
+    """A task's primary metric: its key among a boundary's metrics, and its direction."""
+
+    key: str
+    larger_is_better: bool
 
 
 def telemetry_of(record: Record) -> TelemetryPacket:
@@ -70,7 +77,9 @@ def _active(record: Record) -> int:
     return sum(seed["stage"] not in ended for seed in record["seeds"])
 
 
-def system_state_of(record: Record, *, name: str, depths: Mapping[str, int]) -> SystemStatePacket:
+def system_state_of(
+    record: Record, *, name: str, depths: Mapping[str, int], primary: Primary | None = None
+) -> SystemStatePacket:
     """Return the state packet of a boundary record; what was not measured is absent."""
     metrics = record["metrics"]
     packet = SystemStatePacket(
@@ -89,6 +98,10 @@ def system_state_of(record: Record, *, name: str, depths: Mapping[str, int]) -> 
     for field, value in metrics.items():
         if field not in _KNOWN_METRICS and value is not None:
             packet.metrics[field] = value
+    if primary is not None:
+        packet.primary_metric = primary.key
+        direction = "MAXIMISE" if primary.larger_is_better else "MINIMISE"
+        packet.primary_direction = value_of(enums.MetricDirection, direction)
     for seed in record["seeds"]:
         packet.seeds.add(
             seed_id=seed["id"],

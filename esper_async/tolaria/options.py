@@ -18,7 +18,7 @@ class RunOptions:
         name: how reports call the run.
         device: "auto" takes the first CUDA device, else the CPU.
         threads: torch threads; "auto" is all cores but one. They are part of the result's bits.
-        boundary_every: a boundary after each epoch, or after so many optimizer steps.
+        boundary_every: a boundary after each epoch, or after so many steps and at the end.
         deterministic: "auto" is on for the CPU.
         growth: limits, schedule and margins of growth.
         sites: site name to submodule path; found by tracing if None.

@@ -22,6 +22,7 @@ from esper_async.tolaria.control import Steer, steer_of
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.forge_client import ForgeClient
 from esper_async.tolaria.messages import (
+    Primary,
     decision_of,
     field_report_of,
     system_state_of,
@@ -87,9 +88,10 @@ class LinkControl:
 class Teller:
     """Sends each of the run's records to the bus: what may be dropped, and what may not."""
 
-    def __init__(self, bridge: Bridge, name: str) -> None:
+    def __init__(self, bridge: Bridge, name: str, primary: Primary | None = None) -> None:
         self._bridge = bridge
         self._name = name
+        self._primary = primary
         self._depths: dict[str, int] = {}
 
     def tell(self, record: Mapping[str, Any]) -> None:
@@ -103,7 +105,9 @@ class Teller:
         elif kind == "decision":
             self._bridge.spool(decision_of(record))
         elif kind == "boundary":
-            self._bridge.offer(system_state_of(record, name=self._name, depths=self._depths))
+            self._bridge.offer(
+                system_state_of(record, name=self._name, depths=self._depths, primary=self._primary)
+            )
         self._bridge.offer(telemetry_of(record))
 
 
@@ -142,7 +146,6 @@ def _train(
 ) -> int:
     options = options_from_run(config)
     control = LinkControl(link, accepted(folder))
-    teller = Teller(bridge, options.name)
 
     def make_task() -> Task:
         # a factory may draw weights and splits from the global generators: the same ones each time
@@ -153,6 +156,7 @@ def _train(
         link.heartbeat(0, phase="proving", done=done, total=total, what=what)
 
     task = make_task()
+    teller = Teller(bridge, options.name, Primary(task.primary_key, task.larger_is_better))
     link.heartbeat(0, phase="starting")  # the first: until here the start's longer patience holds
     engine = Engine(
         task,

@@ -61,7 +61,7 @@ def make_scheduler(task: Task, optimizer: Optimizer, boundaries: int) -> LRSched
 
 
 def count_boundaries(task: Task, options: RunOptions) -> int:
-    """Return how many boundaries a run has.
+    """Return how many boundaries a run has, the last one at its end.
 
     Raises:
         TaskError: they are counted in steps, and the loader has no length or the run too few.
@@ -80,7 +80,7 @@ def count_boundaries(task: Task, options: RunOptions) -> int:
             f"run.boundary_every is {options.boundary_every} steps, but the whole run has "
             f"{steps}; lower it or train for more epochs"
         )
-    return steps // options.boundary_every
+    return -(-steps // options.boundary_every)
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -378,7 +378,9 @@ def test_an_unknown_option_is_refused_with_those_known() -> None:
 
 def test_boundaries_may_come_every_few_steps() -> None:
     result = grown(listed(), epochs=3, boundary_every=5)
-    assert [entry["step"] for entry in result.history] == [5, 10]
+    assert [entry["step"] for entry in result.history] == [5, 10, 12], "all epochs are trained"
+    even = grown(listed(), epochs=3, boundary_every=6)
+    assert [entry["step"] for entry in even.history] == [6, 12]
 
 
 def test_the_table_has_this_run_the_host_alone_and_the_final_net() -> None:
