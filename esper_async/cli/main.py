@@ -52,6 +52,30 @@ def _client(state_dir: Path | None) -> Any:
     return Client.of(state_dir_of(state_dir))
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("esper-async")
+        except PackageNotFoundError:
+            number = "not installed"
+        _output().result({"version": number}, [f"esper-supervisor {number}"])
+        raise typer.Exit
+
+
+@app.callback()
+def supervisor(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Grow a PyTorch model while it trains. `up` starts everything."""
+
+
 @app.command()
 @reported
 def up(
@@ -137,38 +161,38 @@ def runs(context: typer.Context, state_dir: StateDir = None) -> None:
 
 @runs_app.command("show")
 @reported
-def runs_show(context: typer.Context, run_id: RunId) -> None:
+def runs_show(context: typer.Context, run_id: RunId, state_dir: StateDir = None) -> None:
     """Show a run, its seeds and its final table."""
     from esper_async.cli import running
 
-    running.show_run(_client(context.obj), _output(), run_id)
+    running.show_run(_client(state_dir or context.obj), _output(), run_id)
 
 
-def _steer(context: typer.Context, run_id: str, deed: str, body: Any = None) -> None:
+def _steer(state_dir: Path | None, run_id: str, deed: str, body: Any = None) -> None:
     from esper_async.cli import running
 
-    running.steer_run(_client(context.obj), _output(), run_id, deed, body)
+    running.steer_run(_client(state_dir), _output(), run_id, deed, body)
 
 
 @runs_app.command("pause")
 @reported
-def runs_pause(context: typer.Context, run_id: RunId) -> None:
+def runs_pause(context: typer.Context, run_id: RunId, state_dir: StateDir = None) -> None:
     """Hold a run where it is."""
-    _steer(context, run_id, "pause")
+    _steer(state_dir or context.obj, run_id, "pause")
 
 
 @runs_app.command("resume")
 @reported
-def runs_resume(context: typer.Context, run_id: RunId) -> None:
+def runs_resume(context: typer.Context, run_id: RunId, state_dir: StateDir = None) -> None:
     """Let a paused run go on."""
-    _steer(context, run_id, "resume")
+    _steer(state_dir or context.obj, run_id, "resume")
 
 
 @runs_app.command("stop")
 @reported
-def runs_stop(context: typer.Context, run_id: RunId) -> None:
+def runs_stop(context: typer.Context, run_id: RunId, state_dir: StateDir = None) -> None:
     """End a run for good, keeping what it has."""
-    _steer(context, run_id, "stop")
+    _steer(state_dir or context.obj, run_id, "stop")
 
 
 @runs_app.command("rollback")
@@ -179,9 +203,11 @@ def runs_rollback(
     boundary: Annotated[
         int | None, typer.Option("--to", help="The boundary; default: the last checkpoint.")
     ] = None,
+    state_dir: StateDir = None,
 ) -> None:
     """Send a run back to an earlier boundary."""
-    _steer(context, run_id, "rollback", None if boundary is None else {"to_boundary": boundary})
+    body = None if boundary is None else {"to_boundary": boundary}
+    _steer(state_dir or context.obj, run_id, "rollback", body)
 
 
 @app.command()
@@ -274,31 +300,33 @@ def letters(context: typer.Context, state_dir: StateDir = None) -> None:
 
 @letters_app.command("show")
 @reported
-def letters_show(context: typer.Context, letter: LetterId) -> None:
+def letters_show(context: typer.Context, letter: LetterId, state_dir: StateDir = None) -> None:
     """Show a dead letter and what is in it."""
     from esper_async.cli import running
 
-    running.show_document(_client(context.obj), _output(), f"/api/dead-letters/{letter}")
+    running.show_document(
+        _client(state_dir or context.obj), _output(), f"/api/dead-letters/{letter}"
+    )
 
 
 @letters_app.command("replay")
 @reported
-def letters_replay(context: typer.Context, letter: LetterId) -> None:
+def letters_replay(context: typer.Context, letter: LetterId, state_dir: StateDir = None) -> None:
     """Deliver a dead letter again."""
     from esper_async.cli import running
 
-    client = _client(context.obj)
+    client = _client(state_dir or context.obj)
     path = f"/api/dead-letters/{letter}/replay"
     running.ask(client, _output(), lambda: client.post(path), f"{letter} is delivered again")
 
 
 @letters_app.command("purge")
 @reported
-def letters_purge(context: typer.Context, letter: LetterId) -> None:
+def letters_purge(context: typer.Context, letter: LetterId, state_dir: StateDir = None) -> None:
     """Throw a dead letter away."""
     from esper_async.cli import running
 
-    client = _client(context.obj)
+    client = _client(state_dir or context.obj)
     path = f"/api/dead-letters/{letter}"
     running.ask(client, _output(), lambda: client.delete(path), f"{letter} is gone")
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from esper_async.kasmina.user_code import blaming
+
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 
 
@@ -44,6 +46,29 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def run_forward(forward: Forward, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """Run a batch through a forward function.
+
+    Raises:
+        BatchError: the batch is not one that it understands, or it returns no pair.
+        UserCodeError: it raised.
+    """
+    what = "model.forward" if forward is default_forward else "forward"
+    with blaming(what, besides=(BatchError,)):
+        result = forward(model, batch)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise BatchError(f"forward should return (output, target), not {describe(result)}")
+    output, target = result
+    return output, target
+
+
+def contents(batch: Any) -> str:
+    """Return a few words about what a batch holds, for messages."""
+    if isinstance(batch, tuple | list) and len(batch) <= 4:
+        return f"({', '.join(map(describe, batch))})"
+    return f"({describe(batch)})"
+
+
 class Call(nn.Module):
     """A host together with its forward function, as one module.
 
@@ -58,7 +83,7 @@ class Call(nn.Module):
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return (output, target) of a batch."""
-        return self.run(self.model, batch)
+        return run_forward(self.run, self.model, batch)
 
     def with_tensors(self, tensors: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor]:
         """Return (output, target) with `tensors` (named as in the host) in place of its own."""

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper_async.kasmina.call import Call, Forward, cloned_buffers, first_batch_size
 from esper_async.kasmina.evaluation import Loss
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
+from esper_async.kasmina.user_code import blaming
 
 
 def count_macs(work: Callable[[], object]) -> int:
@@ -32,7 +33,10 @@ def training_macs(model: nn.Module, forward: Forward, batch: Any, loss: Loss) ->
 
     def pass_through() -> None:
         output, target = Call(model, forward).with_tensors(tensors, batch)
-        torch.autograd.grad(loss(output, target), learning, allow_unused=True)
+        with blaming("loss"):
+            value = loss(output, target)
+        with blaming("loss.backward"):
+            torch.autograd.grad(value, learning, allow_unused=True)
 
     with RandomStream(fresh_stream("count")).active(), torch.enable_grad():  # type: ignore[no-untyped-call]
         return count_macs(pass_through) / first_batch_size(batch)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper_async.kasmina.call import first_batch_size, move
+from esper_async.kasmina.call import BatchError, describe, first_batch_size, move
 from esper_async.kasmina.quantity import PairedBy, Unit
 from esper_async.kasmina.random_state import SharedRandomness
+from esper_async.kasmina.user_code import batches_of, blaming
 
 Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -82,11 +83,12 @@ class SampleLoss:
         A loss with several values a sample (a token each, say) is averaged over them, the batch
         being the slowest dimension.
         """
-        if self._unreduced is None:
-            return self.mean(output, target).detach().double().reshape(1), float(batch_size)
-        values = self._unreduced(output, target).detach().double()
+        with blaming("loss"):
+            if self._unreduced is None:
+                return self.mean(output, target).detach().double().reshape(1), float(batch_size)
+            values = self._unreduced(output, target).detach().double()
         if values.numel() % batch_size:
-            raise ValueError(
+            raise BatchError(
                 f"the loss gave {values.numel()} values for a batch of {batch_size} samples"
             )
         return values.reshape(batch_size, -1).mean(dim=1), 1.0
@@ -124,7 +126,8 @@ class _Tally:
         self._weights.append(torch.full_like(losses, weight))
         self._count += batch_size
         for name, metric in self._metrics.items():
-            value = torch.as_tensor(metric(output, target)).double()
+            with blaming(f"metrics[{name!r}]"):
+                value = _as_tensor(metric(output, target)).double()
             self._sums[name] += float(value.mean()) * batch_size
             self._values[name].append(value.reshape(-1))
 
@@ -139,6 +142,13 @@ class _Tally:
         )
 
 
+def _as_tensor(value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"it returned {describe(value)}, which is no number") from error
+
+
 def evaluate(
     variants: Mapping[str, Variant],
     loader: Iterable[Any],
@@ -146,28 +156,38 @@ def evaluate(
     *,
     metrics: Mapping[str, Metric] | None = None,
     device: torch.device | None = None,
+    split: str = "validation",
 ) -> dict[str, Evaluation]:
     """Run every variant on every batch and return what each scored, under the variant's name.
 
     The loader is iterated once, whatever the number of variants. No gradient is recorded; modes
     are the variants' own business. Every variant draws the same random numbers on a batch, and
-    the global stream goes on as if the first alone had been run.
+    the global stream goes on as if the first alone had been run. `split` is the data's name in
+    messages.
 
     Raises:
         EmptyLoaderError: the loader yields nothing.
+        BatchError: it yields what is no batch.
+        UserCodeError: the loader, the forward function, the loss or a metric raised.
     """
     tallies = {name: _Tally(loss, metrics or {}) for name in variants}
     empty = True
     with torch.no_grad():
-        for raw in loader:
+        for raw in batches_of(loader, f"{split}_loader"):
             empty = False
             batch = raw if device is None else move(raw, device)
-            size = first_batch_size(batch)
-            with SharedRandomness() as randomness:
-                for name, variant in variants.items():
-                    randomness.rewind()
-                    output, target = variant(batch)
-                    tallies[name].add(output, target, size)
+            try:
+                size = first_batch_size(batch)
+                with SharedRandomness() as randomness:
+                    for name, variant in variants.items():
+                        randomness.rewind()
+                        output, target = variant(batch)
+                        tallies[name].add(output, target, size)
+            except BatchError as error:
+                raise BatchError(f"{split}_loader: {error}") from error
     if empty:
-        raise EmptyLoaderError("the validation loader yielded no batch; it needs at least one")
+        raise EmptyLoaderError(
+            f"{split}_loader yielded no batch: the {split} loader needs at least one each time "
+            "it is iterated"
+        )
     return {name: tally.result() for name, tally in tallies.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from esper_async.kasmina.certificate import Certificate
-from esper_async.kasmina.kernels import blueprints_for, kernel_class
+from esper_async.kasmina.kernels import KernelRefusedError, blueprints_for, kernel_class
 from esper_async.kasmina.kernels.graft import BlendMode
 from esper_async.kasmina.proof import certificate_key, prove
 from esper_async.kasmina.sites import Site
@@ -69,6 +69,26 @@ def certify(
     record = json.loads(certificate.to_json())
     store.put_certificate(key, record, blueprint=blueprint, interface=site.interface.key)
     return certificate
+
+
+def check_blueprints(
+    blueprints: Iterable[str] | None, *, tiers: Iterable[str], drill: bool = False
+) -> None:
+    """Refuse blueprints that could never be planted, whatever the site.
+
+    Raises:
+        KernelRefusedError: one does not exist, is quarantined, or is of a tier that is not allowed.
+    """
+    if isinstance(blueprints, str):
+        raise KernelRefusedError(f"blueprints is a list of ids, like [{blueprints!r}]")
+    allowed = set(tiers)
+    for blueprint in blueprints or ():
+        tier = kernel_class(blueprint, drill=drill).blueprint.tier
+        if tier not in allowed:
+            raise KernelRefusedError(
+                f"{blueprint} is of the tier {tier!r}, which growth.tiers does not allow: "
+                f"{', '.join(sorted(allowed))}"
+            )
 
 
 def legal_pairs(

@@ -1,7 +1,26 @@
 """What growth may do in a run: its limits, its clocks and its margins."""
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+from esper_async.runtime.strict_model import nearest
+
+_TIERS = ("production", "experimental")
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "twin": ("auto", "on", "off"),
+    "relative_margins": ("auto", True, False),
+    "fossilized_frozen": (True, False),
+    "drill": (True, False),
+}
+_AT_LEAST = {
+    **dict.fromkeys(
+        ("max_seeds", "max_candidates", "shadow_every", "dwell_steps", "max_windows"), 1
+    ),
+    **dict.fromkeys(("ramp_boundaries", "window_boundaries"), 1),
+    **dict.fromkeys(("embargo_boundaries", "warmup_steps"), 0),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +71,53 @@ class GrowthOptions:
     drill: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_seeds", "max_candidates", "shadow_every", "dwell_steps", "max_windows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"growth.{name} must be at least 1, not {getattr(self, name)}")
-        if self.window_boundaries < 1 or self.ramp_boundaries < 1:
-            raise ValueError("growth.ramp_boundaries and growth.window_boundaries are at least 1")
-        if self.parameter_budget <= 0:
-            raise ValueError(f"growth.parameter_budget must be > 0, not {self.parameter_budget}")
+        for name, least in _AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"growth.{name} must be at least {least}, not {getattr(self, name)}"
+                )
+        for name in ("parameter_budget", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"growth.{name} must be > 0, not {getattr(self, name)}")
+        for name in ("g2_margin", "g4_margin"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"growth.{name} must be finite, not {getattr(self, name)}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(_unknown(f"growth.{name}", getattr(self, name), allowed))
+        self._check_tiers()
+
+    def _check_tiers(self) -> None:
+        if isinstance(self.tiers, str):
+            raise ValueError(f"growth.tiers is a list, like [{self.tiers!r}], not {self.tiers!r}")
+        quarantined = ("adversarial", "planted")
+        for tier in self.tiers:
+            if tier in quarantined and not self.drill:
+                raise ValueError(f"growth.tiers: the {tier} tier is refused for any live run")
+            if tier not in _TIERS + quarantined:
+                raise ValueError(_unknown("growth.tiers", tier, _TIERS))
+
+    @classmethod
+    def of(cls, growth: "GrowthOptions | Mapping[str, Any] | None") -> Self:
+        """Return the options that a mapping names; options are returned as they are.
+
+        Raises:
+            TypeError: a key is unknown.
+            ValueError: a value is not allowed.
+        """
+        if isinstance(growth, cls):
+            return growth
+        known = [entry.name for entry in fields(cls)]
+        given = dict(growth or {})  # type: ignore[arg-type]
+        for name in given:
+            if name not in known:
+                raise TypeError(_unknown("growth", name, known))
+        return cls(**given)
+
+
+def _unknown(place: str, value: object, allowed: Iterable[object]) -> str:
+    """Say which value is not known, which one may have been meant, and which there are."""
+    names = [str(name) for name in allowed]
+    close = nearest(value, names) if isinstance(value, str) else None
+    meant = f"did you mean {close!r}? " if close else ""
+    return f"{place} knows no {value!r}; {meant}known: {', '.join(names)}"

@@ -18,6 +18,7 @@ from esper_async.kasmina.call import Call, contiguous, detached_parameters
 from esper_async.kasmina.evaluation import Loss, Variant
 from esper_async.kasmina.kernels.graft import Graft, GraftHook
 from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.user_code import blaming
 
 
 @contextmanager
@@ -64,7 +65,8 @@ def shadow_step(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: fl
     batch = contiguous(batch)
     with seed.stream.active(), switched_on(call.model, seed), torch.enable_grad():  # type: ignore[no-untyped-call]
         output, target = call.with_tensors(tensors, batch)
-        value = loss(output, target)
+        with blaming("loss"):
+            value = loss(output, target)
         if seed.optimizer is not None:
             _learn(seed, value, clip_norm)
     return value.detach()

@@ -6,7 +6,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,27 @@ from torch import Tensor
 from esper_async.kasmina.call import (
     BatchError,
     Call,
-    Forward,
     cloned_buffers,
+    contents,
     default_forward,
     describe,
     detached_parameters,
+    first_batch_size,
 )
 from esper_async.kasmina.evaluation import SampleLoss
 from esper_async.kasmina.kernels import blueprints_for, build_kernel
 from esper_async.kasmina.kernels.graft import Graft, GraftHook
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.sites import NoSiteError, Site, find_sites
+from esper_async.kasmina.user_code import UserCodeError, blaming
 from esper_async.tolaria import global_random
+from esper_async.tolaria.options import RunOptions, options_from_run
+from esper_async.tolaria.rehearsal import problem_of, score_batches
 from esper_async.tolaria.run_file import RunFile, load_run
+from esper_async.tolaria.second_pass import check_passes, two_passes
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.task_source import load_task
-
-_COMPARED_BATCHES = 50
+from esper_async.tolaria.training import choose_device, count_boundaries, make_scheduler
 
 
 def check_run(run_file: RunFile) -> dict[str, Any]:
@@ -46,14 +50,15 @@ def check_run(run_file: RunFile) -> dict[str, Any]:
         problems.append(str(error))
         return document
     document["model"] = _describe_model(task)
-    batch = _first(task.train_loader, "train_loader", problems)
-    _first(task.validation_loader, "validation_loader", problems)
-    if batch is None:
-        return document
-    _check_step(task, batch, problems, document["notes"])
-    if not problems:
-        _check_sites(task, run_file, batch, document)
-        _check_resume(task, document)
+    options = options_from_run(run_file.model_dump())
+    boundaries = _check_plan(task, options, problems)
+    passes = check_passes(task, options, document)
+    failed: set[str] = set()
+    for batch in passes:
+        failed = _check_step(task, batch, problems, document["notes"])
+    _check_splits(task, boundaries + (options.policy != "static"), failed, problems)
+    if passes and not problems:
+        _check_sites(task, run_file, passes[0], document)
     return document
 
 
@@ -64,45 +69,54 @@ def _describe_model(task: Task) -> dict[str, Any]:
     }
 
 
-def _first(loader: Iterable[Any], name: str, problems: list[str]) -> Any:
+def _check_plan(task: Task, options: RunOptions, problems: list[str]) -> int:
+    """Build what a run builds before its first step; return how many boundaries it has."""
+    boundaries = options.epochs
     try:
-        batch = next(iter(loader), None)
-    except Exception as error:  # noqa: BLE001 - the user's code; it becomes a problem that is told
-        problems.append(f"Task.{name} raised {type(error).__name__}: {error}")
-        return None
-    if batch is None:
-        problems.append(f"Task.{name} yields no batch; it must yield at least one")
-    return batch
+        choose_device(options.device)
+    except TaskError as error:
+        problems.append(str(error))
+    try:
+        boundaries = count_boundaries(task, options)
+    except TaskError as error:
+        problems.append(str(error))
+    try:
+        make_scheduler(task, task.make_optimizer(task.model.parameters()), boundaries)
+    except TaskError as error:
+        problems.append(str(error))
+    return boundaries
 
 
-def _forward_of(task: Task) -> Forward:
-    return task.forward or default_forward
+def _check_step(task: Task, batch: Any, problems: list[str], notes: list[str]) -> set[str]:
+    """Push one batch through the model and the loss, forward and backward, on copies.
 
-
-def _check_step(task: Task, batch: Any, problems: list[str], notes: list[str]) -> None:
-    """Push one batch through the model and the loss, forward and backward, on copies."""
+    Returns the fields of the task that failed.
+    """
     parameters = {
         name: p.detach().requires_grad_(p.requires_grad)
         for name, p in task.model.named_parameters()
     }
+    learning = [tensor for tensor in parameters.values() if tensor.requires_grad]
     task.model.train()
     try:
+        first_batch_size(batch)
         tensors = {**parameters, **cloned_buffers(task.model)}
-        output, target = Call(task.model, _forward_of(task)).with_tensors(tensors, batch)
-        loss = task.loss(output, target)
-        learning = [tensor for tensor in parameters.values() if tensor.requires_grad]
-        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
+        pair = Call(task.model, task.forward or default_forward).with_tensors(tensors, batch)
+        with blaming("loss"):
+            loss = task.loss(*pair)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            problems.append(f"Task.loss returned {describe(loss)}; it should be a scalar tensor")
+            return {"loss"}
+        with blaming("loss.backward"):
+            gradients = torch.autograd.grad(loss, learning, allow_unused=True)
     except BatchError as error:
-        problems.append(str(error))
-        return
-    except Exception as error:  # noqa: BLE001 - the user's code; it becomes a problem that is told
-        problems.append(
-            f"one batch ({describe(batch)}) through model and loss raised "
-            f"{type(error).__name__}: {error}"
-        )
-        return
+        problems.append(f"Task.train_loader: {error}")
+        return set()
+    except UserCodeError as error:
+        problems.append(str(problem_of(error, f" on the first training batch {contents(batch)}")))
+        return {error.what}
     if not bool(torch.isfinite(loss)):
-        problems.append(f"the loss of the first batch is {float(loss)}; look at the data")
+        problems.append(f"Task.loss of the first batch is {float(loss)}; look at the data")
     unused = sum(gradient is None for gradient in gradients)
     if unused:
         notes.append(f"{unused} parameters get no gradient from the loss")
@@ -110,13 +124,26 @@ def _check_step(task: Task, batch: Any, problems: list[str], notes: list[str]) -
         notes.append(
             'the loss takes no reduction="none": measurements are paired by batch, not by sample'
         )
+    return set()
+
+
+def _check_splits(task: Task, passes: int, failed: set[str], problems: list[str]) -> None:
+    """Score the first batches of the splits; the validation loader must begin anew."""
+    for split in ("validation", "test"):
+        name = f"{split}_loader"
+        if getattr(task, name) is None:
+            continue
+        needed = passes if split == "validation" else 1
+        found = two_passes(task, name, 1, needed=needed, problems=problems)
+        if found is not None:
+            problems += map(str, score_batches(task, split, found[0], known=failed))
 
 
 def _check_sites(task: Task, run_file: RunFile, batch: Any, document: dict[str, Any]) -> None:
     named = run_file.growth.sites
     wanted = task.sites if named == "auto" else named
     try:
-        sites = find_sites(task.model, _forward_of(task), batch, wanted)
+        sites = find_sites(task.model, task.forward or default_forward, batch, wanted)
     except NoSiteError as error:
         if run_file.growth.policy != "static":
             document["problems"].append(str(error))
@@ -154,7 +181,9 @@ def _runs(task: Task, site: Site, blueprint: str, batch: Any, document: dict[str
     }
     try:
         with torch.no_grad(), RandomStream(fresh_stream("check")).active():
-            output, _ = Call(task.model, _forward_of(task)).with_tensors(dict(tensors), batch)
+            output, _ = Call(task.model, task.forward or default_forward).with_tensors(
+                dict(tensors), batch
+            )
     except RuntimeError as error:
         document["notes"].append(f"{blueprint} does not run at {site.name}: {error}")
         return False
@@ -164,39 +193,6 @@ def _runs(task: Task, site: Site, blueprint: str, batch: Any, document: dict[str
         document["notes"].append(f"{blueprint} at {site.name} gives values that are not finite")
         return False
     return True
-
-
-def _check_resume(task: Task, document: dict[str, Any]) -> None:
-    """Iterate the training loader twice from the same random states and compare."""
-    if hasattr(task.train_loader, "state_dict") and hasattr(task.train_loader, "load_state_dict"):
-        document["resumable"] = "bitwise"
-        document["resumable_why"] = "the training loader saves its own position"
-        return
-    begin = global_random.capture()
-    first = _batches(task.train_loader)
-    global_random.restore(begin)
-    second = _batches(task.train_loader)
-    same = len(first) == len(second) and all(map(_equal, first, second))
-    document["resumable"] = "bitwise" if same else "approximate"
-    document["resumable_why"] = (
-        "the training loader yields the same batches from the same random states"
-        if same
-        else "the training loader yields other batches the second time, from the same random states"
-    )
-
-
-def _batches(loader: Iterable[Any]) -> list[Any]:
-    return [batch for batch, _ in zip(loader, range(_COMPARED_BATCHES), strict=False)]
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(one == other)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.gates import SPOILT_TWIN
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.user_code import UserCodeError
 from esper_async.tamiyo.command import Decision, Germinate, NoOp, command_from_json
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.reports import ReportBook
@@ -31,6 +32,7 @@ from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
 from esper_async.tolaria.records import seed_records, site_records, transition_record
+from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
@@ -136,6 +138,7 @@ class Engine:
 
         Raises:
             TaskError: the task cannot be trained; what was done so far is kept.
+            UserCodeError: code of the task raised; the message says which, and after which step.
         """
         with global_random.preserved(self.task.model):
             torch.set_num_threads(choose_threads(self.options))
@@ -143,6 +146,8 @@ class Engine:
                 be_deterministic(self._device)
             try:
                 return self._run()
+            except UserCodeError as error:
+                raise error.of_task(self._steps, self._loader.epoch) from error.__cause__
             finally:
                 if self._checkpoints is not None:
                     self._checkpoints.wait()
@@ -174,17 +179,15 @@ class Engine:
         self._finish()
         if self._folder is not None:
             save_grown(self.grower, self._folder / MODEL_FILE)
-        test = None
-        if self.task.test_loader is not None:
-            test = self.grower.score(self.task.test_loader)
+        test = None if self._test is None else self.grower.score(self._test)
         return self._outcome(self._ending or "completed", test, self._clock.total())
 
     def _set_up(self) -> None:
         task, options = self.task, self.options
         task.model.to(self._device)
         task.model.train()
-        self._optimizer = task.make_optimizer(task.model.parameters())
         self._loader = EpochLoader(task.train_loader)
+        self._optimizer = task.make_optimizer(task.model.parameters())
         self._total = count_boundaries(task, options)
         scheduler = make_scheduler(task, self._optimizer, self._total)
         self._train_step = make_train_step(task)
@@ -218,6 +221,8 @@ class Engine:
         )
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
         self._tally = Tally()
+        passes = self._total + self.grower.grows  # growth ends with one more
+        self._test = rehearse(task, self._device, epochs=options.epochs, passes=passes)
         self._clock = WallClock()
 
     def _run_epoch(self) -> None:
@@ -230,7 +235,8 @@ class Engine:
             self._steer()
             if self._ending is not None or self._rolled_back or self._boundary >= self._total:
                 return
-        if self.options.boundary_every == "epoch":
+        ends = self._loader.epoch >= self.options.epochs and self._tally.steps > 0
+        if self.options.boundary_every == "epoch" or ends:
             self._pass_boundary()
             self._steer()
 
@@ -603,7 +609,7 @@ class Engine:
             "deterministic": self._deterministic,
             "resumable": "bitwise" if self._loader.stateful else None,
             "host_parameters": self._host_parameters,
-            "primary_metric": task.primary_metric or "validation_loss",
+            **task.description(),
             "sites": site_records(self.grower.sites),
         }
 

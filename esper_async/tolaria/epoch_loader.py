@@ -1,13 +1,17 @@
 """Going through the training loader so that a resumed run sees the very batches it would have."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from esper_async.kasmina.user_code import batches_of, blaming
 from esper_async.tolaria import global_random
 from esper_async.tolaria.task import TaskError
+
+BEGINS_ANEW = "give a list, a DataLoader, or an object whose __iter__ begins anew"
 
 
 class EpochLoader:
@@ -32,17 +36,19 @@ class EpochLoader:
 
         Raises:
             TaskError: the loader yields no batch at all.
+            UserCodeError: the loader raised.
         """
-        iterator = self._start()
+        with blaming("train_loader"):
+            iterator = self._start()
         empty = self.batch == 0
-        for batch in iterator:
+        for batch in batches_of(iterator, "train_loader"):
             empty = False
             self.batch += 1
             yield batch
         if empty:
             raise TaskError(
                 "Task.train_loader yielded no batch; it must yield at least one each epoch "
-                "(a generator can be iterated only once: give a DataLoader or a list)"
+                f"(a generator can be iterated only once: {BEGINS_ANEW})"
             )
         self.epoch += 1
         self.batch = 0
@@ -75,10 +81,10 @@ class EpochLoader:
         return {"global": global_random.capture(), "generators": self._generator_states()}
 
     def _generator_states(self) -> list[Tensor]:
-        return [generator.get_state() for generator in _generators(self._loader)]
+        return [generator.get_state() for generator in generators_of(self._loader)]
 
     def _restore_generators(self, states: list[Tensor]) -> None:
-        for generator, state in zip(_generators(self._loader), states, strict=True):
+        for generator, state in zip(generators_of(self._loader), states, strict=True):
             generator.set_state(state)
 
     def repeats(self, batches: int) -> bool:
@@ -91,10 +97,10 @@ class EpochLoader:
         self._restore(begin)
         second = self._first(batches)
         self._restore(begin)
-        return len(first) == len(second) and all(map(_equal, first, second))
+        return len(first) == len(second) and all(map(same_batch, first, second))
 
     def _first(self, count: int) -> list[Any]:
-        return [batch for batch, _ in zip(self._loader, range(count), strict=False)]
+        return list(islice(self._loader, count))
 
     def _restore(self, states: Mapping[str, Any]) -> None:
         global_random.restore(states["global"])
@@ -117,17 +123,18 @@ class EpochLoader:
         self._resume = state
 
 
-def _equal(one: Any, other: Any) -> bool:
+def same_batch(one: Any, other: Any) -> bool:
+    """Whether two batches, or parts of them, are equal to the bit."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same_batch(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(same_batch, one, other))
     return bool(one == other)
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: Any) -> list[torch.Generator]:
     """Return the generators that a DataLoader, its sampler and its batch sampler draw from."""
     places = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     found = [getattr(place, "generator", None) for place in places]

@@ -94,8 +94,12 @@ def grow(
 
     Raises:
         TaskError, NoSiteError, BatchError, EmptyLoaderError: the task cannot be trained as it is.
+        UserCodeError: the task's own code raised; the message says which, and after which step.
         TypeError: an option is not known.
+        ValueError: an option's value, a tier or a blueprint is not known.
     """
+    if task.name is not None:
+        options.setdefault("name", task.name)
     run_options = _options(epochs, policy, seed, growth, baselines, options)
     fresh = _copy_of(task) if baselines else None
     line = ProgressLine(epochs, shown=progress)
@@ -133,7 +137,7 @@ def _options(
     for name in options:
         if name not in known:
             raise TypeError(f"grow() has no option {name!r}; known: {', '.join(sorted(known))}")
-    limits = growth if isinstance(growth, GrowthOptions) else GrowthOptions(**(growth or {}))
+    limits = GrowthOptions.of(growth)
     name = policy if isinstance(policy, str) else policy.name
     return RunOptions(
         epochs=epochs, policy=name, seed=seed, growth=limits, baselines=baselines, **options

@@ -20,6 +20,7 @@ from esper_async.kasmina.legal import (
     MemoryStore,
     Progress,
     Supply,
+    check_blueprints,
     legal_pairs,
 )
 from esper_async.kasmina.modes import evaluation_mode
@@ -91,6 +92,9 @@ class Grower:
         progress: told of certificates being proved: `(done, total, what)`.
         decide: `(policy, view) -> Decision`, called in place of `policy.decide(view)`: a run
             journals there what it is about to do.
+
+    Raises:
+        TypeError, ValueError: a growth option, a tier or a blueprint is not known.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class Grower:
         forward: Forward | None = None,
         metrics: Mapping[str, Metric] | None = None,
         sites: Mapping[str, str] | None = None,
-        growth: GrowthOptions | None = None,
+        growth: GrowthOptions | Mapping[str, Any] | None = None,
         boundaries: int | None = None,
         certificates: CertificateStore | None = None,
         blueprints: Sequence[str] | None = None,
@@ -116,7 +120,8 @@ class Grower:
     ) -> None:
         self.model = model
         self.optimizer = optimizer
-        self.options = growth or GrowthOptions()
+        self.options = GrowthOptions.of(growth)
+        check_blueprints(blueprints, tiers=self.options.tiers, drill=self.options.drill)
         self.policy = make_policy(policy, seed) if isinstance(policy, str) else policy
         self.seed = seed
         self.boundaries = boundaries
@@ -198,6 +203,7 @@ class Grower:
 
         Raises:
             EmptyLoaderError: the loader yields nothing.
+            UserCodeError: the loader, the forward function, the loss or a metric raised.
         """
         started = time.perf_counter()
         self._boundary += 1
@@ -273,14 +279,14 @@ class Grower:
         with evaluation_mode(modules):
             return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)
 
-    def score(self, loader: Iterable[Any]) -> Evaluation:
+    def score(self, loader: Iterable[Any], *, split: str = "test") -> Evaluation:
         """Evaluate the network as it is on a split, by sample."""
         variants = {"host": Call(self.model, self._forward)}
         device = next(self.model.parameters()).device
         with evaluation_mode([self.model]):
-            return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)[
-                "host"
-            ]
+            return evaluate(
+                variants, loader, self._loss, metrics=self._metrics, device=device, split=split
+            )["host"]
 
     def _metrics_of(self, host: Evaluation, training_loss: float | None) -> dict[str, float]:
         metrics = {"validation_loss": host.loss}

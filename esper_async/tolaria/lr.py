@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.seed_optimizer import base_rate
 from esper_async.kasmina.stage import Stage
+from esper_async.kasmina.user_code import blaming
 
 _TOLERANCE = 1e-9
 
@@ -56,10 +57,11 @@ class LRController:
     def boundary(self, validation_loss: float) -> None:
         """Let the host's schedule go on by one boundary; one that waits for a plateau is told."""
         if self._scheduler is not None:
-            if isinstance(self._scheduler, ReduceLROnPlateau):
-                self._scheduler.step(validation_loss)
-            else:
-                self._scheduler.step()
+            with blaming("scheduler.step"):
+                if isinstance(self._scheduler, ReduceLROnPlateau):
+                    self._scheduler.step(validation_loss)
+                else:
+                    self._scheduler.step()
             self._expected = self._host_rates()
 
     def host_rate(self) -> float:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from esper_async.leyline import (
     SCHEMA_VERSION,
@@ -31,6 +31,13 @@ _GATES = {
 _KNOWN_METRICS = ("training_loss", "validation_loss", "validation_accuracy")
 
 Record = Mapping[str, Any]
+
+
+class Primary(NamedTuple):
+    """A task's primary metric: its key among a boundary's metrics, and its direction."""
+
+    key: str
+    larger_is_better: bool
 
 
 def telemetry_of(record: Record) -> TelemetryPacket:
@@ -69,6 +76,19 @@ def _points(record: Record) -> list[tuple[str, float, str]]:
 def _active(record: Record) -> int:
     ended = {"CULLED", "EMBARGOED", "RESETTING", "DORMANT", "TERMINATED", "FOSSILIZED"}
     return sum(seed["stage"] not in ended for seed in record["seeds"])
+
+
+def form_of(run_id: str, name: str, primary: Primary | None) -> StateForm:
+    """Return the form of a run's state packets."""
+    if primary is None:
+        return StateForm(run_id, name)
+    direction = "MAXIMISE" if primary.larger_is_better else "MINIMISE"
+    return StateForm(
+        run_id,
+        name,
+        primary_metric=primary.key,
+        primary_direction=value_of(enums.MetricDirection, direction),
+    )
 
 
 def system_state_of(record: Record, *, form: StateForm) -> SystemStatePacket:

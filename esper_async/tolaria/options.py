@@ -18,7 +18,7 @@ class RunOptions:
         name: how reports call the run.
         device: "auto" takes the first CUDA device, else the CPU.
         threads: torch threads; "auto" is all cores but one. They are part of the result's bits.
-        boundary_every: a boundary after each epoch, or after so many optimizer steps.
+        boundary_every: a boundary after each epoch, or after so many steps and at the end.
         deterministic: True lets torch use no algorithm whose result may vary; "auto" leaves torch
             as it is, which is deterministic on the CPU.
         growth: limits, schedule and margins of growth.

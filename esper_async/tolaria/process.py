@@ -24,8 +24,10 @@ from esper_async.tolaria.control import Steer, steer_of
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.forge_client import ForgeClient
 from esper_async.tolaria.messages import (
+    Primary,
     decision_of,
     field_report_of,
+    form_of,
     system_state_of,
     telemetry_of,
 )
@@ -91,9 +93,10 @@ class LinkControl:
 class Teller:
     """Sends each of the run's records to the bus: what may be dropped, and what may not."""
 
-    def __init__(self, bridge: Bridge, name: str) -> None:
+    def __init__(self, bridge: Bridge, name: str, primary: Primary | None = None) -> None:
         self._bridge = bridge
         self._name = name
+        self._primary = primary
         self._form: StateForm | None = None
 
     def tell(self, record: Mapping[str, Any]) -> None:
@@ -105,7 +108,7 @@ class Teller:
             self._bridge.spool(decision_of(record))
         elif kind == "boundary":
             if self._form is None:
-                self._form = StateForm(record["run"], self._name)
+                self._form = form_of(record["run"], self._name, self._primary)
             self._bridge.offer(system_state_of(record, form=self._form))
         self._bridge.offer(telemetry_of(record))
 
@@ -156,7 +159,6 @@ def _train(
 ) -> int:
     options = options_from_run(config)
     control = LinkControl(link, accepted(folder))
-    teller = Teller(bridge, options.name)
 
     def make_task() -> Task:
         # a factory may draw weights and splits from the global generators: the same ones each time
@@ -167,6 +169,7 @@ def _train(
         link.heartbeat(0, phase="proving", done=done, total=total, what=what)
 
     task = make_task()
+    teller = Teller(bridge, options.name, Primary(task.primary_key, task.larger_is_better))
     link.heartbeat(0, phase="starting")  # the first: until here the start's longer patience holds
     engine = Engine(
         task,

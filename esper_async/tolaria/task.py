@@ -1,6 +1,7 @@
 """`Task`: everything Esper needs to know about somebody's training problem."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,13 +34,14 @@ class Task:
         loss: `loss(output, target)`, a scalar; if it takes `reduction="none"`, measurements are
             paired by sample, else by batch.
         metrics: name to `metric(output, target)`, a value a sample (N,) or one a batch.
-        primary_metric: which of `metrics` decides; the validation loss if None.
+        primary_metric: which of `metrics` stands first in reports and in the comparison; the loss
+            if None. Gates and policies judge by the loss, whatever it is.
         maximize: whether the primary metric is better when larger.
         optimizer: parameters to optimizer; AdamW at 3e-3 if None.
         scheduler: optimizer to scheduler, stepped once a boundary; cosine to zero if None.
         sites: site name to submodule path; found by tracing a batch if None.
         test_loader: read once, at the end.
-        name: how the task is called in reports.
+        name: how the task is called in reports; a `grow` that is given no name takes it.
         forward: `(model, batch) -> (output, target)` for batches that are not (input, target).
         clip_norm: largest gradient norm of the host; None does not clip.
     """
@@ -73,8 +75,44 @@ class Task:
                 f"Task.primary_metric {self.primary_metric!r} is not in Task.metrics ({known})"
             )
 
+    @property
+    def primary_key(self) -> str:
+        """The primary metric's key among a boundary's metrics."""
+        return f"validation_{self.primary_metric or 'loss'}"
+
+    @property
+    def larger_is_better(self) -> bool:
+        """The direction of the primary metric; a loss is better when smaller."""
+        return self.maximize if self.primary_metric is not None else False
+
+    def description(self) -> dict[str, Any]:
+        """Return what a run's first record says of its task."""
+        return {
+            "task": self.name,
+            "primary_metric": self.primary_key,
+            "maximize": self.larger_is_better,
+        }
+
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Build the host's optimizer over `parameters`."""
-        if self.optimizer is not None:
-            return self.optimizer(parameters)
-        return torch.optim.AdamW(parameters, lr=3e-3)
+        """Build the host's optimizer over `parameters`.
+
+        Raises:
+            TaskError: the factory raised, or returned something else.
+        """
+        if self.optimizer is None:
+            return torch.optim.AdamW(parameters, lr=3e-3)
+        right = "it should take the parameters and return a torch.optim.Optimizer over them"
+        with told_as("optimizer", right):
+            made = self.optimizer(parameters)
+        if not hasattr(made, "param_groups"):
+            raise TaskError(f"Task.optimizer returned {made!r}; {right}")
+        return made
+
+
+@contextmanager
+def told_as(field: str, right: str) -> Iterator[None]:
+    """Turn what a factory of the task raises into a `TaskError` that says what is `right`."""
+    try:
+        yield
+    except Exception as error:
+        raise TaskError(f"Task.{field} raised {type(error).__name__}: {error}; {right}") from error

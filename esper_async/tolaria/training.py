@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from esper_async.kasmina.call import default_forward
+from esper_async.kasmina.call import default_forward, run_forward
 from esper_async.kasmina.trial import TrainStep
+from esper_async.kasmina.user_code import blaming
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.task import Task, TaskError
+from esper_async.tolaria.task import Task, TaskError, told_as
 
 
 class NonFiniteLossError(TaskError):
@@ -27,28 +28,40 @@ def make_train_step(task: Task) -> TrainStep:
     forward = task.forward or default_forward
 
     def train_step(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:
-        output, target = forward(model, batch)
-        loss = task.loss(output, target)
+        output, target = run_forward(forward, model, batch)
+        with blaming("loss"):
+            loss = task.loss(output, target)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with blaming("loss.backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
         if task.clip_norm is not None:
             owned = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(owned, task.clip_norm)
-        optimizer.step()
+        with blaming("optimizer.step"):
+            optimizer.step()
         return loss.detach()
 
     return train_step
 
 
 def make_scheduler(task: Task, optimizer: Optimizer, boundaries: int) -> LRScheduler:
-    """Return the task's schedule, else a cosine to zero over the run's boundaries."""
-    if task.scheduler is not None:
-        return task.scheduler(optimizer)
-    return CosineAnnealingLR(optimizer, T_max=max(boundaries, 1))
+    """Return the task's schedule, else a cosine to zero over the run's boundaries.
+
+    Raises:
+        TaskError: the task's factory raised, or returned something else.
+    """
+    if task.scheduler is None:
+        return CosineAnnealingLR(optimizer, T_max=max(boundaries, 1))
+    right = "it should take the optimizer and return a scheduler, which is stepped once a boundary"
+    with told_as("scheduler", right):
+        made = task.scheduler(optimizer)
+    if not hasattr(made, "step"):
+        raise TaskError(f"Task.scheduler returned {made!r}; {right}")
+    return made
 
 
 def count_boundaries(task: Task, options: RunOptions) -> int:
-    """Return how many boundaries a run has.
+    """Return how many boundaries a run has, the last one at its end.
 
     Raises:
         TaskError: they are counted in steps, and the loader has no length or the run too few.
@@ -67,7 +80,7 @@ def count_boundaries(task: Task, options: RunOptions) -> int:
             f"run.boundary_every is {options.boundary_every} steps, but the whole run has "
             f"{steps}; lower it or train for more epochs"
         )
-    return steps // options.boundary_every
+    return -(-steps // options.boundary_every)
 
 
 def choose_device(wanted: str) -> torch.device:

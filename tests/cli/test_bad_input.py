@@ -108,3 +108,14 @@ def test_a_task_that_cannot_be_trained_fails_its_run_with_the_reason(
     assert words in answer.out
     assert "Traceback" not in answer.out + answer.err
     assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("runs", "show", "r1"), ("runs", "stop", "r1"), ("dead-letters", "show", "d1")],
+)
+def test_the_state_directory_may_stand_after_the_subcommand(
+    command: tuple[str, ...], cli: Cli
+) -> None:
+    answer = cli(*command, "--state-dir", "elsewhere")
+    assert (answer.code, "elsewhere" in answer.err) == (1, True), answer.err

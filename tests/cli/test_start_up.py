@@ -47,3 +47,8 @@ def test_help_lists_the_commands_and_exit_codes(cli: Cli) -> None:
     assert answer.code == 0
     for word in ("up", "down", "status", "runs", "check", "doctor", "Exit codes"):
         assert word in answer.out
+
+
+def test_the_version_is_told(cli: Cli) -> None:
+    assert cli("--version").out.startswith("esper-supervisor ")
+    assert set(cli("--version", "--json").document) == {"version"}

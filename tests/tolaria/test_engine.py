@@ -111,6 +111,23 @@ def test_the_journal_holds_what_was_announced_and_is_json(tmp_path: Path) -> Non
     assert {"id", "site", "stage", "alpha", "gates", "benefit_vs_twin"} <= set(seed)
 
 
+def test_the_first_record_names_the_task_and_its_primary_metric_by_its_key() -> None:
+    _, records = run(listed(name="spirals"), policy="static", epochs=1)
+    (started,), (boundary,) = kinds(records, "run_started"), kinds(records, "boundary")
+    assert (started["task"], started["maximize"]) == ("spirals", True)
+    assert started["primary_metric"] in boundary["metrics"]
+
+
+@pytest.mark.parametrize("cut", [5, 11, 12])
+def test_a_drained_run_still_comes_to_the_boundary_at_its_end(tmp_path: Path, cut: int) -> None:
+    settings: dict[str, Any] = {"boundary_every": 5, "epochs": 3, "policy": "static"}
+    whole, _ = run(shuffled(), **settings)
+    run(shuffled(), tmp_path, Script({cut: [Steer("drain")]}), **settings)
+    rest, _ = run(shuffled(), tmp_path, **settings)
+    assert [entry["step"] for entry in rest.history] == [5, 10, 12]
+    assert differing(weights(whole), weights(rest)) == []
+
+
 @pytest.mark.parametrize("make", [listed, shuffled])
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_drained_run_goes_on_bitwise_from_the_middle_of_an_epoch(

@@ -85,7 +85,7 @@ def test_epochs_and_batches_are_counted() -> None:
 
 
 def test_a_loader_that_yields_nothing_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(TaskError, match="give a DataLoader or a list"):
+    with pytest.raises(TaskError, match="give a list, a DataLoader, or"):
         list(EpochLoader([]).batches())
 
 

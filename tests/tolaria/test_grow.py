@@ -8,12 +8,14 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from esper_async import grow
 from esper_async.kasmina.call import BatchError
@@ -284,10 +286,76 @@ def test_a_loader_that_yields_nothing_is_named() -> None:
         grown(listed(validation_loader=[]))
 
 
-def test_a_generator_is_good_for_one_epoch_and_then_named() -> None:
-    batches = listed().train_loader
+def test_a_generator_is_good_for_one_epoch_and_refused_for_more_before_a_step_is_taken() -> None:
+    def task() -> Task:
+        return listed(train_loader=(batch for batch in listed().train_loader))
+
+    assert len(grown(task(), epochs=1, policy="static").history) == 1
+    refused = task()
     with pytest.raises(TaskError, match="a generator can be iterated only once"):
-        grown(listed(train_loader=(batch for batch in batches)), epochs=2, policy="static")
+        grown(refused, epochs=2, policy="static")
+    assert len(list(refused.train_loader)) == 4
+
+
+def test_a_loader_of_the_users_that_begins_only_once_is_named_in_its_second_epoch() -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.batches = iter(listed().train_loader)
+
+        def __iter__(self) -> Any:
+            return self.batches
+
+    with pytest.raises(TaskError, match=r"Task\.train_loader yielded no batch.*begins anew"):
+        grown(listed(train_loader=Once()), epochs=2, policy="static")
+
+
+def test_an_empty_test_loader_is_named_before_anything_is_trained() -> None:
+    task = listed(test_loader=[])
+    before = copy.deepcopy(task.model.state_dict())
+    with pytest.raises(EmptyLoaderError, match=r"Task\.test_loader yielded no batch: the test"):
+        grown(task)
+    assert not differing(before, task.model.state_dict())
+
+
+def test_what_fails_on_the_first_validation_or_test_batch_is_told_at_once_and_all_of_it() -> None:
+    task = listed(metrics={"hits": lambda *_: 1 / 0}, primary_metric=None, test_loader=[3])
+    with pytest.raises(TaskError) as caught:
+        grown(task)
+    told = str(caught.value).splitlines()
+    assert len(told) == 2
+    assert told[0].startswith("Task.metrics['hits'] raised ZeroDivisionError: division by zero on")
+    assert "first validation batch; a metric takes (output, target)" in told[0]
+    assert told[1].startswith("Task.test_loader: no tensor found in the batch")
+
+
+def test_a_test_split_that_can_be_iterated_only_once_is_read_whole() -> None:
+    whole = grown(listed(), epochs=2, policy="static")
+    once = grown(
+        listed(test_loader=(batch for batch in listed().test_loader or ())),
+        epochs=2,
+        policy="static",
+    )
+    assert once.test == whole.test
+
+
+def test_looking_ahead_draws_nothing_that_the_run_draws() -> None:
+    def task(**changes: Any) -> Task:
+        rows, labels = torch.randn(32, 6), torch.zeros(32, dtype=torch.long)
+        generator = torch.Generator().manual_seed(1)
+        return shuffled(
+            validation_loader=DataLoader(
+                TensorDataset(rows, labels), batch_size=16, shuffle=True, generator=generator
+            ),
+            **changes,
+        )
+
+    torch.manual_seed(0)
+    looked = grown(task(), epochs=3)
+    torch.manual_seed(0)
+    with mock.patch("esper_async.tolaria.engine.rehearse", lambda *_, **__: None):
+        not_looked = grown(task(), epochs=3)
+    assert looked.history == not_looked.history
+    assert not differing(looked.model.state_dict(), not_looked.model.state_dict())
 
 
 def test_a_batch_that_is_no_pair_says_how_to_give_a_forward() -> None:
@@ -310,7 +378,9 @@ def test_an_unknown_option_is_refused_with_those_known() -> None:
 
 def test_boundaries_may_come_every_few_steps() -> None:
     result = grown(listed(), epochs=3, boundary_every=5)
-    assert [entry["step"] for entry in result.history] == [5, 10]
+    assert [entry["step"] for entry in result.history] == [5, 10, 12], "all epochs are trained"
+    even = grown(listed(), epochs=3, boundary_every=6)
+    assert [entry["step"] for entry in even.history] == [6, 12]
 
 
 def test_the_table_has_this_run_the_host_alone_and_the_final_net() -> None:

@@ -1,0 +1,70 @@
+"""Whose doing an exception is: code that the user supplied is named when it raises."""
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+
+
+class UserCodeError(RuntimeError):
+    """Code that the user supplied raised; the cause is what it raised.
+
+    Args:
+        what: the field or argument by which it was supplied: `loss`, `metrics['hits']`.
+        error: what it raised.
+        where: when that was, for the end of the message.
+    """
+
+    def __init__(self, what: str, error: BaseException, where: str = "") -> None:
+        super().__init__(f"{what} raised {type(error).__name__}: {error}{where}")
+        self.what = what
+        self.__cause__ = error
+
+    def of_task(self, steps: int, epochs: int) -> "UserCodeError":
+        """Return the same, of a field of a Task, in a run that had gone so far."""
+        assert self.__cause__ is not None
+        where = f" (after {steps} steps, {epochs} whole epochs)"
+        return UserCodeError(f"Task.{self.what}", self.__cause__, where)
+
+
+# Memory is short because of the whole process: whoever asked last is not to blame.
+_NOBODYS_DOING = (UserCodeError, MemoryError, torch.OutOfMemoryError)
+
+
+class blaming:  # noqa: N801 - a context manager, read as a verb
+    """Let what a block raises be a `UserCodeError` that names `what`, except for `besides`.
+
+    A class and not a generator: it stands around every step.
+    """
+
+    __slots__ = ("_besides", "_what")
+
+    def __init__(self, what: str, *, besides: tuple[type[Exception], ...] = ()) -> None:
+        self._what = what
+        self._besides = besides
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, _NOBODYS_DOING + self._besides):
+            raise UserCodeError(self._what, error)
+
+
+def batches_of(loader: Iterable[Any], what: str) -> Iterator[Any]:
+    """Iterate a loader, called `what` when it raises."""
+    with blaming(what):
+        iterator = iter(loader)
+    while True:
+        with blaming(what):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
