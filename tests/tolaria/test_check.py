@@ -1,5 +1,6 @@
 """`check` tells every problem at once, and says that a task can be trained only if it can."""
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from esper_async.tasks.tensor_loader import TensorLoader
 from esper_async.tolaria.check import check_run
 from esper_async.tolaria.run_file import parse_run
 from esper_async.tolaria.task import Task
+from tests.growth_hosts import make_batches
 from tests.tolaria.growth_tasks import listed, shuffled
 
 
@@ -140,7 +142,7 @@ def loaded(model: Task) -> Task:
 
 
 def drawing() -> Task:
-    """Return a task whose loader draws from a generator that no random state covers."""
+    """Return a task whose loader draws its order from a generator of its own."""
     rows, labels = torch.randn(64, 6), torch.zeros(64, dtype=torch.long)
     order = DataLoader(
         TensorDataset(rows, labels),
@@ -151,13 +153,25 @@ def drawing() -> Task:
     return listed(train_loader=order)
 
 
+class Unrepeatable(list[Any]):
+    """Batches in an order that no random state decides."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(random.SystemRandom().sample(list(self[:]), len(self)))
+
+
+def unrepeatable() -> Task:
+    return listed(train_loader=Unrepeatable(make_batches("mlp", count=40)))
+
+
 @pytest.mark.parametrize(
     ("make", "promise"),
     [
         (listed, "bitwise"),
         (shuffled, "bitwise"),
         (lambda: loaded(listed()), "bitwise"),
-        (drawing, "approximate"),
+        (drawing, "bitwise"),
+        (unrepeatable, "approximate"),
     ],
 )
 def test_a_task_without_a_problem_is_told_how_it_resumes(
