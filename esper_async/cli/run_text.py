@@ -119,6 +119,15 @@ def comparison_table(rows: Sequence[Json]) -> list[str]:
     return [*table(headers, body), ONE_RUN]
 
 
+def refusal_lines(name: str, notes: Iterable[Json], *, after_seq: int) -> list[str]:
+    """Return a line for each command refused after record `after_seq`."""
+    return [
+        f"{name}: a command was refused: {note['reason']}"
+        for note in notes
+        if note["kind"] == "command_refused" and note["seq"] > after_seq
+    ]
+
+
 def ending(name: str, state: str, error: str | None) -> str:
     """Return the line that says how a run ended."""
     return f"{name}: {state}" + (f": {error}" if error else "")

@@ -88,7 +88,10 @@ def steer_run(
 ) -> None:
     """Ask for a pause, a resume, a stop or a rollback."""
     run = client.post(f"/api/runs/{run_id}/{deed}", body)
-    output.result(run, [f"{run_id}: {deed} asked for; it is {run['state']}"])
+    lines = [f"{run_id}: {deed} asked for; it is {run['state']}"]
+    if deed == "rollback":
+        lines.append("if it cannot be done, `esper-supervisor events refused` says why")
+    output.result(run, lines)
 
 
 def show_table(

@@ -7,7 +7,13 @@ from typing import Any
 
 from esper_async.cli.live_view import Snapshot, render
 from esper_async.cli.output import Output
-from esper_async.cli.run_text import comparison_table, ending, progress_line, result_line
+from esper_async.cli.run_text import (
+    comparison_table,
+    ending,
+    progress_line,
+    refusal_lines,
+    result_line,
+)
 from esper_async.nissa.run_list import list_runs
 from esper_async.runtime.logging import configure_logging
 from esper_async.supervisor.app import Supervisor, run_in_foreground
@@ -62,6 +68,7 @@ class _View:
         self.output = output
         self.told: list[dict[str, Any]] = []
         self._ended: set[str] = set()
+        self._refusals: dict[str, int] = {}
 
     async def follow(self, supervisor: Supervisor) -> None:
         """Show what happens until cancelled."""
@@ -72,6 +79,7 @@ class _View:
             await self.begin(supervisor)
             while True:
                 self.show(supervisor)
+                self.tell_refusals(supervisor)
                 self.tell_endings(supervisor)
                 await asyncio.sleep(self.every_s)
         finally:
@@ -95,6 +103,13 @@ class _View:
                 self.say(final_lines(run))
                 result = run.result or {}
                 self.told.append({**run.summary(), "comparison": result.get("comparison") or []})
+
+    def tell_refusals(self, supervisor: Supervisor) -> None:
+        """Print each command that a run refused since it was first seen, with the reason."""
+        for picture in supervisor.services.tamiyo.hub.live():
+            known = self._refusals.setdefault(picture.id, picture.seq)
+            self._refusals[picture.id] = picture.seq
+            self.say(refusal_lines(picture.name, picture.notes, after_seq=known))
 
     def say(self, lines: Sequence[str]) -> None:
         """Print lines above whatever moves."""

@@ -98,6 +98,17 @@ async def test_a_refused_cull_says_why(opened: Open) -> None:
         await expect(page.locator("#toast")).to_contain_text("it has no training process")
 
 
+async def test_a_command_that_the_run_refuses_is_told_with_its_reason(opened: Open) -> None:
+    async with opened(at=40) as (page, served):
+        reason = "no rollback to boundary 2: no checkpoint is that old"
+        last = served.records[39]
+        await expect(page.locator("#run-head")).to_contain_text("Epoch 9 of 32")
+        refused = {"kind": "command_refused", "seq": 41, "reason": reason, "request": 1}
+        await served.tell([{**last, **refused}])
+        await expect(page.locator("#toast")).to_contain_text(reason)
+        await expect(page.locator("#decision-list li").first).to_contain_text(reason)
+
+
 async def test_the_keyboard_reaches_a_seed_and_keeps_its_place_when_news_comes(
     opened: Open,
 ) -> None:

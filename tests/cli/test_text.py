@@ -17,6 +17,7 @@ from esper_async.cli.run_text import (
     progress_line,
     quantity,
     quantity_named,
+    refusal_lines,
     runs_table,
 )
 
@@ -89,6 +90,17 @@ def test_the_final_table_names_metric_interval_parameters_and_time_and_is_honest
         assert word in lines[1]
     assert lines[-1] == ONE_RUN
     assert comparison_table([]) == []
+
+
+def test_a_refused_command_is_told_once_with_its_reason() -> None:
+    notes = [
+        {"kind": "command_refused", "seq": 3, "reason": "no checkpoint is that old"},
+        {"kind": "paused", "seq": 4},
+        {"kind": "command_refused", "seq": 5, "reason": "there is no seed s9"},
+    ]
+    assert refusal_lines("mine", notes, after_seq=3) == [
+        "mine: a command was refused: there is no seed s9"
+    ]
 
 
 def test_the_list_of_runs_counts_kept_seeds() -> None:

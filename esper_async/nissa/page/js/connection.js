@@ -1,6 +1,7 @@
 // The live connection: a WebSocket that comes back by itself, and plain requests.
 
 import { addEvents, applyView, changed, emptyPicture, store } from "./store.js";
+import { say } from "./toast.js";
 
 const QUIET_MS = 8000;
 let wait = 500;
@@ -43,7 +44,10 @@ function take(message) {
     store.runs = message.runs;
     choose();
   } else if (message.type === "run") {
-    if (message.id === store.selected && store.picture?.id === message.id && !applyView(store.picture, message.view)) void loadPicture();
+    if (message.id !== store.selected || store.picture?.id !== message.id) return;
+    const known = store.picture.seq;
+    if (!applyView(store.picture, message.view)) void loadPicture();
+    else for (const note of message.view.notes) if (note.kind === "command_refused" && note.seq > known) say(`Refused: ${note.reason}`, "bad");
   } else if (message.type === "events") {
     addEvents(message.items);
   }
