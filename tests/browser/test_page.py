@@ -23,6 +23,19 @@ async def test_an_ended_run_is_told_from_verdict_to_field_reports(opened: Open) 
         await expect(page.locator("#services .service")).to_have_count(10)
 
 
+async def test_a_run_without_baselines_shows_its_test_result_and_what_it_ended_with(
+    opened: Open,
+) -> None:
+    """Its last boundary still counted a seed that the end removed."""
+    async with opened(at=-1) as (page, served):
+        served.tolaria.get(served.run_id).state = "completed"
+        await expect(page.locator("#run-head")).to_contain_text("2,570")
+        await served.tell([{**served.records[-1], "comparison": [], "parameters": 2498}])
+        await expect(page.locator("#run-head")).to_contain_text("2,498")
+        await expect(page.locator("#run-head")).to_contain_text("+584")
+        await expect(page.locator("#run-result")).to_contain_text("accuracy 96.1 % · loss 0.139")
+
+
 async def test_what_was_not_measured_is_said_so_and_gates_show_their_numbers(
     opened: Open,
 ) -> None:

@@ -71,13 +71,14 @@ function tiles(run, picture, last) {
   const values = picture.rows.map((row) => row.metrics[primary.name]).filter((value) => value !== null && value !== undefined);
   const best = values.length ? values.reduce((a, b) => (primary.larger ? Math.max(a, b) : Math.min(a, b))) : null;
   const host = picture.start.host_parameters ?? null;
-  const added = host !== null && last.parameters !== null ? last.parameters - host : null;
+  const parameters = picture.end?.parameters ?? last.parameters; // the last boundary may count a seed removed at the end
+  const added = host !== null && parameters !== null ? parameters - host : null;
   const kept = [...picture.seeds.values()].filter((seed) => seed.stage === "FOSSILIZED" || seed.lane.some((entry) => entry.to_stage === "FOSSILIZED"));
   return [
     tile(primary.label, primary.write(last.metrics[primary.name]), best === null ? "" : `best ${primary.write(best)}`),
     tile("validation loss", number(last.metrics.validation_loss), `training ${number(last.metrics.training_loss)}`),
     tile("seeds kept", String(kept.length), `${picture.seeds.size} tried`),
-    tile("parameters", number(last.parameters), added === null ? "" : added === 0 ? "nothing added" : `${signed(added, 0)} (${percent(added / host, 0)})`),
+    tile("parameters", number(parameters), added === null ? "" : added === 0 ? "nothing added" : `${signed(added, 0)} (${percent(added / host, 0)})`),
     tile("boundary", milliseconds(run.boundary_ms.p50), `99 %: ${milliseconds(run.boundary_ms.p99)}`),
     tile("cost of growing", last.overhead === null ? "not measured" : `× ${last.overhead.toFixed(2)}`, "of the host's own step"),
   ];
@@ -100,11 +101,11 @@ function actions(run) {
   ];
 }
 
-/** The honest table at the end of a run. */
+/** The honest table at the end of a run; without baselines, what the test split said. */
 export function drawResult(container) {
-  const rows = store.picture?.end?.comparison ?? [];
+  const { comparison: rows = [], test } = store.picture?.end ?? {};
   draw(container, [store.selected, store.picture?.end?.seq ?? 0], () => {
-    if (!rows.length) return [];
+    if (!rows.length) return test ? testAlone(test) : [];
     const best = Math.max(...rows.map((row) => row.value));
     const share = rows[0].metric.includes("accuracy");
     const write = share ? percent : number;
@@ -121,4 +122,11 @@ export function drawResult(container) {
           h("td", { class: "num" }, row.macs ? `${(row.macs / 1e9).toFixed(1)} GMAC` : "?")))))),
       h("p", { class: "soft small" }, "One run is not evidence: the intervals are over test samples, not over runs."));
   });
+}
+
+function testAlone(test) {
+  return h("div", { class: "result" },
+    h("h3", {}, "On the test split, read once at the end"),
+    h("p", {}, Object.entries(test).map(([name, value]) => `${name.replaceAll("_", " ")} ${name.includes("accuracy") ? percent(value) : number(value)}`).join(" · ")),
+    h("p", { class: "soft small" }, "It was compared with nothing: the run trained no baselines."));
 }
