@@ -61,6 +61,18 @@ async def test_news_arrives_without_a_reload_within_a_second(opened: Open) -> No
         await expect(page.locator("#run-result tbody tr")).to_have_count(3, timeout=1_500)
 
 
+async def test_a_run_is_silent_only_for_as_long_as_this_supervisor_has_listened(
+    opened: Open,
+) -> None:
+    """The story is old: its run goes on after the supervisor was off for a long time."""
+    async with opened(at=40) as (page, served):
+        verdict = page.locator("#verdict")
+        await expect(verdict).to_contain_text("All is well")
+        context = served.nissa.context
+        object.__setattr__(context, "started_at", context.clock.monotonic() - 600)
+        await expect(verdict).to_contain_text("This run has said nothing for 10 min")
+
+
 async def test_a_lost_connection_is_shown_as_stale_and_heals_by_itself(opened: Open) -> None:
     async with opened(at=40, quiet=False) as (page, served):
         served.nissa.context.stream.close()
