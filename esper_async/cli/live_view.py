@@ -25,6 +25,8 @@ _STYLES = {
 }
 _GONE = frozenset({"DORMANT", "CULLED", "EMBARGOED", "RESETTING", "TERMINATED"})
 _SEEDS_SHOWN = 12
+_RUNNING = "Ctrl-C stops with a checkpoint; the next `up` goes on"
+_STOPPING = "stopping: Ctrl-C again cuts it short"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def render(snapshot: Snapshot) -> RenderableType:
     parts += [Text(f"  {name}: {facts['state']}", "yellow") for name, facts in away.items()]
     parts += [_run(run, snapshot.doing.get(run["id"])) for run in snapshot.runs]
     parts += [Text(f"  ! {alert['name']}: {alert['summary']}", "red") for alert in snapshot.alerts]
-    parts.append(Text("  Ctrl-C stops with a checkpoint; the next `up` goes on", "dim"))
+    parts.append(Text(f"  {_STOPPING if snapshot.status == 'stopping' else _RUNNING}", "dim"))
     return Group(*parts)
 
 

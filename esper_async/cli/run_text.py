@@ -119,6 +119,19 @@ def comparison_table(rows: Sequence[Json]) -> list[str]:
     return [*table(headers, body), ONE_RUN]
 
 
+def parting_line(run: Json, *, drained: bool, again: str) -> str:
+    """Return where an unfinished run stands when its supervisor ends; `again` takes it up."""
+    if run["state"] == "queued":
+        return f"{run['name']} waits for its turn; `{again}` goes on"
+    place = f"at epoch {run['epoch'] or 0} of {run['epochs']}"
+    if drained:
+        return f"{run['name']} stopped {place} with a checkpoint; `{again}` goes on"
+    return (
+        f"{run['name']} was cut short {place}; `{again}` goes on from its last checkpoint "
+        "and repeats the steps since"
+    )
+
+
 def refusal_lines(name: str, notes: Iterable[Json], *, after_seq: int) -> list[str]:
     """Return a line for each command refused after record `after_seq`."""
     return [

@@ -10,6 +10,7 @@ from esper_async.cli.output import Output
 from esper_async.cli.run_text import (
     comparison_table,
     ending,
+    parting_line,
     progress_line,
     refusal_lines,
     result_line,
@@ -17,9 +18,9 @@ from esper_async.cli.run_text import (
 from esper_async.nissa.run_list import list_runs
 from esper_async.runtime.logging import configure_logging
 from esper_async.supervisor.app import Supervisor, run_in_foreground
-from esper_async.supervisor.settings import Settings
+from esper_async.supervisor.settings import Settings, SupervisorSettings
 from esper_async.tolaria.run_file import RunFile
-from esper_async.tolaria.runs import Run
+from esper_async.tolaria.runs import ENDED, Run
 
 LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 1.0
@@ -85,6 +86,7 @@ class _View:
         finally:
             self.end()
             self.tell_endings(supervisor)
+            self.tell_parting(supervisor)
 
     async def begin(self, supervisor: Supervisor) -> None:
         """Prepare to show."""
@@ -103,6 +105,18 @@ class _View:
                 self.say(final_lines(run))
                 result = run.result or {}
                 self.told.append({**run.summary(), "comparison": result.get("comparison") or []})
+
+    def tell_parting(self, supervisor: Supervisor) -> None:
+        """Print where the runs that have not ended stand, and what takes them up again."""
+        tolaria = supervisor.services.tolaria
+        again = go_on_command(supervisor.settings)
+        lines = [
+            parting_line(run, drained=tolaria.drained(run["id"]), again=again)
+            for run in _summaries(supervisor)
+            if run["state"] not in ENDED
+        ]
+        nothing = [] if self.told else ["esper has stopped; no run was under way"]
+        self.say(lines or nothing)
 
     def tell_refusals(self, supervisor: Supervisor) -> None:
         """Print each command that a run refused since it was first seen, with the reason."""
@@ -173,7 +187,7 @@ class _Live(_View):
             super().say(lines)
             return
         for line in lines:
-            self._console.print(line, highlight=False, markup=False)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def final_lines(run: Run) -> list[str]:
@@ -181,6 +195,13 @@ def final_lines(run: Run) -> list[str]:
     result = run.result or {}
     told = comparison_table(result.get("comparison") or []) or result_line(result)
     return ["", ending(run.id, run.state, run.error), *told]
+
+
+def go_on_command(settings: Settings) -> str:
+    """Return the command that takes up what is left in the state directory."""
+    where = settings.supervisor.state_dir
+    named = "" if where == SupervisorSettings().state_dir else f" --state-dir {where}"
+    return f"bin/esper-supervisor up{named}"
 
 
 def _summaries(supervisor: Supervisor) -> list[dict[str, Any]]:

@@ -256,6 +256,17 @@ def check_exposure(settings: Settings, state_dir: Path) -> None:
     )
 
 
+def unstopped(services: Sequence[str], hurried: bool) -> str:
+    """Say which services were left running at the end, and what it costs to have hurried them."""
+    names = ", ".join(services)
+    if not hurried:
+        return f"did not stop in time: {names}"
+    return (
+        f"cut short by a second signal while it stopped: {names}; "
+        "what a run did since its last checkpoint is done again at the next start"
+    )
+
+
 def run_in_foreground(
     make: Callable[[], Supervisor],
     beside: Callable[[Supervisor], Awaitable[None]] | None = None,
@@ -291,11 +302,10 @@ def run_in_foreground(
 
     with asyncio.Runner() as runner:
         code, overdue = runner.run(main())
-        if len(interrupts) > 1 and overdue:
-            code = EXIT_INTERRUPTED
+        hurried = len(interrupts) > 1
         if overdue:
-            names = ", ".join(overdue)
-            print(f"esper-supervisor: did not stop in time: {names}", file=sys.stderr)  # noqa: T201
+            code = EXIT_INTERRUPTED if hurried else code
+            print(f"esper-supervisor: {unstopped(overdue, hurried)}", file=sys.stderr)  # noqa: T201
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,15 @@ from esper_async.cli.output import Output, table
 from esper_async.cli.run_text import (
     ONE_RUN,
     comparison_table,
+    parting_line,
     progress_line,
     quantity,
     quantity_named,
     refusal_lines,
     runs_table,
 )
+from esper_async.cli.up import go_on_command
+from esper_async.supervisor.settings import Settings, SupervisorSettings
 
 QUANTITY = {"mean": 0.031, "low": 0.012, "high": 0.05, "n": 300, "estimated": False}
 
@@ -90,6 +94,38 @@ def test_the_final_table_names_metric_interval_parameters_and_time_and_is_honest
         assert word in lines[1]
     assert lines[-1] == ONE_RUN
     assert comparison_table([]) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "drained", "says"),
+    [
+        ("running", True, "mine stopped at epoch 3 of 10 with a checkpoint; `again` goes on"),
+        ("paused", True, "mine stopped at epoch 3 of 10 with a checkpoint; `again` goes on"),
+        ("queued", False, "mine waits for its turn; `again` goes on"),
+        ("running", False, "mine was cut short at epoch 3 of 10; `again` goes on from its last "
+                           "checkpoint and repeats the steps since"),
+    ],
+)  # fmt: skip
+def test_at_the_end_an_unfinished_run_says_where_it_stands(
+    state: str, drained: bool, says: str
+) -> None:
+    assert parting_line(run(state=state), drained=drained, again="again") == says
+
+
+def test_the_way_on_names_a_state_directory_that_is_not_the_usual_one() -> None:
+    assert go_on_command(Settings()) == "bin/esper-supervisor up"
+    elsewhere = Settings(supervisor=SupervisorSettings(state_dir=Path("/data/esper")))
+    assert go_on_command(elsewhere) == "bin/esper-supervisor up --state-dir /data/esper"
+
+
+def test_while_it_stops_the_view_says_what_a_second_interrupt_does() -> None:
+    running, stopping = (
+        shown(Snapshot(url="", status=status, services={}, runs=[]))
+        for status in ("ready", "stopping")
+    )
+    assert "Ctrl-C stops with a checkpoint" in running
+    assert "stopping: Ctrl-C again cuts it short" in stopping
+    assert "with a checkpoint" not in stopping
 
 
 def test_a_refused_command_is_told_once_with_its_reason() -> None:

@@ -39,6 +39,7 @@ def test_a_signal_drains_and_exits_0(up: Up, number: int) -> None:
     began = time.monotonic()
     assert running.stop(number) == 0
     assert time.monotonic() - began <= 10
+    assert running.said().splitlines()[-1] == "esper has stopped; no run was under way"
     assert not (running.state_dir / "supervisor.json").exists()
 
 

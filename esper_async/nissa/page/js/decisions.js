@@ -15,7 +15,7 @@ export function drawDecisions(container) {
   const waits = (picture?.decisions.length ?? 0) - (picture?.decisions.filter((item) => item.command.operation !== null).length ?? 0);
   draw(container, [picture?.id, picture?.decisions.length, refusals.length, quiet, limit, store.blueprints.size], () => [
     h("div", { class: "tools" }, h("label", {}, h("input", { type: "checkbox", "data-key": "waits", checked: !quiet, onchange: (event) => { quiet = !event.target.checked; drawDecisions(container); } }), `show the ${waits} boundaries at which nothing was to be done`)),
-    decisions.length ? h("ol", { class: "items" }, decisions.slice(0, limit).map((item) => (item.command ? decision(item) : refusal(item)))) : h("p", { class: "soft" }, "The policy has not acted."),
+    decisions.length ? h("ol", { class: "items" }, decisions.slice(0, limit).map((item) => (item.kind === "command_refused" ? refusal(item) : decision(item)))) : h("p", { class: "soft" }, "The policy has not acted."),
     decisions.length > limit ? h("button", { type: "button", class: "quiet more", "data-key": "more-decisions", onclick: () => { limit += 20; drawDecisions(container); } }, `Show older (${decisions.length - limit})`) : null,
   ]);
 }
