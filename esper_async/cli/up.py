@@ -9,6 +9,7 @@ from esper_async.cli.live_view import Snapshot, render
 from esper_async.cli.output import Output
 from esper_async.cli.run_text import (
     comparison_table,
+    doing,
     ending,
     parting_line,
     progress_line,
@@ -142,17 +143,15 @@ class _Plain(_View):
         self.output.line(f"esper is at {supervisor.services.http.url}")
 
     def show(self, supervisor: Supervisor) -> None:
-        doing = _doing(supervisor)
         for summary in _summaries(supervisor):
             run_id = summary["id"]
             if run_id in self._ended:
                 continue
-            now = (summary["state"], summary["epoch"], doing.get(run_id))
+            now = (summary["state"], summary["epoch"], doing(summary))
             if self._said.get(run_id) == now:
                 continue
             self._said[run_id] = now
-            what = f"  {doing[run_id]}" if run_id in doing else ""
-            self.output.line(progress_line(summary) + what)
+            self.output.line(progress_line(summary))
 
 
 class _Live(_View):
@@ -174,7 +173,6 @@ class _Live(_View):
             services=tree.snapshot(),
             runs=[run for run in _summaries(supervisor) if run["id"] not in self._ended],
             alerts=[alert.to_json() for alert in services.nissa.context.alerts.active()],
-            doing=_doing(supervisor),
         )
         self._live.update(render(snapshot), refresh=True)
 
@@ -207,16 +205,3 @@ def go_on_command(settings: Settings) -> str:
 def _summaries(supervisor: Supervisor) -> list[dict[str, Any]]:
     services = supervisor.services
     return list_runs(services.tamiyo.hub, services.tolaria)
-
-
-def _doing(supervisor: Supervisor) -> dict[str, str]:
-    """Return what training processes are at that have not reached their first step."""
-    told: dict[str, str] = {}
-    for run in supervisor.services.tolaria.runs():
-        progress = supervisor.services.tolaria.progress(run.id)
-        phase = progress.get("phase")
-        if phase is None or progress.get("step"):
-            continue
-        total = progress.get("total")
-        told[run.id] = f"{phase} {progress['done']}/{total}" if total else str(phase)
-    return told

@@ -73,6 +73,18 @@ async def test_a_run_is_silent_only_for_as_long_as_this_supervisor_has_listened(
         await expect(verdict).to_contain_text("This run has said nothing for 10 min")
 
 
+async def test_a_run_that_is_compared_says_with_what(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = {"step": 80, "phase": "comparing: the host alone", "done": 12, "total": 32}
+    async with opened(at=-1) as (page, served):
+        monkeypatch.setattr(served.tolaria, "progress", lambda _: at)
+        await expect(page.locator("#run-head")).to_contain_text(
+            "Epoch 32 of 32 · comparing: the host alone 12 of 32"
+        )
+        await expect(page.locator("#run-head")).not_to_contain_text("last news")
+
+
 async def test_a_lost_connection_is_shown_as_stale_and_heals_by_itself(opened: Open) -> None:
     async with opened(at=40, quiet=False) as (page, served):
         served.nissa.context.stream.close()

@@ -15,6 +15,7 @@ from esper_async.cli.output import Output, table
 from esper_async.cli.run_text import (
     ONE_RUN,
     comparison_table,
+    doing,
     parting_line,
     progress_line,
     quantity,
@@ -164,13 +165,23 @@ def test_the_view_shows_runs_seeds_by_stage_alerts_and_the_address() -> None:
 
 
 def test_a_run_that_has_not_begun_says_what_it_is_at() -> None:
-    nothing_yet = run(epoch=None, metrics={})
+    nothing_yet = run(epoch=None, metrics={}, progress={"step": None})
     snapshot = Snapshot(url="", status="ready", services={}, runs=[nothing_yet])
     assert "starting its process" in shown(snapshot)
-    doing = Snapshot(
-        url="", status="ready", services={}, runs=[nothing_yet], doing={"r-1": "proving 3/52"}
-    )
-    assert "proving 3/52" in shown(doing)
+    proving = {"step": 0, "phase": "proving", "done": 3, "total": 52}
+    snapshot = Snapshot(url="", status="ready", services={}, runs=[run(progress=proving)])
+    assert "proving 3/52" in shown(snapshot)
+
+
+def test_a_run_that_is_compared_says_so_everywhere() -> None:
+    at = {"step": 80, "phase": "comparing: the host alone", "done": 4, "total": 10}
+    compared = run(progress=at)
+    words = "comparing: the host alone 4/10"
+    assert words in shown(Snapshot(url="", status="ready", services={}, runs=[compared]))
+    assert progress_line(compared).endswith(words)
+    assert runs_table([compared])[-1] == f"mine is {words}"
+    assert doing(run(progress={"step": 80, "boundary": 4})) is None
+    assert doing(run(state="completed", progress={})) is None
 
 
 def test_json_is_one_document_and_nothing_else() -> None:

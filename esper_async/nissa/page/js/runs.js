@@ -35,15 +35,16 @@ export function drawRunHead(container) {
     return;
   }
   const last = picture.rows.at(-1);
-  const quiet = run.state === "running" && picture.updatedAt ? span(serverNow() - picture.updatedAt) : "";
-  draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet, last ? null : run.progress], () => [
+  const doing = phase(run);
+  const quiet = run.state === "running" && !doing && picture.updatedAt ? span(serverNow() - picture.updatedAt) : "";
+  draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet, doing], () => [
     h("div", { class: "head" },
       h("div", {}, h("h2", { id: "run-title", class: "big" }, run.name), h("p", { class: "soft small" }, h("span", { class: "mono" }, run.id), run.created_at ? ` · started ${clock(run.created_at)}` : "", quiet ? ` · last news ${quiet} ago` : "")),
       pill(...STATE[run.state]),
       h("span", { class: "soft" }, "policy ", h("strong", {}, run.policy ?? "unknown")),
       h("div", { class: "actions" }, actions(run))),
     run.error ? h("p", { class: "small", role: "alert" }, pill("error", "bad"), " ", run.error) : null,
-    progress(run),
+    progress(run, last ? doing : ""),
     last ? h("div", { class: "tiles" }, tiles(run, picture, last)) : h("p", { class: "soft" }, waiting(run)),
   ]);
 }
@@ -51,19 +52,26 @@ export function drawRunHead(container) {
 /** What a run does before there is anything to show of it. */
 function waiting(run) {
   if (run.state === "queued") return "It waits for its turn.";
-  const { phase, done, total } = run.progress ?? {};
-  if (phase) return `Preparing: ${phase}${total ? ` ${done} of ${total}` : ""}.`;
+  const doing = phase(run);
+  if (doing) return `Preparing: ${doing}.`;
   return run.state === "running" ? "Training goes on towards the first boundary." : "It reached no boundary.";
 }
 
-function progress(run) {
+/** What its training process is at when that is not training: words, or none. */
+function phase(run) {
+  const { phase: name, step, done, total } = run.progress ?? {};
+  if (name) return `${name}${total ? ` ${done} of ${total}` : ""}`;
+  return step === null ? "starting its process" : "";
+}
+
+function progress(run, doing) {
   if (!run.epochs) return null;
   const done = Math.min(1, run.epoch / run.epochs);
   // Its width is set through the DOM: the page's policy allows no inline style.
   const bar = h("i");
   bar.style.width = `${100 * done}%`;
   return [h("div", { class: "progress", role: "progressbar", "aria-label": "Epochs", "aria-valuemin": 0, "aria-valuemax": run.epochs, "aria-valuenow": run.epoch }, bar),
-    h("p", { class: "soft small" }, `Epoch ${run.epoch} of ${run.epochs}`)];
+    h("p", { class: "soft small" }, `Epoch ${run.epoch} of ${run.epochs}`, doing ? ` · ${doing}` : "")];
 }
 
 function tiles(run, picture, last) {
