@@ -135,11 +135,14 @@ def comparison_table(rows: Sequence[Json]) -> list[str]:
     return [*table(headers, body), ONE_RUN]
 
 
-def parting_line(run: Json, *, drained: bool, again: str) -> str:
-    """Return where an unfinished run stands when its supervisor ends; `again` takes it up."""
-    if run["state"] == "queued":
-        return f"{run['name']} waits for its turn; `{again}` goes on"
+def parting_line(run: Json, *, drained: bool | None, again: str) -> str:
+    """Return where an unfinished run stands when its supervisor ends; `again` takes it up.
+
+    `drained` says whether its training process left with a checkpoint, None that it had none.
+    """
     place = f"at epoch {run['epoch'] or 0} of {run['epochs']}"
+    if drained is None:
+        return f"{run['name']} waits {place} ({run['state']}); `{again}` takes it up"
     if drained:
         return f"{run['name']} stopped {place} with a checkpoint; `{again}` goes on"
     return (

@@ -203,5 +203,8 @@ def go_on_command(settings: Settings) -> str:
 
 
 def _summaries(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """Return every run, none before the journals are read: each would seem to stand at epoch 0."""
     services = supervisor.services
+    if not supervisor.tree.cells[services.tamiyo.name].ever_ready:
+        return []
     return list_runs(services.tamiyo.hub, services.tolaria)

@@ -185,9 +185,12 @@ class TolariaService:
         child = self._children.get(run_id)
         return {} if child is None else {"step": child.step, **child.progress}
 
-    def drained(self, run_id: str) -> bool:
-        """Whether the run's training process left of itself, with a checkpoint, when drained."""
-        return self._drained.get(run_id, False)
+    def drained(self, run_id: str) -> bool | None:
+        """Whether the run's training process left of itself, with a checkpoint, when drained.
+
+        None when there was no process to drain.
+        """
+        return self._drained.get(run_id)
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -260,6 +263,7 @@ class TolariaService:
         try:
             return await child.wait()
         except asyncio.CancelledError:
+            self._drained[run.id] = False
             self._drained[run.id] = (await child.stop(options.stop_s)).code == 0
             self._adopt_result(run)
             raise

@@ -102,13 +102,13 @@ def test_the_final_table_names_metric_interval_parameters_and_time_and_is_honest
     [
         ("running", True, "mine stopped at epoch 3 of 10 with a checkpoint; `again` goes on"),
         ("paused", True, "mine stopped at epoch 3 of 10 with a checkpoint; `again` goes on"),
-        ("queued", False, "mine waits for its turn; `again` goes on"),
+        ("queued", None, "mine waits at epoch 3 of 10 (queued); `again` takes it up"),
         ("running", False, "mine was cut short at epoch 3 of 10; `again` goes on from its last "
                            "checkpoint and repeats the steps since"),
     ],
 )  # fmt: skip
 def test_at_the_end_an_unfinished_run_says_where_it_stands(
-    state: str, drained: bool, says: str
+    state: str, drained: bool | None, says: str
 ) -> None:
     assert parting_line(run(state=state), drained=drained, again="again") == says
 
