@@ -131,7 +131,7 @@ def comparison_table(rows: Sequence[Json]) -> list[str]:
         for row in rows
     ]
     metric = rows[0]["metric"]
-    headers = ("", f"test {metric}", "95 % over samples", "parameters", "wall-clock")
+    headers = (f"test {metric}", "mean", "95 % over samples", "parameters", "wall-clock")
     return [*table(headers, body), ONE_RUN]
 
 

@@ -73,6 +73,31 @@ async def test_a_run_is_silent_only_for_as_long_as_this_supervisor_has_listened(
         await expect(verdict).to_contain_text("This run has said nothing for 10 min")
 
 
+async def test_a_task_without_a_metric_has_six_different_tiles(opened: Open) -> None:
+    async with opened(at=0) as (page, served):
+        for record in served.records[:10]:
+            told = dict(record)
+            if record["kind"] == "run_started":
+                told["primary_metric"] = "validation_loss"
+            if record["kind"] == "boundary":
+                losses = ("training_loss", "validation_loss")
+                told["metrics"] = {name: record["metrics"][name] for name in losses}
+            await served.tell([told])
+        labels = page.locator("#run-head .tile .label")
+        await expect(labels).to_have_count(6)
+        assert len(set(await labels.all_text_contents())) == 6
+
+
+@pytest.mark.parametrize("width", [1400, 1100, 800, 390])
+async def test_the_tiles_fill_their_last_row(opened: Open, width: int) -> None:
+    async with opened(width=width) as (page, _):
+        ends: list[float] = await page.evaluate(
+            """[".tiles", ".tile:last-child"].map((name) =>
+                 document.querySelector(`#run-head ${name}`).getBoundingClientRect().right)"""
+        )
+        assert ends[0] - ends[1] < 3
+
+
 async def test_a_run_that_is_compared_says_with_what(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

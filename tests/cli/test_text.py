@@ -97,6 +97,15 @@ def test_the_final_table_names_metric_interval_parameters_and_time_and_is_honest
     assert comparison_table([]) == []
 
 
+def test_the_final_table_fits_eighty_columns() -> None:
+    row = {
+        "name": "the final net, from scratch", "metric": "accuracy", "value": 0.91, "low": 0.88,
+        "high": 0.94, "n": 360, "parameters": 12_345_678, "wall_s": 12_345.6,
+    }  # fmt: skip
+    lines = comparison_table([row, {**row, "metric": "loss", "value": -10.0}])
+    assert max(len(line) for line in lines) <= 80
+
+
 @pytest.mark.parametrize(
     ("state", "drained", "says"),
     [

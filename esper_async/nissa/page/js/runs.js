@@ -84,7 +84,9 @@ function tiles(run, picture, last) {
   const kept = [...picture.seeds.values()].filter((seed) => seed.stage === "FOSSILIZED" || seed.lane.some((entry) => entry.to_stage === "FOSSILIZED"));
   return [
     tile(primary.label, primary.write(last.metrics[primary.name]), best === null ? "" : `best ${primary.write(best)}`),
-    tile("validation loss", number(last.metrics.validation_loss), `training ${number(last.metrics.training_loss)}`),
+    primary.name === "validation_loss"
+      ? tile("training loss", number(last.metrics.training_loss), "over the epoch")
+      : tile("validation loss", number(last.metrics.validation_loss), `training ${number(last.metrics.training_loss)}`),
     tile("seeds kept", String(kept.length), `${picture.seeds.size} tried`),
     tile("parameters", number(parameters), added === null ? "" : added === 0 ? "nothing added" : `${signed(added, 0)} (${percent(added / host, 0)})`),
     tile("boundary", milliseconds(run.boundary_ms.p50), `99 %: ${milliseconds(run.boundary_ms.p99)}`),
