@@ -121,6 +121,16 @@ async def test_a_lost_connection_is_shown_as_stale_and_heals_by_itself(opened: O
         await expect(page.locator("#run-head")).to_contain_text("Epoch 32 of 32")
 
 
+async def test_a_page_under_a_foreign_name_says_why_it_is_refused(opened: Open) -> None:
+    async with opened(at=40, quiet=False) as (page, served):
+        await page.goto(served.url.replace("127.0.0.1", "esper.localhost"))
+        verdict = page.locator("#verdict")
+        await expect(verdict.locator("h1")).to_have_text("This page is not let in")
+        await expect(verdict).to_contain_text("The Host header names 'esper.localhost'")
+        await expect(page.locator("#connection")).to_contain_text("refused")
+        await expect(page.get_by_text("No run yet")).to_be_hidden()
+
+
 async def test_troubles_turn_the_verdict_with_their_reasons(opened: Open) -> None:
     async with opened() as (page, served):
         served.system["services"]["simic"] |= {"state": "backing_off", "error": "disk full"}

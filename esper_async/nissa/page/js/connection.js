@@ -21,9 +21,16 @@ export function connect() {
   socket.addEventListener("close", () => {
     store.connected = false;
     changed();
+    if (!store.everConnected) void askWhy();
     setTimeout(connect, wait + Math.random() * 250);
     wait = Math.min(wait * 2, 8000);
   });
+}
+
+/** A browser does not say why a stream was refused; the answer to a plain request does. */
+async function askWhy() {
+  store.refusal = await get("/api/status").then(() => null, (error) => error.detail ?? null);
+  changed();
 }
 
 /** Whether what is shown may be out of date. */
@@ -123,6 +130,6 @@ export async function post(path, body) {
 
 async function answer(response) {
   const document = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(document?.detail ?? `${response.status} ${response.statusText}`);
+  if (!response.ok) throw Object.assign(new Error(document?.detail ?? `${response.status} ${response.statusText}`), { detail: document?.detail });
   return document;
 }

@@ -65,6 +65,10 @@ function summary() {
 }
 
 export function drawVerdict(container) {
+  if (!store.everConnected && store.refusal) {
+    draw(container, ["refused", store.refusal], () => panel("bad", "This page is not let in", [h("li", {}, store.refusal)]));
+    return;
+  }
   if (!store.everConnected) {
     draw(container, "connecting", () => panel("warn", "Connecting", [h("li", {}, "Waiting for the first news from Esper.")]));
     return;
