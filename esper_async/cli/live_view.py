@@ -93,9 +93,9 @@ def _seeds(seeds: Sequence[Json]) -> RenderableType:
     for seed in here[:_SEEDS_SHOWN]:
         rows.add_row(
             Text(f"    {seed['site']}"),
-            Text(seed["blueprint"]),
+            Text(seed["blueprint"] or ""),
             Text(seed["stage"].lower(), _STYLES.get(seed["stage"], "")),
-            Text(f"alpha {seed['alpha']:.2f}"),
+            Text("" if seed["alpha"] is None else f"alpha {seed['alpha']:.2f}"),
             Text(quantity_named(seed), "dim"),
         )
     further = len(here) - _SEEDS_SHOWN

@@ -256,6 +256,13 @@ def check_exposure(settings: Settings, state_dir: Path) -> None:
     )
 
 
+def _tell_failure(companion: asyncio.Future[None]) -> None:
+    """Log why what ran beside the supervisor ended by itself: the supervisor goes on without it."""
+    error = None if companion.cancelled() else companion.exception()
+    if error is not None:
+        log.error("view_failed", exc_info=error)
+
+
 def unstopped(services: Sequence[str], hurried: bool) -> str:
     """Say which services were left running at the end, and what it costs to have hurried them."""
     names = ", ".join(services)
@@ -290,6 +297,8 @@ def run_in_foreground(
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
         companion = asyncio.ensure_future(beside(supervisor)) if beside is not None else None
+        if companion is not None:
+            companion.add_done_callback(_tell_failure)
         try:
             return await supervisor.run(), supervisor.overdue
         except SupervisorError as error:

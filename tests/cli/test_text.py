@@ -173,6 +173,14 @@ def test_the_view_shows_runs_seeds_by_stage_alerts_and_the_address() -> None:
     assert "oona" not in text
 
 
+def test_a_seed_whose_first_boundary_is_still_to_come_is_shown() -> None:
+    planted = seed(stage="GERMINATED", blueprint=None, alpha=None)
+    text = shown(Snapshot(url="", status="ready", services={}, runs=[run(seeds=[planted])]))
+    assert "stem.1" in text
+    assert "germinated" in text
+    assert "alpha" not in text
+
+
 def test_a_run_that_has_not_begun_says_what_it_is_at() -> None:
     nothing_yet = run(epoch=None, metrics={}, progress={"step": None})
     snapshot = Snapshot(url="", status="ready", services={}, runs=[nothing_yet])
