@@ -142,12 +142,16 @@ def _port(settings: Settings) -> Iterator[Finding]:
 def _state_dir(settings: Settings) -> Iterator[Finding]:
     path = settings.supervisor.state_dir.expanduser().absolute()
     where = _existing(path)
-    good = os.access(where, os.W_OK)
+    wrong = None
+    if not where.is_dir():
+        wrong = "is not a directory"
+    elif not os.access(where, os.W_OK):
+        wrong = "is not writable"
     yield Finding(
         "state directory",
-        "ok" if good else "problem",
+        "problem" if wrong else "ok",
         f"{path}{'' if path.exists() else ' (made at first start)'}",
-        "" if good else f"{where} is not writable; give another one with --state-dir",
+        f"{where} {wrong}; give another one with --state-dir" if wrong else "",
     )
 
 

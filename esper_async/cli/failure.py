@@ -1,6 +1,7 @@
 """What goes wrong becomes one message and an exit code; a traceback only when asked for."""
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ T = TypeVar("T")
 EXIT_FAILED = 1
 EXIT_WRONG_REQUEST = 2
 EXIT_INTERRUPTED = 130
+JSON_FLAG = "--json"
 TRACEBACK_VARIABLE = "ESPER_TRACEBACK"
 
 
@@ -24,13 +26,21 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
+def wants_json() -> bool:
+    """Whether this process was asked for JSON; the flag may stand anywhere on its command line."""
+    return JSON_FLAG in sys.argv[1:]
+
+
 def complain(message: str) -> None:
     """Write an error to stderr."""
     print(f"esper-supervisor: {message}", file=sys.stderr)  # noqa: T201
 
 
 def reported(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn a command's expected errors into a message and an exit code."""
+    """Turn a command's expected errors into a message and an exit code.
+
+    Whoever asked for JSON gets the message as a document, too.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -48,6 +58,8 @@ def reported(command: Callable[P, T]) -> Callable[P, T]:
             if code is None or os.environ.get(TRACEBACK_VARIABLE):
                 raise
             complain(str(error))
+            if wants_json():
+                print(json.dumps({"error": str(error), "exit_code": code}))  # noqa: T201
             raise typer.Exit(code) from None
 
     return run

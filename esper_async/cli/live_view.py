@@ -1,7 +1,7 @@
 """The live view of `up` on a terminal: runs, their seeds, alerts, and the page's address."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from esper_async.cli.run_text import quantity_named
+from esper_async.cli.run_text import doing, quantity_named
 
 Json = Mapping[str, Any]
 _STYLES = {
@@ -25,18 +25,19 @@ _STYLES = {
 }
 _GONE = frozenset({"DORMANT", "CULLED", "EMBARGOED", "RESETTING", "TERMINATED"})
 _SEEDS_SHOWN = 12
+_RUNNING = "Ctrl-C stops with a checkpoint; the next `up` goes on"
+_STOPPING = "stopping: Ctrl-C again cuts it short"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What there is to show at one moment; `doing` says what a run without an epoch is at."""
+    """What there is to show at one moment."""
 
     url: str
     status: str
     services: Mapping[str, Json]
     runs: Sequence[Json]
     alerts: Sequence[Json] = ()
-    doing: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(snapshot: Snapshot) -> RenderableType:
@@ -44,9 +45,9 @@ def render(snapshot: Snapshot) -> RenderableType:
     parts: list[RenderableType] = [_heading(snapshot)]
     away = {n: s for n, s in snapshot.services.items() if s["state"] != "ready"}
     parts += [Text(f"  {name}: {facts['state']}", "yellow") for name, facts in away.items()]
-    parts += [_run(run, snapshot.doing.get(run["id"])) for run in snapshot.runs]
+    parts += [_run(run) for run in snapshot.runs]
     parts += [Text(f"  ! {alert['name']}: {alert['summary']}", "red") for alert in snapshot.alerts]
-    parts.append(Text("  Ctrl-C stops with a checkpoint; the next `up` goes on", "dim"))
+    parts.append(Text(f"  {_STOPPING if snapshot.status == 'stopping' else _RUNNING}", "dim"))
     return Group(*parts)
 
 
@@ -57,7 +58,7 @@ def _heading(snapshot: Snapshot) -> Text:
     )
 
 
-def _run(run: Json, doing: str | None) -> RenderableType:
+def _run(run: Json) -> RenderableType:
     epoch, epochs = run["epoch"] or 0, run["epochs"] or 1
     line = Table.grid(padding=(0, 2))
     metrics = "  ".join(
@@ -66,16 +67,16 @@ def _run(run: Json, doing: str | None) -> RenderableType:
         for name, value in run["metrics"].items()
         if isinstance(value, int | float)
     )
-    if not doing and not metrics and run["state"] == "running":
-        doing = "starting its process"
     line.add_row(
         Text(f"  {run['name']}", "bold"),
         Text(run["state"], _STYLES.get(run["state"], "")),
         ProgressBar(total=epochs, completed=epoch, width=24),
         Text(f"epoch {epoch}/{epochs}"),
-        Text(doing or ""),
     )
     parts: list[RenderableType] = [line]
+    what = doing(run)
+    if what:
+        parts.append(Text(f"    {what}", "cyan"))
     if metrics:
         parts.append(Text(f"    {metrics}"))
     if run.get("error"):
@@ -92,9 +93,9 @@ def _seeds(seeds: Sequence[Json]) -> RenderableType:
     for seed in here[:_SEEDS_SHOWN]:
         rows.add_row(
             Text(f"    {seed['site']}"),
-            Text(seed["blueprint"]),
+            Text(seed["blueprint"] or ""),
             Text(seed["stage"].lower(), _STYLES.get(seed["stage"], "")),
-            Text(f"alpha {seed['alpha']:.2f}"),
+            Text("" if seed["alpha"] is None else f"alpha {seed['alpha']:.2f}"),
             Text(quantity_named(seed), "dim"),
         )
     further = len(here) - _SEEDS_SHOWN

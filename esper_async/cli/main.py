@@ -9,10 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from esper_async.cli.failure import reported
+from esper_async.cli.failure import (
+    EXIT_WRONG_REQUEST,
+    JSON_FLAG,
+    CommandError,
+    reported,
+    wants_json,
+)
 from esper_async.cli.output import Output
-
-JSON_FLAG = "--json"
 
 app = typer.Typer(
     name="esper-supervisor",
@@ -38,11 +42,9 @@ RunName = Annotated[str, typer.Argument(help="A run file, or the name of one tha
 RunId = Annotated[str, typer.Argument(help="The run's id, as `runs` shows it.")]
 LetterId = Annotated[str, typer.Argument(help="The letter's id, as `dead-letters` shows it.")]
 
-_json = False
-
 
 def _output() -> Output:
-    return Output(as_json=_json)
+    return Output(as_json=wants_json())
 
 
 def _client(state_dir: Path | None) -> Any:
@@ -96,6 +98,9 @@ def up(
     from esper_async.supervisor.settings import default_config, load_settings, parse_assignments
     from esper_async.tolaria.run_file import load_run
 
+    if run and no_run:
+        message = f"--no-run contradicts --run {run[0]}: give one of them"
+        raise CommandError(message, EXIT_WRONG_REQUEST)
     overrides = parse_assignments(assignments or [])
     flags = {"supervisor.state_dir": state_dir, "http.host": host, "http.port": port}
     overrides |= {key: value for key, value in flags.items() if value is not None}
@@ -343,7 +348,7 @@ def bench(
     """Run the benchmarks, each against its baseline in the same run."""
     import subprocess
 
-    flags = [("--mutants", mutants), ("--short", short), (JSON_FLAG, _json)]
+    flags = [("--mutants", mutants), ("--short", short), (JSON_FLAG, wants_json())]
     command = [sys.executable, "-m", "esper_async.study.bench", *(names or [])]
     command += [flag for flag, given in flags if given]
     raise typer.Exit(subprocess.run(command, check=False).returncode)
@@ -351,10 +356,5 @@ def bench(
 
 def main() -> None:
     """Run the command line; does not return."""
-    global _json  # noqa: PLW0603 - set once, before any command runs
-    arguments = sys.argv[1:]
-    _json = JSON_FLAG in arguments
-    app(
-        args=[argument for argument in arguments if argument != JSON_FLAG],
-        prog_name="esper-supervisor",
-    )
+    arguments = [argument for argument in sys.argv[1:] if argument != JSON_FLAG]
+    app(args=arguments, prog_name="esper-supervisor")

@@ -9,7 +9,7 @@ Json = Mapping[str, Any]
 ONE_RUN = "One run is not evidence: intervals are over test samples, not over runs."
 
 
-def runs_table(runs: Iterable[Json]) -> list[str]:
+def runs_table(runs: Sequence[Json]) -> list[str]:
     """Return a table of run summaries."""
     rows = [
         (
@@ -24,7 +24,10 @@ def runs_table(runs: Iterable[Json]) -> list[str]:
         for run in runs
     ]
     headers = ("RUN", "STATE", "EPOCH", "POLICY", "VAL LOSS", "VAL ACC", "KEPT")
-    return table(headers, rows) or ["no runs yet; submit one with `esper-supervisor run digits`"]
+    at = [f"{run['name']} is {what}" for run in runs if (what := doing(run))]
+    return [*table(headers, rows), *at] or [
+        "no runs yet; submit one with `esper-supervisor run digits`"
+    ]
 
 
 def seeds_table(seeds: Iterable[Json]) -> list[str]:
@@ -70,6 +73,16 @@ def result_line(result: Json) -> list[str]:
     return [f"test {figures}; {result['parameters']:,} parameters; {result['wall_s']:.1f} s"]
 
 
+def doing(run: Json) -> str | None:
+    """Return what a run's training process is at when that is not training, else None."""
+    progress = run.get("progress") or {}
+    phase, total = progress.get("phase"), progress.get("total")
+    if phase is not None:
+        return f"{phase} {progress['done']}/{total}" if total else str(phase)
+    starting = "step" in progress and progress["step"] is None
+    return "starting its process" if starting else None
+
+
 def progress_line(run: Json) -> str:
     """Return one line about where a run is."""
     metrics = run["metrics"]
@@ -86,6 +99,9 @@ def progress_line(run: Json) -> str:
     overhead = percent(run.get("overhead_ratio"))
     if overhead is not None:
         parts.append(f"overhead {overhead}")
+    what = doing(run)
+    if what:
+        parts.append(what)
     return "  ".join(parts)
 
 
@@ -115,8 +131,33 @@ def comparison_table(rows: Sequence[Json]) -> list[str]:
         for row in rows
     ]
     metric = rows[0]["metric"]
-    headers = ("", f"test {metric}", "95 % over samples", "parameters", "wall-clock")
+    headers = (f"test {metric}", "mean", "95 % over samples", "parameters", "wall-clock")
     return [*table(headers, body), ONE_RUN]
+
+
+def parting_line(run: Json, *, drained: bool | None, again: str) -> str:
+    """Return where an unfinished run stands when its supervisor ends; `again` takes it up.
+
+    `drained` says whether its training process left with a checkpoint, None that it had none.
+    """
+    place = f"at epoch {run['epoch'] or 0} of {run['epochs']}"
+    if drained is None:
+        return f"{run['name']} waits {place} ({run['state']}); `{again}` takes it up"
+    if drained:
+        return f"{run['name']} stopped {place} with a checkpoint; `{again}` goes on"
+    return (
+        f"{run['name']} was cut short {place}; `{again}` goes on from its last checkpoint "
+        "and repeats the steps since"
+    )
+
+
+def refusal_lines(name: str, notes: Iterable[Json], *, after_seq: int) -> list[str]:
+    """Return a line for each command refused after record `after_seq`."""
+    return [
+        f"{name}: a command was refused: {note['reason']}"
+        for note in notes
+        if note["kind"] == "command_refused" and note["seq"] > after_seq
+    ]
 
 
 def ending(name: str, state: str, error: str | None) -> str:

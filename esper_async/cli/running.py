@@ -11,6 +11,7 @@ from esper_async.cli.failure import CommandError
 from esper_async.cli.output import Output, table
 from esper_async.cli.run_text import (
     comparison_table,
+    doing,
     ending,
     progress_line,
     runs_table,
@@ -88,7 +89,10 @@ def steer_run(
 ) -> None:
     """Ask for a pause, a resume, a stop or a rollback."""
     run = client.post(f"/api/runs/{run_id}/{deed}", body)
-    output.result(run, [f"{run_id}: {deed} asked for; it is {run['state']}"])
+    lines = [f"{run_id}: {deed} asked for; it is {run['state']}"]
+    if deed == "rollback":
+        lines.append("if it cannot be done, `esper-supervisor events refused` says why")
+    output.result(run, lines)
 
 
 def show_table(
@@ -125,7 +129,7 @@ def _follow(client: Client, output: Output, run_id: str) -> int:
     said: tuple[Any, ...] | None = None
     while True:
         run = client.get(f"/api/runs/{run_id}")
-        now = (run["state"], run["epoch"])
+        now = (run["state"], run["epoch"], doing(run))
         if now != said:
             said = now
             output.line(progress_line(run))

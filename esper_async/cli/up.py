@@ -7,13 +7,21 @@ from typing import Any
 
 from esper_async.cli.live_view import Snapshot, render
 from esper_async.cli.output import Output
-from esper_async.cli.run_text import comparison_table, ending, progress_line, result_line
+from esper_async.cli.run_text import (
+    comparison_table,
+    doing,
+    ending,
+    parting_line,
+    progress_line,
+    refusal_lines,
+    result_line,
+)
 from esper_async.nissa.run_list import list_runs
 from esper_async.runtime.logging import configure_logging
 from esper_async.supervisor.app import Supervisor, run_in_foreground
-from esper_async.supervisor.settings import Settings
+from esper_async.supervisor.settings import Settings, SupervisorSettings
 from esper_async.tolaria.run_file import RunFile
-from esper_async.tolaria.runs import Run
+from esper_async.tolaria.runs import ENDED, Run
 
 LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 1.0
@@ -62,6 +70,7 @@ class _View:
         self.output = output
         self.told: list[dict[str, Any]] = []
         self._ended: set[str] = set()
+        self._refusals: dict[str, int] = {}
 
     async def follow(self, supervisor: Supervisor) -> None:
         """Show what happens until cancelled."""
@@ -72,11 +81,13 @@ class _View:
             await self.begin(supervisor)
             while True:
                 self.show(supervisor)
+                self.tell_refusals(supervisor)
                 self.tell_endings(supervisor)
                 await asyncio.sleep(self.every_s)
         finally:
             self.end()
             self.tell_endings(supervisor)
+            self.tell_parting(supervisor)
 
     async def begin(self, supervisor: Supervisor) -> None:
         """Prepare to show."""
@@ -96,6 +107,25 @@ class _View:
                 result = run.result or {}
                 self.told.append({**run.summary(), "comparison": result.get("comparison") or []})
 
+    def tell_parting(self, supervisor: Supervisor) -> None:
+        """Print where the runs that have not ended stand, and what takes them up again."""
+        tolaria = supervisor.services.tolaria
+        again = go_on_command(supervisor.settings)
+        lines = [
+            parting_line(run, drained=tolaria.drained(run["id"]), again=again)
+            for run in _summaries(supervisor)
+            if run["state"] not in ENDED
+        ]
+        nothing = [] if self.told else ["esper has stopped; no run was under way"]
+        self.say(lines or nothing)
+
+    def tell_refusals(self, supervisor: Supervisor) -> None:
+        """Print each command that a run refused since it was first seen, with the reason."""
+        for picture in supervisor.services.tamiyo.hub.live():
+            known = self._refusals.setdefault(picture.id, picture.seq)
+            self._refusals[picture.id] = picture.seq
+            self.say(refusal_lines(picture.name, picture.notes, after_seq=known))
+
     def say(self, lines: Sequence[str]) -> None:
         """Print lines above whatever moves."""
         for line in lines:
@@ -113,17 +143,15 @@ class _Plain(_View):
         self.output.line(f"esper is at {supervisor.services.http.url}")
 
     def show(self, supervisor: Supervisor) -> None:
-        doing = _doing(supervisor)
         for summary in _summaries(supervisor):
             run_id = summary["id"]
             if run_id in self._ended:
                 continue
-            now = (summary["state"], summary["epoch"], doing.get(run_id))
+            now = (summary["state"], summary["epoch"], doing(summary))
             if self._said.get(run_id) == now:
                 continue
             self._said[run_id] = now
-            what = f"  {doing[run_id]}" if run_id in doing else ""
-            self.output.line(progress_line(summary) + what)
+            self.output.line(progress_line(summary))
 
 
 class _Live(_View):
@@ -145,7 +173,6 @@ class _Live(_View):
             services=tree.snapshot(),
             runs=[run for run in _summaries(supervisor) if run["id"] not in self._ended],
             alerts=[alert.to_json() for alert in services.nissa.context.alerts.active()],
-            doing=_doing(supervisor),
         )
         self._live.update(render(snapshot), refresh=True)
 
@@ -158,7 +185,7 @@ class _Live(_View):
             super().say(lines)
             return
         for line in lines:
-            self._console.print(line, highlight=False, markup=False)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def final_lines(run: Run) -> list[str]:
@@ -168,19 +195,16 @@ def final_lines(run: Run) -> list[str]:
     return ["", ending(run.id, run.state, run.error), *told]
 
 
+def go_on_command(settings: Settings) -> str:
+    """Return the command that takes up what is left in the state directory."""
+    where = settings.supervisor.state_dir
+    named = "" if where == SupervisorSettings().state_dir else f" --state-dir {where}"
+    return f"bin/esper-supervisor up{named}"
+
+
 def _summaries(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """Return every run, none before the journals are read: each would seem to stand at epoch 0."""
     services = supervisor.services
+    if not supervisor.tree.cells[services.tamiyo.name].ever_ready:
+        return []
     return list_runs(services.tamiyo.hub, services.tolaria)
-
-
-def _doing(supervisor: Supervisor) -> dict[str, str]:
-    """Return what training processes are at that have not reached their first step."""
-    told: dict[str, str] = {}
-    for run in supervisor.services.tolaria.runs():
-        progress = supervisor.services.tolaria.progress(run.id)
-        phase = progress.get("phase")
-        if phase is None or progress.get("step"):
-            continue
-        total = progress.get("total")
-        told[run.id] = f"{phase} {progress['done']}/{total}" if total else str(phase)
-    return told

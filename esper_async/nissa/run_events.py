@@ -13,6 +13,7 @@ _NOTES = {
     "paused": ("info", "The run was paused."),
     "resumed": ("info", "The run goes on."),
     "rollback": ("warning", "The run went back."),
+    "command_refused": ("warning", "A command was refused:"),
     "emergency": ("critical", "An emergency."),
 }
 _ON_TRIAL = ("BLENDING", "SHADOWING", "PROBATIONARY")

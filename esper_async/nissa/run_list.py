@@ -23,7 +23,10 @@ def list_runs(hub: Hub, runs: RunManager) -> list[Json]:
     """A summary of every run, newest first."""
     managed = {run.id: run for run in runs.runs()}
     told = {summary["id"]: summary for summary in hub.runs()}
-    merged = [summary_of(managed.get(i), told.get(i)) for i in {*managed, *told}]
+    merged = [
+        summary_of(managed.get(i), told.get(i), _progress(runs, managed.get(i)))
+        for i in {*managed, *told}
+    ]
     return sorted(merged, key=lambda run: (run["created_at"] or 0.0, run["id"]), reverse=True)
 
 
@@ -33,4 +36,8 @@ async def show_run(hub: Hub, runs: RunManager, run_id: str) -> Json:
     told = (await hub.picture(run_id)).summary() if hub.knows(run_id) else None
     if run is None and told is None:
         raise UnknownRunError(run_id)
-    return summary_of(run, told)
+    return summary_of(run, told, _progress(runs, run))
+
+
+def _progress(runs: RunManager, run: Run | None) -> Json:
+    return {} if run is None or run.state != "running" else runs.progress(run.id)

@@ -72,6 +72,7 @@ COMPONENTS: dict[str, Schema] = {
             "overhead_ratio": maybe("number"),
             "created_at": maybe("number"),
             "error": maybe("string"),
+            "progress": MAP,
         }
     ),
     "Boundary": thing({**_PLACE, "metrics": MAP, "seeds": array(MAP)}),

@@ -44,14 +44,9 @@ class Teller:
         if len(self.context.stream):
             status = status_of(self.context)
             runs = [
-                {**run, "seeds": None, "progress": self._progress(run)}
-                for run in list_runs(self.context.hub, self.context.runs)
+                {**run, "seeds": None} for run in list_runs(self.context.hub, self.context.runs)
             ]
             self.context.stream.send({"type": "status", "status": status, "runs": runs})
-
-    def _progress(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """What a run's training process says it is doing, before its first boundary above all."""
-        return self.context.runs.progress(run["id"]) if run["state"] == "running" else {}
 
     def _watch_services(self) -> None:
         """Make an event of each service's change of state."""

@@ -256,6 +256,24 @@ def check_exposure(settings: Settings, state_dir: Path) -> None:
     )
 
 
+def _tell_failure(companion: asyncio.Future[None]) -> None:
+    """Log why what ran beside the supervisor ended by itself: the supervisor goes on without it."""
+    error = None if companion.cancelled() else companion.exception()
+    if error is not None:
+        log.error("view_failed", exc_info=error)
+
+
+def unstopped(services: Sequence[str], hurried: bool) -> str:
+    """Say which services were left running at the end, and what it costs to have hurried them."""
+    names = ", ".join(services)
+    if not hurried:
+        return f"did not stop in time: {names}"
+    return (
+        f"cut short by a second signal while it stopped: {names}; "
+        "what a run did since its last checkpoint is done again at the next start"
+    )
+
+
 def run_in_foreground(
     make: Callable[[], Supervisor],
     beside: Callable[[Supervisor], Awaitable[None]] | None = None,
@@ -279,6 +297,8 @@ def run_in_foreground(
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
         companion = asyncio.ensure_future(beside(supervisor)) if beside is not None else None
+        if companion is not None:
+            companion.add_done_callback(_tell_failure)
         try:
             return await supervisor.run(), supervisor.overdue
         except SupervisorError as error:
@@ -291,11 +311,10 @@ def run_in_foreground(
 
     with asyncio.Runner() as runner:
         code, overdue = runner.run(main())
-        if len(interrupts) > 1 and overdue:
-            code = EXIT_INTERRUPTED
+        hurried = len(interrupts) > 1
         if overdue:
-            names = ", ".join(overdue)
-            print(f"esper-supervisor: did not stop in time: {names}", file=sys.stderr)  # noqa: T201
+            code = EXIT_INTERRUPTED if hurried else code
+            print(f"esper-supervisor: {unstopped(overdue, hurried)}", file=sys.stderr)  # noqa: T201
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

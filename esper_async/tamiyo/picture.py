@@ -18,7 +18,10 @@ ENDED: Final = frozenset({"completed", "failed", "stopped"})
 """Run states that no further record leaves, except a resume."""
 
 _PLACE = ("seq", "time", "boundary", "epoch", "step")
-_NOTES = ("checkpoint", "rollback", "emergency", "paused", "resumed", "run_started", "run_ended")
+_NOTES = (
+    "checkpoint", "rollback", "command_refused", "emergency", "paused", "resumed", "run_started",
+    "run_ended",
+)  # fmt: skip
 
 
 class Fold(Enum):

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -97,6 +97,17 @@ class CheckpointStore:
                 if loaded is not None:
                     return loaded
         return None
+
+    def boundaries(self, history: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Return the boundaries at which the checkpoints were taken, oldest first.
+
+        `history` has the run's boundaries with their steps; a checkpoint from between two of them
+        counts as the earlier one's.
+        """
+        self.wait()
+        steps = sorted(int(path.stem) for path in self._folder.glob("*.json"))
+        passed = [(entry["step"], entry["boundary"]) for entry in history]
+        return [max((b for at, b in passed if at <= step), default=0) for step in steps]
 
     def drop_after(self, step: int) -> None:
         """Drop the checkpoints taken after `step`: a crash from here on resumes from before it."""

@@ -14,11 +14,12 @@ from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import Graft, attach
 from esper_async.kasmina.seed import Seed
-from esper_async.tolaria.control import Control
+from esper_async.tolaria.control import Announced, Control
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, parameters_of
 from esper_async.tolaria.task import Task
+from esper_async.tolaria.training import count_boundaries
 
 ONE_RUN = "One run is not evidence: intervals are over test samples, not over runs."
 _Z_95 = 1.959963984540054
@@ -75,19 +76,21 @@ def compare(
     rows = [_row("this run", task, outcome, grown)]
     still = replace(options, policy="static", baselines=False)
     alone = fresh_task()
-    baseline = _train(alone, still, control)
+    baseline = _train(alone, still, control, "the host alone")
     rows.append(_row("the same host, not growing", alone, baseline, parameters_of(alone.model)))
     executor = outcome.grower.executor
     kept = [] if executor is None else executor.kept
     if kept and baseline.test is not None:
         final = fresh_task()
         plant_from_scratch(final.model, kept, seed=options.seed)
-        whole = _train(final, still, control)
+        whole = _train(final, still, control, "the final net from scratch")
         rows.append(_row("the final net, from scratch", final, whole, parameters_of(final.model)))
     return rows
 
 
-def _train(task: Task, options: RunOptions, control: Control | None) -> Outcome:
+def _train(task: Task, options: RunOptions, control: Control | None, what: str) -> Outcome:
+    if control is not None:
+        control = Announced(control, f"comparing: {what}", count_boundaries(task, options))
     outcome = Engine(task, options, control=control).run()
     if outcome.state != "completed":
         raise ComparisonInterrupted(outcome.state)

@@ -55,3 +55,25 @@ class NoControl:
 
     def wait(self, timeout_s: float) -> None:
         """Not wait: nothing pauses such a run."""
+
+
+class Announced:
+    """Another's control whose heartbeats also say what is trained: `done` of `total` boundaries."""
+
+    def __init__(self, control: Control, phase: str, total: int) -> None:
+        self._control = control
+        self._phase = phase
+        self._total = total
+
+    def poll(self) -> Sequence[Steer]:
+        """Return the other's requests."""
+        return self._control.poll()
+
+    def heartbeat(self, step: int, **progress: Any) -> None:
+        """Tell the other, with the phase."""
+        done = progress.get("boundary")
+        self._control.heartbeat(step, **progress, phase=self._phase, done=done, total=self._total)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep as the other does."""
+        self._control.wait(timeout_s)

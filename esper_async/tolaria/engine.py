@@ -28,7 +28,7 @@ from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
-from esper_async.tolaria.operator import OPERATOR, Operator
+from esper_async.tolaria.operator import OPERATOR, Operator, no_way_back
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
 from esper_async.tolaria.records import seed_records, site_records, transition_record
@@ -491,12 +491,15 @@ class Engine:
         The seeds planted since are gone; the reports of their commands say ABORTED. It is recorded
         first: should the process die before all is done, the next one finishes it.
         """
-        loaded = None
-        if self._checkpoints is not None:
-            step = self._steps if steer.boundary is None else self._step_after(steer.boundary)
+        loaded, wanted = None, steer.boundary
+        # a boundary that a resumed run is about to repeat was there when it was asked for
+        ahead = wanted is not None and not self._journal.repeats(wanted) and wanted > self._boundary
+        if self._checkpoints is not None and not ahead:
+            step = self._steps if wanted is None else self._step_after(wanted)
             loaded = self._checkpoints.load_before(step)
         if self._checkpoints is None or loaded is None:
-            self._refuse("there is no earlier checkpoint", request=steer.request)
+            kept = () if self._checkpoints is None else self._checkpoints.boundaries(self._history)
+            self._refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
             return
         state, executor = loaded[1], self.grower.executor
         if executor is not None:

@@ -84,6 +84,7 @@ class TolariaService:
         self._on_change = on_change
         self._children: dict[str, Child] = {}
         self._asked_to_stop: set[str] = set()
+        self._drained: dict[str, bool] = {}
         self._changed = asyncio.Event()
         self._conducted: set[str] = set()
         self._endings: dict[str, asyncio.Event] = {}
@@ -99,6 +100,7 @@ class TolariaService:
         """Start queued runs as places become free; drain the running ones when cancelled."""
         self._children.clear()
         self._conducted.clear()
+        self._drained.clear()
         for run in self.store.load():
             self._take_up(run)
         ready()
@@ -183,6 +185,13 @@ class TolariaService:
         child = self._children.get(run_id)
         return {} if child is None else {"step": child.step, **child.progress}
 
+    def drained(self, run_id: str) -> bool | None:
+        """Whether the run's training process left of itself, with a checkpoint, when drained.
+
+        None when there was no process to drain.
+        """
+        return self._drained.get(run_id)
+
     # --- inside -----------------------------------------------------------------------------
 
     def _take_up(self, run: Run) -> None:
@@ -254,7 +263,8 @@ class TolariaService:
         try:
             return await child.wait()
         except asyncio.CancelledError:
-            await child.stop(options.stop_s)
+            self._drained[run.id] = False
+            self._drained[run.id] = (await child.stop(options.stop_s)).code == 0
             self._adopt_result(run)
             raise
         finally:

@@ -23,6 +23,19 @@ async def test_an_ended_run_is_told_from_verdict_to_field_reports(opened: Open) 
         await expect(page.locator("#services .service")).to_have_count(10)
 
 
+async def test_a_run_without_baselines_shows_its_test_result_and_what_it_ended_with(
+    opened: Open,
+) -> None:
+    """Its last boundary still counted a seed that the end removed."""
+    async with opened(at=-1) as (page, served):
+        served.tolaria.get(served.run_id).state = "completed"
+        await expect(page.locator("#run-head")).to_contain_text("2,570")
+        await served.tell([{**served.records[-1], "comparison": [], "parameters": 2498}])
+        await expect(page.locator("#run-head")).to_contain_text("2,498")
+        await expect(page.locator("#run-head")).to_contain_text("+584")
+        await expect(page.locator("#run-result")).to_contain_text("accuracy 96.1 % · loss 0.139")
+
+
 async def test_what_was_not_measured_is_said_so_and_gates_show_their_numbers(
     opened: Open,
 ) -> None:
@@ -48,6 +61,55 @@ async def test_news_arrives_without_a_reload_within_a_second(opened: Open) -> No
         await expect(page.locator("#run-result tbody tr")).to_have_count(3, timeout=1_500)
 
 
+async def test_a_run_is_silent_only_for_as_long_as_this_supervisor_has_listened(
+    opened: Open,
+) -> None:
+    """The story is old: its run goes on after the supervisor was off for a long time."""
+    async with opened(at=40) as (page, served):
+        verdict = page.locator("#verdict")
+        await expect(verdict).to_contain_text("All is well")
+        context = served.nissa.context
+        object.__setattr__(context, "started_at", context.clock.monotonic() - 600)
+        await expect(verdict).to_contain_text("This run has said nothing for 10 min")
+
+
+async def test_a_task_without_a_metric_has_six_different_tiles(opened: Open) -> None:
+    async with opened(at=0) as (page, served):
+        for record in served.records[:10]:
+            told = dict(record)
+            if record["kind"] == "run_started":
+                told["primary_metric"] = "validation_loss"
+            if record["kind"] == "boundary":
+                losses = ("training_loss", "validation_loss")
+                told["metrics"] = {name: record["metrics"][name] for name in losses}
+            await served.tell([told])
+        labels = page.locator("#run-head .tile .label")
+        await expect(labels).to_have_count(6)
+        assert len(set(await labels.all_text_contents())) == 6
+
+
+@pytest.mark.parametrize("width", [1400, 1100, 800, 390])
+async def test_the_tiles_fill_their_last_row(opened: Open, width: int) -> None:
+    async with opened(width=width) as (page, _):
+        ends: list[float] = await page.evaluate(
+            """[".tiles", ".tile:last-child"].map((name) =>
+                 document.querySelector(`#run-head ${name}`).getBoundingClientRect().right)"""
+        )
+        assert ends[0] - ends[1] < 3
+
+
+async def test_a_run_that_is_compared_says_with_what(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = {"step": 80, "phase": "comparing: the host alone", "done": 12, "total": 32}
+    async with opened(at=-1) as (page, served):
+        monkeypatch.setattr(served.tolaria, "progress", lambda _: at)
+        await expect(page.locator("#run-head")).to_contain_text(
+            "Epoch 32 of 32 · comparing: the host alone 12 of 32"
+        )
+        await expect(page.locator("#run-head")).not_to_contain_text("last news")
+
+
 async def test_a_lost_connection_is_shown_as_stale_and_heals_by_itself(opened: Open) -> None:
     async with opened(at=40, quiet=False) as (page, served):
         served.nissa.context.stream.close()
@@ -57,6 +119,16 @@ async def test_a_lost_connection_is_shown_as_stale_and_heals_by_itself(opened: O
         served.nissa.context.stream.open()
         await expect(page.locator("#connection")).to_have_text("●live", timeout=12_000)
         await expect(page.locator("#run-head")).to_contain_text("Epoch 32 of 32")
+
+
+async def test_a_page_under_a_foreign_name_says_why_it_is_refused(opened: Open) -> None:
+    async with opened(at=40, quiet=False) as (page, served):
+        await page.goto(served.url.replace("127.0.0.1", "esper.localhost"))
+        verdict = page.locator("#verdict")
+        await expect(verdict.locator("h1")).to_have_text("This page is not let in")
+        await expect(verdict).to_contain_text("The Host header names 'esper.localhost'")
+        await expect(page.locator("#connection")).to_contain_text("refused")
+        await expect(page.get_by_text("No run yet")).to_be_hidden()
 
 
 async def test_troubles_turn_the_verdict_with_their_reasons(opened: Open) -> None:
@@ -96,6 +168,17 @@ async def test_a_refused_cull_says_why(opened: Open) -> None:
         await page.get_by_role("button", name="Cull this seed").click()
         await page.locator("#ask").get_by_role("button", name="Cull the seed").click()
         await expect(page.locator("#toast")).to_contain_text("it has no training process")
+
+
+async def test_a_command_that_the_run_refuses_is_told_with_its_reason(opened: Open) -> None:
+    async with opened(at=40) as (page, served):
+        reason = "no rollback to boundary 2: no checkpoint is that old"
+        last = served.records[39]
+        await expect(page.locator("#run-head")).to_contain_text("Epoch 9 of 32")
+        refused = {"kind": "command_refused", "seq": 41, "reason": reason, "request": 1}
+        await served.tell([{**last, **refused}])
+        await expect(page.locator("#toast")).to_contain_text(reason)
+        await expect(page.locator("#decision-list li").first).to_contain_text(reason)
 
 
 async def test_the_keyboard_reaches_a_seed_and_keeps_its_place_when_news_comes(

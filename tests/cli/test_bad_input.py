@@ -27,6 +27,7 @@ def assert_named(answer: Answer, code: int, *words: str) -> None:
         (("up", "--run", "digit"), ("digit", "did you mean 'digits'")),
         (("up", "--state-dir", "/proc/nowhere", "--no-run"), ("/proc/nowhere", "--state-dir")),
         (("up", "--no-such-flag"), ("--no-such-flag",)),
+        (("up", "--run", "digits", "--no-run"), ("--no-run contradicts --run digits",)),
         (("check", "gone.toml"), ("gone.toml", "there is no file")),
         (("uq",), ("uq",)),
     ],
@@ -73,6 +74,25 @@ def test_listening_beyond_this_machine_without_a_token_is_refused(cli: Cli) -> N
 def test_commands_without_a_supervisor_say_how_to_start_one(cli: Cli) -> None:
     for command in (("status",), ("runs",), ("down",), ("run", "digits"), ("events",)):
         assert_named(cli(*command, "--state-dir", "state"), 1, "no supervisor runs", "up")
+
+
+def test_an_error_is_a_json_document_for_whoever_asked_for_json(cli: Cli) -> None:
+    answer = cli("status", "--json", "--state-dir", "state")
+    assert_named(answer, 1, "no supervisor runs")
+    assert set(answer.document) == {"error", "exit_code"}
+    assert "no supervisor runs" in answer.document["error"]
+    assert answer.document["exit_code"] == 1
+
+
+@pytest.mark.parametrize("below", ["", "/inside"])
+def test_a_state_directory_that_is_a_file_is_a_problem_for_the_doctor(
+    below: str, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    answer = cli("doctor", "--json", "--state-dir", f"file{below}")
+    (found,) = (f for f in answer.document if f["name"] == "state directory")
+    assert (found["verdict"], answer.code) == ("problem", 1)
+    assert "file is not a directory" in found["remedy"]
 
 
 _TASKS = {

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,16 @@ from esper_async.cli.output import Output, table
 from esper_async.cli.run_text import (
     ONE_RUN,
     comparison_table,
+    doing,
+    parting_line,
     progress_line,
     quantity,
     quantity_named,
+    refusal_lines,
     runs_table,
 )
+from esper_async.cli.up import go_on_command
+from esper_async.supervisor.settings import Settings, SupervisorSettings
 
 QUANTITY = {"mean": 0.031, "low": 0.012, "high": 0.05, "n": 300, "estimated": False}
 
@@ -91,6 +97,58 @@ def test_the_final_table_names_metric_interval_parameters_and_time_and_is_honest
     assert comparison_table([]) == []
 
 
+def test_the_final_table_fits_eighty_columns() -> None:
+    row = {
+        "name": "the final net, from scratch", "metric": "accuracy", "value": 0.91, "low": 0.88,
+        "high": 0.94, "n": 360, "parameters": 12_345_678, "wall_s": 12_345.6,
+    }  # fmt: skip
+    lines = comparison_table([row, {**row, "metric": "loss", "value": -10.0}])
+    assert max(len(line) for line in lines) <= 80
+
+
+@pytest.mark.parametrize(
+    ("state", "drained", "says"),
+    [
+        ("running", True, "mine stopped at epoch 3 of 10 with a checkpoint; `again` goes on"),
+        ("paused", True, "mine stopped at epoch 3 of 10 with a checkpoint; `again` goes on"),
+        ("queued", None, "mine waits at epoch 3 of 10 (queued); `again` takes it up"),
+        ("running", False, "mine was cut short at epoch 3 of 10; `again` goes on from its last "
+                           "checkpoint and repeats the steps since"),
+    ],
+)  # fmt: skip
+def test_at_the_end_an_unfinished_run_says_where_it_stands(
+    state: str, drained: bool | None, says: str
+) -> None:
+    assert parting_line(run(state=state), drained=drained, again="again") == says
+
+
+def test_the_way_on_names_a_state_directory_that_is_not_the_usual_one() -> None:
+    assert go_on_command(Settings()) == "bin/esper-supervisor up"
+    elsewhere = Settings(supervisor=SupervisorSettings(state_dir=Path("/data/esper")))
+    assert go_on_command(elsewhere) == "bin/esper-supervisor up --state-dir /data/esper"
+
+
+def test_while_it_stops_the_view_says_what_a_second_interrupt_does() -> None:
+    running, stopping = (
+        shown(Snapshot(url="", status=status, services={}, runs=[]))
+        for status in ("ready", "stopping")
+    )
+    assert "Ctrl-C stops with a checkpoint" in running
+    assert "stopping: Ctrl-C again cuts it short" in stopping
+    assert "with a checkpoint" not in stopping
+
+
+def test_a_refused_command_is_told_once_with_its_reason() -> None:
+    notes = [
+        {"kind": "command_refused", "seq": 3, "reason": "no checkpoint is that old"},
+        {"kind": "paused", "seq": 4},
+        {"kind": "command_refused", "seq": 5, "reason": "there is no seed s9"},
+    ]
+    assert refusal_lines("mine", notes, after_seq=3) == [
+        "mine: a command was refused: there is no seed s9"
+    ]
+
+
 def test_the_list_of_runs_counts_kept_seeds() -> None:
     lines = runs_table([run(seeds=[seed(stage="FOSSILIZED"), seed(stage="CULLED")])])
     assert lines[1].split()[-1] == "1"
@@ -115,14 +173,32 @@ def test_the_view_shows_runs_seeds_by_stage_alerts_and_the_address() -> None:
     assert "oona" not in text
 
 
+def test_a_seed_whose_first_boundary_is_still_to_come_is_shown() -> None:
+    planted = seed(stage="GERMINATED", blueprint=None, alpha=None)
+    text = shown(Snapshot(url="", status="ready", services={}, runs=[run(seeds=[planted])]))
+    assert "stem.1" in text
+    assert "germinated" in text
+    assert "alpha" not in text
+
+
 def test_a_run_that_has_not_begun_says_what_it_is_at() -> None:
-    nothing_yet = run(epoch=None, metrics={})
+    nothing_yet = run(epoch=None, metrics={}, progress={"step": None})
     snapshot = Snapshot(url="", status="ready", services={}, runs=[nothing_yet])
     assert "starting its process" in shown(snapshot)
-    doing = Snapshot(
-        url="", status="ready", services={}, runs=[nothing_yet], doing={"r-1": "proving 3/52"}
-    )
-    assert "proving 3/52" in shown(doing)
+    proving = {"step": 0, "phase": "proving", "done": 3, "total": 52}
+    snapshot = Snapshot(url="", status="ready", services={}, runs=[run(progress=proving)])
+    assert "proving 3/52" in shown(snapshot)
+
+
+def test_a_run_that_is_compared_says_so_everywhere() -> None:
+    at = {"step": 80, "phase": "comparing: the host alone", "done": 4, "total": 10}
+    compared = run(progress=at)
+    words = "comparing: the host alone 4/10"
+    assert words in shown(Snapshot(url="", status="ready", services={}, runs=[compared]))
+    assert progress_line(compared).endswith(words)
+    assert runs_table([compared])[-1] == f"mine is {words}"
+    assert doing(run(progress={"step": 80, "boundary": 4})) is None
+    assert doing(run(state="completed", progress={})) is None
 
 
 def test_json_is_one_document_and_nothing_else() -> None:

@@ -6,10 +6,14 @@ import signal
 import socket
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from esper_async.runtime.journal import Journal
+from esper_async.tolaria.run_file import parse_run
+from esper_async.tolaria.runs import RunStore
 from tests.cli.conftest import Cli, Running, Up
 
 
@@ -39,6 +43,7 @@ def test_a_signal_drains_and_exits_0(up: Up, number: int) -> None:
     began = time.monotonic()
     assert running.stop(number) == 0
     assert time.monotonic() - began <= 10
+    assert running.said().splitlines()[-1] == "esper has stopped; no run was under way"
     assert not (running.state_dir / "supervisor.json").exists()
 
 
@@ -61,6 +66,22 @@ def test_status_names_every_subsystem(up: Up, cli: Cli) -> None:
     assert (wrong.code, "r-404" in wrong.err) == (2, True)
     stopped = cli("down", *where)
     assert (stopped.code, running.process.wait(20)) == (0, 0)
+
+
+def test_a_resumed_run_is_first_shown_where_it_stands(up: Up, tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "state" / "runs")
+    run = store.create(parse_run({"run": {"name": "mine", "task": "any:make", "epochs": 60}}))
+    run.state = "paused"
+    store.save(run)
+    with closing(Journal.open(run.folder / "journal.jsonl")) as journal:
+        place = {"run": run.id, "time": 1e9, "boundary": 29, "epoch": 29, "step": 290}
+        journal.append({"kind": "paused", **place})
+    running = up("--no-run")
+    wait_for_words(running, "epoch")
+    assert running.stop() == 0
+    first, last = (line for line in running.said().splitlines() if "epoch" in line)
+    assert "paused  epoch 29/60" in first
+    assert "mine waits at epoch 29 of 60 (paused)" in last
 
 
 @pytest.mark.full
@@ -122,6 +143,14 @@ def wait_for_epoch(running: Running, epoch: int) -> str:
             return str(runs[0]["id"])
         time.sleep(0.1)
     raise AssertionError("the run never began")
+
+
+def wait_for_words(running: Running, words: str) -> None:
+    """Poll what is said: a line comes every second at most."""
+    deadline = time.monotonic() + 30
+    while words not in running.said():
+        assert time.monotonic() < deadline, running.said()
+        time.sleep(0.1)
 
 
 def train_pid(supervisor: int) -> int:

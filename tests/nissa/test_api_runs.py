@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
-from tests.nissa.conftest import BEARER
+from tests.nissa import story
+from tests.nissa.conftest import BEARER, World
 
 Client = TestClient[Any, Any]
 Told = Callable[[], Awaitable[str]]
@@ -54,7 +55,7 @@ async def test_a_recorded_run_has_exactly_the_promised_fields(client: Client, to
     run = await body(client, f"/api/runs/{await told()}")
     assert list(run) == [
         "id", "name", "state", "epoch", "epochs", "policy", "metrics", "seeds", "boundary_ms",
-        "overhead_ratio", "created_at", "error",
+        "overhead_ratio", "created_at", "error", "progress",
     ]  # fmt: skip
     assert run["state"] == "completed"
     assert set(run["metrics"]) == {"training_loss", "validation_loss", "validation_accuracy"}
@@ -122,6 +123,17 @@ async def test_a_rollback_wants_a_boundary_and_a_training_process(
     _, run = await posted(client, "/api/runs", RUN_FILE)
     status, _ = await posted(client, f"/api/runs/{run['id']}/rollback", json)
     assert status == expected
+
+
+async def test_a_rollback_to_a_boundary_that_is_still_to_come_is_refused_at_once(
+    client: Client, world: World
+) -> None:
+    _, run = await posted(client, "/api/runs", RUN_FILE)
+    for record in story.numbered()[:40]:
+        await world.context.hub.accept({**record, "run": run["id"]})
+    status, problem = await posted(client, f"/api/runs/{run['id']}/rollback", {"to_boundary": 90})
+    assert status == 409
+    assert "boundary 90: it has only come to 9" in problem["detail"]
 
 
 async def test_a_fossilised_seed_cannot_be_culled(client: Client, told: Told) -> None:

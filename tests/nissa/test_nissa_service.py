@@ -146,6 +146,18 @@ async def test_what_changed_the_network_becomes_events_once(tmp_path: Path) -> N
         assert names[-1] == "run.started"
 
 
+async def test_a_refused_command_becomes_a_warning_with_its_reason(tmp_path: Path) -> None:
+    async with running(tmp_path, with_bus=False) as here:
+        here.nissa.teller._retention_s = 1e12
+        place = {"time": 1e9, "run": "r-1", "boundary": 3, "epoch": 3, "step": 12}
+        reason = "no rollback to boundary 9: the run has only come to boundary 3"
+        refused = {"seq": 1, "kind": "command_refused", **place, "reason": reason, "request": 1}
+        await here.tamiyo.hub.accept(refused)
+        (event,) = await here.until("/api/events?level=warning", lambda found: len(found) == 1)
+        assert (event["name"], event["run"]) == ("run.command_refused", "r-1")
+        assert reason in event["message"]
+
+
 async def test_its_end_closes_streams_stores_events_and_leaves_503(tmp_path: Path) -> None:
     from esper_async.nissa.event_store import Event, EventStore, Query
 

@@ -175,6 +175,8 @@ async def test_an_unfinished_run_goes_on_at_the_next_start(tmp_path: Path) -> No
     async with running(service_in(tmp_path)) as service:
         run = service.submit(config("until_stopped"))
         await until(lambda: service.progress(run.id).get("step"))
+        assert service.drained(run.id) is None
+    assert service.drained(run.id)
     assert (run.folder / "checkpoints" / "last").exists(), "draining leaves a checkpoint"
     async with running(service_in(tmp_path)) as again:
         resumed = again.get(run.id)

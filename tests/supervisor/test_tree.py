@@ -9,6 +9,7 @@ import pytest
 
 from esper_async.runtime.clock import FakeClock
 from esper_async.runtime.restart import RestartPolicy
+from esper_async.supervisor.app import unstopped
 from esper_async.supervisor.errors import EssentialServiceFailedError, StartError
 from esper_async.supervisor.tree import StopReport, Tree
 from tests.supervisor.puppets import Puppet
@@ -148,6 +149,13 @@ async def test_a_second_stop_cuts_the_first_short() -> None:
         tree.stop()
         assert (await task).overdue == ("a",)
         stuck.set()
+
+
+def test_who_cut_the_stop_short_is_told_what_it_costs() -> None:
+    assert unstopped(("tolaria", "oona"), False) == "did not stop in time: tolaria, oona"
+    said = unstopped(("tolaria",), True)
+    assert "cut short by a second signal" in said
+    assert "since its last checkpoint" in said
 
 
 async def test_a_service_that_an_essential_one_needs_is_essential_too() -> None:

@@ -113,6 +113,12 @@ def test_a_rollback_takes_back_the_stages_that_came_after_its_target() -> None:
     assert picture.seeds["s1"].stage == "TRAINING"
 
 
+def test_a_refused_command_is_among_the_notes_with_its_reason() -> None:
+    picture = told(started(), record(2, "command_refused", 1, reason="no checkpoint", request=1))
+    (note,) = (note for note in picture.view()["notes"] if note["kind"] == "command_refused")
+    assert (note["reason"], note["request"]) == ("no checkpoint", 1)
+
+
 def test_a_decision_or_report_told_twice_under_new_numbers_is_kept_once() -> None:
     decision = {"command": {"id": "c1"}, "reason": "plateau"}
     report = {"report_id": "f1", "outcome": "SUCCESS"}

@@ -210,3 +210,31 @@ def test_a_rollback_without_a_checkpoint_is_refused_by_number(tmp_path: Path) ->
     live(tmp_path, Script({3: [BACK], 5: [BACK]}))
     (refused,) = told(tmp_path, "command_refused")
     assert (refused["request"], refused["step"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (2, "no rollback to boundary 2: no checkpoint is that old, the ones kept are of boundary "
+            "3 and 6"),
+        (9, "no rollback to boundary 9: the run has only come to boundary 7"),
+    ],
+)  # fmt: skip
+def test_a_rollback_that_cannot_be_names_its_boundary_and_those_that_are_kept(
+    asked: int, says: str, tmp_path: Path
+) -> None:
+    live(tmp_path, Script({30: [Steer("rollback", boundary=asked, request=1)]}))
+    (refused,) = told(tmp_path, "command_refused")
+    assert (refused["reason"], refused["request"]) == (says, 1)
+    assert told(tmp_path, "rollback") == []
+
+
+def test_a_rollback_asked_for_before_a_crash_may_name_a_boundary_that_repeats(
+    tmp_path: Path,
+) -> None:
+    back = Steer("rollback", boundary=5, request=1)
+    with pytest.raises(Killed):
+        live(tmp_path, Mortal(dies_at=23))
+    live(tmp_path, Script({13: [back]}))
+    assert told(tmp_path, "command_refused") == []
+    assert [record["to_boundary"] for record in told(tmp_path, "rollback")] == [3]

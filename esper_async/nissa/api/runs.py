@@ -99,7 +99,21 @@ async def rollback(call: Call) -> web.Response:
         raise Problem(422, 'Send {"to_boundary": N} with a boundary of this run, or nothing.')
     if to_boundary is not None and to_boundary < 0:
         raise Problem(422, f"to_boundary={to_boundary}: a boundary is 0 or more.")
-    return _accepted(call, call.context.runs.rollback(call.path("run"), to_boundary))
+    run_id = call.path("run")
+    if to_boundary is not None:
+        await _check_passed(call, run_id, to_boundary)
+    return _accepted(call, call.context.runs.rollback(run_id, to_boundary))
+
+
+async def _check_passed(call: Call, run_id: str, boundary: int) -> None:
+    """Refuse at once what the run would refuse later: a boundary that it has not come to."""
+    hub, run = call.context.hub, call.context.runs.get(run_id)
+    rows = (await hub.picture(run_id)).rows if hub.knows(run_id) else []
+    if rows and not run.ended and boundary > rows[-1]["boundary"]:
+        present = rows[-1]["boundary"]
+        raise RunConflictError(
+            f"run {run_id} cannot go back to boundary {boundary}: it has only come to {present}"
+        )
 
 
 async def list_seeds(call: Call) -> web.Response:

@@ -17,7 +17,8 @@ const THEMES = { auto: "Theme: as the system", light: "Theme: light", dark: "The
 function drawConnection() {
   const stale = isStale();
   document.body.classList.toggle("stale", stale && store.everConnected);
-  const words = !store.everConnected ? "connecting" : stale ? "stale: not connected" : "live";
+  document.body.classList.toggle("unheard", !store.everConnected);
+  const words = !store.everConnected ? (store.refusal ? "refused" : "connecting") : stale ? "stale: not connected" : "live";
   part("connection").className = `connection ${stale ? (store.everConnected ? "away" : "") : "live"}`;
   draw(part("connection"), words, () => [h("span", { class: "dot", "aria-hidden": "true" }, stale ? "○" : "●"), words]);
 }

@@ -127,7 +127,7 @@ function options(chart, state, width) {
       { ...axis, size: 52, ...(chart.steep ? { filter: roundTicks, grid: { ...axis.grid, filter: roundTicks } } : {}), values: (_, ticks) => ticks.map((tick) => tick === null ? "" : (chart.key === "primary" && chart.write(0.5).endsWith("%") ? `${+(tick * 100).toFixed(1)} %` : chart.zero ? (tick === 0 ? "0" : signed(tick, 3)) : number(tick, 3))) },
     ],
     series: [{}, ...chart.series.map((one) => ({ label: one.label, stroke: token(one.colour), width: one.width, dash: one.dash, points: { show: one.dots ?? false, size: 4, fill: token(one.colour) }, spanGaps: false }))],
-    hooks: { setCursor: [(plot) => state.legend(plot.cursor.idx)], drawClear: [(plot) => drawMarks(plot, state.marks)] },
+    hooks: { setCursor: [(plot) => state.legend(plot.cursor.idx)], drawAxes: [(plot) => drawMarks(plot, state.marks)] },
   };
 }
 
@@ -146,23 +146,28 @@ function drawMarks(plot, signs) {
   const { ctx, bbox } = plot;
   ctx.save();
   ctx.strokeStyle = token("--strong-line");
-  ctx.fillStyle = token("--soft");
+  const [ink, ground] = [token("--soft"), token("--panel")];
   ctx.lineWidth = devicePixelRatio;
   ctx.font = `${10 * devicePixelRatio}px system-ui`;
   ctx.textAlign = "left";
   ctx.textBaseline = "alphabetic";
   ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
-  let free = -Infinity;
-  for (const sign of signs.toSorted((a, b) => a.x - b.x)) {
-    const x = Math.round(plot.valToPos(sign.x, "x", true));
-    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+  const placed = signs.toSorted((a, b) => a.x - b.x).map((sign) => ({ text: sign.text, x: Math.round(plot.valToPos(sign.x, "x", true)) })).filter(({ x }) => x >= bbox.left && x <= bbox.left + bbox.width);
+  for (const { x } of placed) {
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    const wide = ctx.measureText(sign.text).width;
+  }
+  let free = -Infinity;
+  for (const { text, x } of placed) {
+    const wide = ctx.measureText(text).width;
     if (x < free || x + wide > bbox.left + bbox.width) continue;
-    ctx.fillText(sign.text, x + 4 * devicePixelRatio, bbox.top + 9 * devicePixelRatio);
+    const [left, top, pad] = [x + 4 * devicePixelRatio, bbox.top + 9 * devicePixelRatio, 2 * devicePixelRatio];
+    ctx.fillStyle = ground; // or lines would strike the words through
+    ctx.fillRect(left - pad, bbox.top - pad, wide + 2 * pad, 12 * devicePixelRatio + pad);
+    ctx.fillStyle = ink;
+    ctx.fillText(text, left, top);
     free = x + wide + 10 * devicePixelRatio;
   }
   if (plot.scales.y.min < 0) {

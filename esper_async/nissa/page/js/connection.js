@@ -1,6 +1,7 @@
 // The live connection: a WebSocket that comes back by itself, and plain requests.
 
 import { addEvents, applyView, changed, emptyPicture, store } from "./store.js";
+import { say } from "./toast.js";
 
 const QUIET_MS = 8000;
 let wait = 500;
@@ -20,9 +21,16 @@ export function connect() {
   socket.addEventListener("close", () => {
     store.connected = false;
     changed();
+    if (!store.everConnected) void askWhy();
     setTimeout(connect, wait + Math.random() * 250);
     wait = Math.min(wait * 2, 8000);
   });
+}
+
+/** A browser does not say why a stream was refused; the answer to a plain request does. */
+async function askWhy() {
+  store.refusal = await get("/api/status").then(() => null, (error) => error.detail ?? null);
+  changed();
 }
 
 /** Whether what is shown may be out of date. */
@@ -43,7 +51,10 @@ function take(message) {
     store.runs = message.runs;
     choose();
   } else if (message.type === "run") {
-    if (message.id === store.selected && store.picture?.id === message.id && !applyView(store.picture, message.view)) void loadPicture();
+    if (message.id !== store.selected || store.picture?.id !== message.id) return;
+    const known = store.picture.seq;
+    if (!applyView(store.picture, message.view)) void loadPicture();
+    else for (const note of message.view.notes) if (note.kind === "command_refused" && note.seq > known) say(`Refused: ${note.reason}`, "bad");
   } else if (message.type === "events") {
     addEvents(message.items);
   }
@@ -119,6 +130,6 @@ export async function post(path, body) {
 
 async function answer(response) {
   const document = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(document?.detail ?? `${response.status} ${response.statusText}`);
+  if (!response.ok) throw Object.assign(new Error(document?.detail ?? `${response.status} ${response.statusText}`), { detail: document?.detail });
   return document;
 }

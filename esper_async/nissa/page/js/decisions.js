@@ -10,11 +10,12 @@ let limit = 8;
 
 export function drawDecisions(container) {
   const picture = store.picture;
-  const decisions = (picture?.decisions ?? []).filter((item) => !quiet || item.command.operation !== null).toReversed();
+  const refusals = (picture?.notes ?? []).filter((note) => note.kind === "command_refused");
+  const decisions = [...(picture?.decisions ?? []).filter((item) => !quiet || item.command.operation !== null), ...refusals].sort((a, b) => b.seq - a.seq);
   const waits = (picture?.decisions.length ?? 0) - (picture?.decisions.filter((item) => item.command.operation !== null).length ?? 0);
-  draw(container, [picture?.id, picture?.decisions.length, quiet, limit, store.blueprints.size], () => [
+  draw(container, [picture?.id, picture?.decisions.length, refusals.length, quiet, limit, store.blueprints.size], () => [
     h("div", { class: "tools" }, h("label", {}, h("input", { type: "checkbox", "data-key": "waits", checked: !quiet, onchange: (event) => { quiet = !event.target.checked; drawDecisions(container); } }), `show the ${waits} boundaries at which nothing was to be done`)),
-    decisions.length ? h("ol", { class: "items" }, decisions.slice(0, limit).map(decision)) : h("p", { class: "soft" }, "The policy has not acted."),
+    decisions.length ? h("ol", { class: "items" }, decisions.slice(0, limit).map((item) => (item.kind === "command_refused" ? refusal(item) : decision(item)))) : h("p", { class: "soft" }, "The policy has not acted."),
     decisions.length > limit ? h("button", { type: "button", class: "quiet more", "data-key": "more-decisions", onclick: () => { limit += 20; drawDecisions(container); } }, `Show older (${decisions.length - limit})`) : null,
   ]);
 }
@@ -31,6 +32,14 @@ function decision(item) {
       h("div", {}, "because ", item.reason),
       command.candidates?.length ? h("div", { class: "chips" }, command.candidates.map((one) => h("span", { class: "chip" }, blueprintName(one.blueprint), " ", h("span", { class: "soft mono" }, one.site)))) : null,
       h("div", { class: "soft small" }, by, others.length ? ` · instead of: ${others.join(", ")}` : "")));
+}
+
+function refusal(note) {
+  return h("li", {},
+    h("div", { class: "when" }, `boundary ${note.boundary}`),
+    h("div", {},
+      h("div", { class: "title" }, "A command was refused", pill("refused", "warn")),
+      h("div", {}, "because ", note.reason)));
 }
 
 export function drawReports(container) {

@@ -2,9 +2,9 @@
 
 import { h } from "./dom.js";
 import { post } from "./connection.js";
+import { say } from "./toast.js";
 
 const dialog = document.getElementById("ask");
-const toast = document.getElementById("toast");
 
 /** Ask, then send; the result is said in a toast. `deed` is what the button says. */
 export function confirm({ title, text, deed, danger = false, path, body, done }) {
@@ -28,11 +28,4 @@ export function confirm({ title, text, deed, danger = false, path, body, done })
   });
   dialog.showModal();
   back.focus();
-}
-
-/** A short message that goes away by itself. */
-export function say(text, kind = "") {
-  const line = h("p", { class: kind }, text);
-  toast.append(line);
-  setTimeout(() => line.remove(), kind === "bad" ? 9000 : 4500);
 }

@@ -35,15 +35,16 @@ export function drawRunHead(container) {
     return;
   }
   const last = picture.rows.at(-1);
-  const quiet = run.state === "running" && picture.updatedAt ? span(serverNow() - picture.updatedAt) : "";
-  draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet, last ? null : run.progress], () => [
+  const doing = phase(run);
+  const quiet = run.state === "running" && !doing && picture.updatedAt ? span(serverNow() - picture.updatedAt) : "";
+  draw(container, [run.id, run.state, run.error, run.epoch, picture.seq, quiet, doing], () => [
     h("div", { class: "head" },
       h("div", {}, h("h2", { id: "run-title", class: "big" }, run.name), h("p", { class: "soft small" }, h("span", { class: "mono" }, run.id), run.created_at ? ` · started ${clock(run.created_at)}` : "", quiet ? ` · last news ${quiet} ago` : "")),
       pill(...STATE[run.state]),
       h("span", { class: "soft" }, "policy ", h("strong", {}, run.policy ?? "unknown")),
       h("div", { class: "actions" }, actions(run))),
     run.error ? h("p", { class: "small", role: "alert" }, pill("error", "bad"), " ", run.error) : null,
-    progress(run),
+    progress(run, last ? doing : ""),
     last ? h("div", { class: "tiles" }, tiles(run, picture, last)) : h("p", { class: "soft" }, waiting(run)),
   ]);
 }
@@ -51,19 +52,26 @@ export function drawRunHead(container) {
 /** What a run does before there is anything to show of it. */
 function waiting(run) {
   if (run.state === "queued") return "It waits for its turn.";
-  const { phase, done, total } = run.progress ?? {};
-  if (phase) return `Preparing: ${phase}${total ? ` ${done} of ${total}` : ""}.`;
+  const doing = phase(run);
+  if (doing) return `Preparing: ${doing}.`;
   return run.state === "running" ? "Training goes on towards the first boundary." : "It reached no boundary.";
 }
 
-function progress(run) {
+/** What its training process is at when that is not training: words, or none. */
+function phase(run) {
+  const { phase: name, step, done, total } = run.progress ?? {};
+  if (name) return `${name}${total ? ` ${done} of ${total}` : ""}`;
+  return step === null ? "starting its process" : "";
+}
+
+function progress(run, doing) {
   if (!run.epochs) return null;
   const done = Math.min(1, run.epoch / run.epochs);
   // Its width is set through the DOM: the page's policy allows no inline style.
   const bar = h("i");
   bar.style.width = `${100 * done}%`;
   return [h("div", { class: "progress", role: "progressbar", "aria-label": "Epochs", "aria-valuemin": 0, "aria-valuemax": run.epochs, "aria-valuenow": run.epoch }, bar),
-    h("p", { class: "soft small" }, `Epoch ${run.epoch} of ${run.epochs}`)];
+    h("p", { class: "soft small" }, `Epoch ${run.epoch} of ${run.epochs}`, doing ? ` · ${doing}` : "")];
 }
 
 function tiles(run, picture, last) {
@@ -71,13 +79,16 @@ function tiles(run, picture, last) {
   const values = picture.rows.map((row) => row.metrics[primary.name]).filter((value) => value !== null && value !== undefined);
   const best = values.length ? values.reduce((a, b) => (primary.larger ? Math.max(a, b) : Math.min(a, b))) : null;
   const host = picture.start.host_parameters ?? null;
-  const added = host !== null && last.parameters !== null ? last.parameters - host : null;
+  const parameters = picture.end?.parameters ?? last.parameters; // the last boundary may count a seed removed at the end
+  const added = host !== null && parameters !== null ? parameters - host : null;
   const kept = [...picture.seeds.values()].filter((seed) => seed.stage === "FOSSILIZED" || seed.lane.some((entry) => entry.to_stage === "FOSSILIZED"));
   return [
     tile(primary.label, primary.write(last.metrics[primary.name]), best === null ? "" : `best ${primary.write(best)}`),
-    tile("validation loss", number(last.metrics.validation_loss), `training ${number(last.metrics.training_loss)}`),
+    primary.name === "validation_loss"
+      ? tile("training loss", number(last.metrics.training_loss), "over the epoch")
+      : tile("validation loss", number(last.metrics.validation_loss), `training ${number(last.metrics.training_loss)}`),
     tile("seeds kept", String(kept.length), `${picture.seeds.size} tried`),
-    tile("parameters", number(last.parameters), added === null ? "" : added === 0 ? "nothing added" : `${signed(added, 0)} (${percent(added / host, 0)})`),
+    tile("parameters", number(parameters), added === null ? "" : added === 0 ? "nothing added" : `${signed(added, 0)} (${percent(added / host, 0)})`),
     tile("boundary", milliseconds(run.boundary_ms.p50), `99 %: ${milliseconds(run.boundary_ms.p99)}`),
     tile("cost of growing", last.overhead === null ? "not measured" : `× ${last.overhead.toFixed(2)}`, "of the host's own step"),
   ];
@@ -100,11 +111,11 @@ function actions(run) {
   ];
 }
 
-/** The honest table at the end of a run. */
+/** The honest table at the end of a run; without baselines, what the test split said. */
 export function drawResult(container) {
-  const rows = store.picture?.end?.comparison ?? [];
+  const { comparison: rows = [], test } = store.picture?.end ?? {};
   draw(container, [store.selected, store.picture?.end?.seq ?? 0], () => {
-    if (!rows.length) return [];
+    if (!rows.length) return test ? testAlone(test) : [];
     const best = Math.max(...rows.map((row) => row.value));
     const share = rows[0].metric.includes("accuracy");
     const write = share ? percent : number;
@@ -121,4 +132,11 @@ export function drawResult(container) {
           h("td", { class: "num" }, row.macs ? `${(row.macs / 1e9).toFixed(1)} GMAC` : "?")))))),
       h("p", { class: "soft small" }, "One run is not evidence: the intervals are over test samples, not over runs."));
   });
+}
+
+function testAlone(test) {
+  return h("div", { class: "result" },
+    h("h3", {}, "On the test split, read once at the end"),
+    h("p", {}, Object.entries(test).map(([name, value]) => `${name.replaceAll("_", " ")} ${name.includes("accuracy") ? percent(value) : number(value)}`).join(" · ")),
+    h("p", { class: "soft small" }, "It was compared with nothing: the run trained no baselines."));
 }

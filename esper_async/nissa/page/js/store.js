@@ -3,6 +3,7 @@
 export const store = {
   connected: false,
   everConnected: false,
+  refusal: null, // why the server does not let this page in, in its own words
   heardAt: 0, // performance.now() of the last message
   skew: 0, // server time minus ours, seconds
   status: null,

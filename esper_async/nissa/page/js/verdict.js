@@ -12,8 +12,18 @@ const MARKS = { good: "✓", warn: "!", bad: "✕" };
 export function patience(rows) {
   if (rows.length < 3) return 180;
   const recent = rows.slice(-20);
-  const usual = (recent.at(-1).time - recent[0].time) / (recent.length - 1);
-  return Math.max(30, 5 * usual);
+  // the median: a night during which the supervisor was off is no usual boundary
+  const gaps = recent.slice(1).map((row, index) => row.time - recent[index].time).sort((a, b) => a - b);
+  return Math.max(30, 5 * gaps[Math.floor(gaps.length / 2)]);
+}
+
+/** For how many seconds a run's training has said nothing since it and this supervisor began. */
+function silence(run, picture) {
+  if (run?.state !== "running" || !picture.updatedAt) return 0;
+  // a process that starts, proves or compares says so by its heartbeat, which is watched elsewhere
+  if (run.progress?.step === null || run.progress?.phase) return 0;
+  const began = store.status.time - store.status.uptime_s;
+  return serverNow() - Math.max(picture.updatedAt, began);
 }
 
 /** Every reason to worry, the gravest first: [{kind, text}]. */
@@ -37,9 +47,8 @@ export function reasons() {
   }
   if (picture) {
     for (const fault of picture.faults) found.push({ kind: "warn", text: `The journal of this run: ${fault}` });
-    const running = runs.find((run) => run.id === picture.id)?.state === "running";
-    const silent = picture.updatedAt ? serverNow() - picture.updatedAt : 0;
-    if (running && silent > patience(picture.rows)) found.push({ kind: "warn", text: `This run has said nothing for ${span(silent)}.` });
+    const silent = silence(runs.find((run) => run.id === picture.id), picture);
+    if (silent > patience(picture.rows)) found.push({ kind: "warn", text: `This run has said nothing for ${span(silent)}.` });
   }
   return found.sort((a, b) => RANK[b.kind] - RANK[a.kind]);
 }
@@ -56,6 +65,10 @@ function summary() {
 }
 
 export function drawVerdict(container) {
+  if (!store.everConnected && store.refusal) {
+    draw(container, ["refused", store.refusal], () => panel("bad", "This page is not let in", [h("li", {}, store.refusal)]));
+    return;
+  }
   if (!store.everConnected) {
     draw(container, "connecting", () => panel("warn", "Connecting", [h("li", {}, "Waiting for the first news from Esper.")]));
     return;
