@@ -22,6 +22,7 @@ from esper_async.study.bench.benchmark import (
     Verdict,
     judged,
     replaced,
+    shown,
 )
 from esper_async.study.bench.bus_load import rate_row
 from esper_async.study.bench.command import main
@@ -32,9 +33,15 @@ from esper_async.study.bench.runner import BenchmarkResult, run_benchmarks
 STATE = {"broken": False, "works": True}
 
 
+def answers(good: bool, *, note: str = "", doubt: str = "") -> Row:
+    return judged("answers", float(good), "", Bar("at least", 1.0), note=note, doubt=doubt)
+
+
 def measure(effort: Effort) -> list[Row]:
-    good = STATE["works"] and not STATE["broken"]
-    return [judged("answers", 1.0 if good else 0.0, "", Bar("at least", 1.0), note=effort.value)]
+    return [
+        answers(STATE["works"] and not STATE["broken"], note=effort.value),
+        shown("questions", 1.0, ""),
+    ]
 
 
 @contextmanager
@@ -54,8 +61,9 @@ def harmless() -> Iterator[None]:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mutants = {
-        "toy": (Mutant("broken", "gives no answer", breaking),),
-        "blind": (Mutant("harmless", "changes nothing", harmless),),
+        "toy": (Mutant("broken", "gives no answer", breaking, fails=("answers",)),),
+        "blind": (Mutant("harmless", "changes nothing", harmless, fails=("answers",)),),
+        "vague": (Mutant("broken", "gives no answer", breaking),),
     }
     monkeypatch.setattr(runner, "CASES", dict.fromkeys(mutants, ""))
     monkeypatch.setattr(
@@ -120,12 +128,17 @@ def test_a_slow_drift_cancels_in_the_ratio(ratio: float, drift: float) -> None:
         [start + 2 * drift for start in starts],
     ).compare("cpu_s")
     assert compared.ratio.value == pytest.approx(ratio)
-    assert compared.doubt == ""
+    assert compared.doubt(limit=1.03) == ""
 
 
 def test_a_control_that_is_off_by_more_than_a_percent_casts_doubt() -> None:
     compared = rounds([1.0] * 9, [1.0] * 9, [1.02] * 9).compare("wall_s")
-    assert "A/A control off by 2.0%" in compared.doubt
+    assert "A/A control off by 2.0%" in compared.doubt(limit=1.03)
+
+
+def test_what_is_far_over_its_limit_is_beyond_the_doubt_that_a_noisy_control_casts() -> None:
+    assert rounds([1.0] * 9, [1.3] * 9, [1.02] * 9).compare("cpu_s").doubt(limit=1.03) == ""
+    assert rounds([1.0] * 9, [1.1] * 9, [1.02] * 9).compare("cpu_s").doubt(limit=1.03)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +192,94 @@ def test_a_mutant_is_caught_by_a_miss_and_leaves_nothing_broken() -> None:
     assert result.mutants[0].rows[0].note == "short"
 
 
+SPEED_MISSED = judged("speed", 0.0, "", Bar("at least", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("fails", "rows", "escapes"),
+    [
+        (("answers",), [answers(False)], []),
+        (("answers",), [answers(True), SPEED_MISSED], ["answers: pass"]),
+        (("answers",), [answers(False, doubt="noise")], ["answers: inconclusive"]),
+        (("answers",), [SPEED_MISSED], ["answers: there is no such row"]),
+        (("*",), [answers(True), SPEED_MISSED], ["answers: pass"]),
+        (("*",), [answers(False), SPEED_MISSED, shown("questions", 1.0, "")], []),
+        (("answers", "sp*"), [answers(False)], ["sp*: there is no such row"]),
+        ((), [answers(True), SPEED_MISSED], []),
+        ((), [answers(True)], ["no row is a miss"]),
+    ],
+)
+def test_a_mutant_is_caught_when_every_row_that_it_names_is_a_miss(
+    fails: tuple[str, ...], rows: list[Row], escapes: list[str]
+) -> None:
+    assert Mutant("broken", "", breaking, fails).escapes(rows) == escapes
+
+
+def test_a_mutant_that_benchmarks_share_fails_other_rows_in_each() -> None:
+    shared = Mutant("broken", "gives no answer", breaking)
+    assert shared.failing("answers").must_fail("answers")
+    assert not shared.must_fail("answers")
+
+
+def benchmark_of(*verdicts: list[Row], fails: tuple[str, ...]) -> Benchmark:
+    """Return one whose successive measurements give these rows."""
+    measured = iter(verdicts)
+    mutant = Mutant("broken", "gives no answer", harmless, fails)
+    return Benchmark("toy", "does it answer?", lambda _: next(measured), (mutant,))
+
+
+def run_one(monkeypatch: pytest.MonkeyPatch, benchmark: Benchmark) -> BenchmarkResult:
+    monkeypatch.setattr(runner, "load_benchmark", lambda _: benchmark)
+    (result,) = run_benchmarks(["toy"], mutants=True, short=True)
+    return result
+
+
+def test_a_bar_that_no_mutant_is_there_to_fail_fails_the_benchmark_and_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speed = judged("speed", 1.0, "", Bar("at least", 1.0))
+    rows = [[answers(True), speed], [answers(False), speed]]
+    result = run_one(monkeypatch, benchmark_of(*rows, fails=("answers",)))
+    assert [mutant.caught for mutant in result.mutants] == [True]
+    assert result.unguarded == ["speed"]
+    assert not result.ok
+    assert result.to_json()["unguarded"] == ["speed"]
+
+
+def test_a_mutant_left_inconclusive_by_a_busy_machine_is_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [[answers(True)], [answers(False, doubt="noise")], [answers(False)]]
+    assert run_one(monkeypatch, benchmark_of(*rows, fails=("answers",))).ok
+
+
+def test_a_mutant_that_stays_inconclusive_is_not_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[answers(True)], *[[answers(False, doubt="noise")]] * 3]
+    result = run_one(monkeypatch, benchmark_of(*rows, fails=("answers",)))
+    assert result.mutants[0].escapes == ("answers: inconclusive",)
+    assert not result.ok
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["toy"], "bench toy"),
+        (["toy", "--mutants"], "bench toy --mutants"),
+        (["toy", "--short"], "bench toy --short"),
+        (["toy", "--mutants", "--short"], "bench toy --short --mutants"),
+    ],
+)
+def test_the_report_says_what_to_type_to_get_the_same_again(
+    arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    assert f"reproduce: bin/esper-supervisor {command}\n" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    (document,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert document["command"] == f"bin/esper-supervisor {command}"
+
+
 @pytest.mark.usefixtures("toy")
 @pytest.mark.parametrize(
     ("arguments", "works", "code"),
@@ -188,6 +289,8 @@ def test_a_mutant_is_caught_by_a_miss_and_leaves_nothing_broken() -> None:
         (["toy"], False, 1),
         (["blind"], True, 0),
         (["blind", "--mutants"], True, 1),
+        (["vague"], True, 0),
+        (["vague", "--mutants"], True, 1),
         ([], True, 0),
     ],
 )
@@ -239,13 +342,22 @@ def test_every_registered_benchmark_loads_under_its_own_name() -> None:
 
 def test_tables_show_figures_verdicts_mutants_and_how_to_reproduce() -> None:
     row = judged("cost", 12.0, "ms", Bar("at most", 1.03), baseline=10.0, interval=(1.1, 1.3))
-    result = BenchmarkResult("toy", "does it answer?", [row], 0.0)
-    result.mutants.append(runner.MutantResult("broken", "gives no answer", False, (row,)))
+    result = BenchmarkResult(
+        "toy",
+        "does it answer?",
+        Effort.SHORT,
+        [row],
+        0.0,
+        [runner.MutantResult("broken", "gives no answer", ("cost: pass",), (row,))],
+        ["speed"],
+    )
     console = Console(width=120, record=True, force_terminal=False, file=None, quiet=False)
     print_tables([result], console)
     text = console.export_text()
-    for part in ("cost", "1.200", "≤ 1.03", "miss", "NOT CAUGHT", "bench toy --mutants"):
+    for part in ("cost", "1.200", "≤ 1.03", "miss", "NOT CAUGHT", "cost: pass"):
         assert part in text
+    assert "no mutant is there to fail speed" in text
+    assert "reproduce: bin/esper-supervisor bench toy --short --mutants" in text
     assert json.loads(to_json([result]))["ok"] is False
 
 

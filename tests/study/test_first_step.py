@@ -19,12 +19,14 @@ from esper_async.study.bench.up_process import UpError, run_in_every_python, sta
         ([4.0, 9.0], 0.0, 9.0, Verdict.PASS),
         ([6.0, 9.0], 0.0, 2.0, Verdict.MISS),
         ([6.0, 9.0], 2.0, 2.0, Verdict.INCONCLUSIVE),
-        ([6.0, 9.0], 0.0, 4.0, Verdict.INCONCLUSIVE),
+        ([6.0, 9.0], 0.0, 4.0, Verdict.MISS),
+        ([6.0, 9.0], 0.0, 4.5, Verdict.INCONCLUSIVE),
+        ([17.0, 19.0], 2.0, 6.0, Verdict.MISS),
         ([69.0, 83.0], 63.0, 5.0, Verdict.INCONCLUSIVE),
         ([35.0, 36.0], 5.0, 4.0, Verdict.MISS),
     ],
 )
-def test_late_is_a_miss_unless_the_machine_was_busy_and_always_when_it_is_beyond_luck(
+def test_late_is_a_miss_unless_waiting_or_a_slow_machine_explains_it(
     steps: list[float], waited_s: float, plain_s: float, verdict: Verdict
 ) -> None:
     warm = [Start(step_s, waited_s) for step_s in steps]

@@ -2,5 +2,5 @@
 
 `benchmark` holds the words (figure, row, verdict, mutant), `interleave` the timing, `runner` runs
 what `registry` names, `report` writes it down, `cases` has one file a benchmark. Run them with
-`python -m esper_async.study.bench`. A bar that no mutant can fail is not a bar.
+`bin/esper-supervisor bench`. A bar that no mutant can fail is not a bar.
 """

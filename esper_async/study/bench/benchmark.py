@@ -1,9 +1,10 @@
 """What a benchmark is: figures against bars, and deliberately broken variants to catch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 from unittest import mock
 
@@ -115,17 +116,45 @@ def shown(figure: str, value: float, unit: str, *, note: str = "") -> Row:
 class Mutant:
     """A way to break the thing measured; while `breaks()` is entered it is broken.
 
-    It is caught when a row of its benchmark is a miss.
+    `fails` names the rows that must all be misses then, by figure or a shell pattern of figures.
+    A mutant that names none is caught by any miss, and is no mutant of any bar.
     """
 
     name: str
     description: str
     breaks: Callable[[], AbstractContextManager[Any]]
+    fails: tuple[str, ...] = ()
+
+    def failing(self, *figures: str) -> "Mutant":
+        """Return the same mutant for a benchmark in which it must fail these rows."""
+        return replace(self, fails=figures)
+
+    def must_fail(self, figure: str) -> bool:
+        """Whether the row of that figure is one that this mutant must make a miss."""
+        return any(fnmatchcase(figure, pattern) for pattern in self.fails)
+
+    def escapes(self, rows: Sequence[Row]) -> list[str]:
+        """Return why it is not caught by the rows that it broke; nothing if it is."""
+        verdicts = {row.figure: row.verdict for row in rows if row.bar is not None}
+        if not self.fails:
+            return [] if Verdict.MISS in verdicts.values() else ["no row is a miss"]
+        absent = [name for name in self.fails if not any(fnmatchcase(f, name) for f in verdicts)]
+        return [
+            *(f"{name}: there is no such row" for name in absent),
+            *(
+                f"{figure}: {verdict.value}"
+                for figure, verdict in verdicts.items()
+                if self.must_fail(figure) and verdict is not Verdict.MISS
+            ),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A question, how it is measured, and the mutants that the measurement must catch."""
+    """A question, how it is measured, and the mutants that the measurement must catch.
+
+    Every row that the short form judges must be named by a mutant.
+    """
 
     name: str
     question: str

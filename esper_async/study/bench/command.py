@@ -12,7 +12,7 @@ from esper_async.study.bench.runner import run_benchmarks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0, 1 if a bar is missed or a mutant not caught, 2 if the request was wrong."""
+    """Return 0, 1 if a bar is missed, has no mutant or lets one pass, 2 for a wrong request."""
     asked = _parser().parse_args(arguments)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # ours is stdout
     try:

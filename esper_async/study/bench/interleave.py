@@ -1,7 +1,8 @@
 """Timing two things fairly on a machine that does other things too.
 
 Rounds of A, B, A: slow drift cancels in B / mean(A, A), and A against A shows what the machine's
-own noise does to a ratio. When that control is off by more than a percent, no ratio is believed.
+own noise does to a ratio. When that control is off by more than a percent, no ratio is believed
+but one far over its limit.
 """
 
 import time
@@ -14,6 +15,8 @@ import numpy as np
 from esper_async.study.statistics import Estimate, bootstrap_interval
 
 CONTROL_TOLERANCE = 0.01
+_BEYOND_NOISE = 5.0
+"""No noise explains a ratio that is over its limit by so many times what the control is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,10 @@ class Comparison:
     baseline_s: float
     value_s: float
 
-    @property
-    def doubt(self) -> str:
-        """Why the ratio is not to be believed; empty if it is."""
+    def doubt(self, limit: float) -> str:
+        """Why the ratio is not to be believed; empty if it is, or is far over the limit anyway."""
         off = abs(self.control.value - 1.0)
-        if off <= CONTROL_TOLERANCE:
+        if off <= CONTROL_TOLERANCE or self.ratio.low > limit + _BEYOND_NOISE * off:
             return ""
         return f"A/A control off by {off:.1%}; the machine is too noisy"
 

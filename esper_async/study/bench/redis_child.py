@@ -6,6 +6,7 @@ line at every boundary and at every end. What each step cost is left in `FOLDER/
 
 import argparse
 import json
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -25,6 +26,7 @@ from esper_async.study.bench.benchmark import replaced
 from esper_async.study.bench.hosts import ConvHost
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
+from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.process import Teller
 from esper_async.tolaria.task import Task
@@ -72,7 +74,7 @@ def main() -> None:
     """Train every life named on the command line."""
     asked = _parser().parse_args()
     key, certificates = load_key(asked.folder / "leyline.key"), MemoryStore()
-    with _mutant(asked.mutant):
+    with _mutant(asked.mutant, asked.url):
         for life in asked.lives:
             folder = asked.folder / "runs" / life
             bridge = Bridge(asked.url, folder / "spool", key, f"tolaria/{life}")
@@ -119,14 +121,18 @@ def _make_task() -> Task:
     )
 
 
-def _mutant(name: str | None) -> AbstractContextManager[Any]:
+def _mutant(name: str | None, url: str) -> AbstractContextManager[Any]:
     if name is None:
         return nullcontext()
+    if name == "looks":
+        return _looks_for_redis(url.removeprefix("unix://"))
     return {"hasty": _forgets_at_once, "waits": _waits_for_redis}[name]()
 
 
 _whole_publish = Courier._publish
 _whole_offer = Bridge.offer
+_whole_after_step = Grower.after_step
+LOOKS_FOR_S = 0.12
 
 
 @contextmanager
@@ -149,6 +155,23 @@ def _waits_for_redis() -> Iterator[None]:
 
     with replaced("esper_async.oona.bridge.Bridge.offer", offer):
         yield
+
+
+@contextmanager
+def _looks_for_redis(address: str) -> Iterator[None]:
+    def after_step(grower: Grower, batch: Any) -> None:
+        _whole_after_step(grower, batch)
+        enough = time.thread_time() + LOOKS_FOR_S
+        while not _answers(address) and time.thread_time() < enough:
+            pass
+
+    with replaced("esper_async.tolaria.grower.Grower.after_step", after_step):
+        yield
+
+
+def _answers(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(address) == 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,12 +34,11 @@ def print_tables(results: Sequence[BenchmarkResult], console: "Console | None" =
         for mutant in result.mutants:
             caught = "[green]caught[/]" if mutant.caught else "[red]NOT CAUGHT[/]"
             console.print(f"  mutant {mutant.name}: {caught} ({mutant.description})")
-        console.print(
-            f"  reproduce: python -m esper_async.study.bench {result.name}"
-            f"{' --mutants' if result.mutants else ''}\n",
-            style="dim",
-            highlight=False,
-        )
+            for escape in mutant.escapes:
+                console.print(f"    {escape}")
+        for figure in result.unguarded:
+            console.print(f"  [red]no mutant is there to fail[/] {figure}")
+        console.print(f"  reproduce: {result.command}\n", style="dim", highlight=False)
 
 
 def _table(result: BenchmarkResult) -> "Table":

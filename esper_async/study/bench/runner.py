@@ -5,20 +5,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from esper_async.study.bench.benchmark import Benchmark, Effort, Row, Verdict
+from esper_async.study.bench.benchmark import Benchmark, Effort, Mutant, Row, Verdict
 from esper_async.study.bench.registry import CASES, load_benchmark
 
 Progress = Callable[[str], None]
+_TRIES = 3
+"""A mutant is run anew while a busy machine leaves one of its rows inconclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class MutantResult:
-    """Whether a broken variant was caught, and the rows that show it."""
+    """What became of a broken variant: its rows, and those which did not catch it as they must."""
 
     name: str
     description: str
-    caught: bool
+    escapes: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def caught(self) -> bool:
+        """Every row that it was to fail is a miss."""
+        return not self.escapes
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -26,25 +33,39 @@ class MutantResult:
             "name": self.name,
             "description": self.description,
             "caught": self.caught,
+            "escapes": list(self.escapes),
             "rows": [row.to_json() for row in self.rows],
         }
 
 
 @dataclass(slots=True)
 class BenchmarkResult:
-    """A benchmark's rows and what became of its mutants."""
+    """A benchmark's rows, what became of its mutants, and the bars that have none.
+
+    `unguarded` are figures that the short form judges and no mutant is there to fail; it is known
+    where mutants were run.
+    """
 
     name: str
     question: str
+    effort: Effort
     rows: list[Row]
     wall_s: float
     mutants: list[MutantResult] = field(default_factory=list)
+    unguarded: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """No row misses its bar, and every mutant that was run was caught."""
+        """No row misses its bar; every mutant that was run was caught, and every bar has one."""
         missed = any(row.verdict is Verdict.MISS for row in self.rows)
-        return not missed and all(mutant.caught for mutant in self.mutants)
+        return not missed and not self.unguarded and all(mutant.caught for mutant in self.mutants)
+
+    @property
+    def command(self) -> str:
+        """What to type to get the same again."""
+        short = " --short" if self.effort is Effort.SHORT else ""
+        mutants = " --mutants" if self.mutants else ""
+        return f"bin/esper-supervisor bench {self.name}{short}{mutants}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -52,9 +73,11 @@ class BenchmarkResult:
             "name": self.name,
             "question": self.question,
             "ok": self.ok,
+            "command": self.command,
             "wall_s": round(self.wall_s, 3),
             "rows": [row.to_json() for row in self.rows],
             "mutants": [mutant.to_json() for mutant in self.mutants],
+            "unguarded": self.unguarded,
         }
 
 
@@ -82,13 +105,35 @@ def _run(benchmark: Benchmark, effort: Effort, mutants: bool, tell: Progress) ->
     tell(f"{benchmark.name}: {benchmark.question}")
     started = time.perf_counter()
     rows = benchmark.measure(effort)
-    result = BenchmarkResult(
-        benchmark.name, benchmark.question, rows, time.perf_counter() - started
-    )
-    for mutant in benchmark.mutants if mutants else ():
+    wall_s = time.perf_counter() - started
+    result = BenchmarkResult(benchmark.name, benchmark.question, effort, rows, wall_s)
+    if mutants:
+        result.mutants = [_run_mutant(benchmark, mutant, tell) for mutant in benchmark.mutants]
+        short = [row for mutant in result.mutants for row in mutant.rows]
+        short += rows if effort is Effort.SHORT else []
+        result.unguarded = _unguarded(benchmark, short)
+    return result
+
+
+def _run_mutant(benchmark: Benchmark, mutant: Mutant, tell: Progress) -> MutantResult:
+    rows: list[Row] = []
+    for _ in range(_TRIES):
         tell(f"{benchmark.name}, mutant: {mutant.name}")
         with mutant.breaks():
-            broken = benchmark.measure(Effort.SHORT)
-        caught = any(row.verdict is Verdict.MISS for row in broken)
-        result.mutants.append(MutantResult(mutant.name, mutant.description, caught, tuple(broken)))
-    return result
+            rows = benchmark.measure(Effort.SHORT)
+        if not any(
+            row.verdict is Verdict.INCONCLUSIVE and mutant.must_fail(row.figure) for row in rows
+        ):
+            break
+    escapes = tuple(mutant.escapes(rows))
+    return MutantResult(mutant.name, mutant.description, escapes, tuple(rows))
+
+
+def _unguarded(benchmark: Benchmark, short: Sequence[Row]) -> list[str]:
+    """Return the figures judged in the short form that no mutant names, each once."""
+    figures = dict.fromkeys(row.figure for row in short if row.bar is not None)
+    return [
+        figure
+        for figure in figures
+        if not any(mutant.must_fail(figure) for mutant in benchmark.mutants)
+    ]

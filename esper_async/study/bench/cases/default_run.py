@@ -163,16 +163,18 @@ BENCHMARK = Benchmark(
     question="does the default run grow, and does its history say why?",
     measure=measure,
     mutants=(
-        KERNEL_ABSENT,
+        KERNEL_ABSENT.failing(f"{RUN}: runs that keep a seed"),
         Mutant(
             "gates not journaled",
             "a stage change is written down without what allowed it",
             lambda: replaced("esper_async.tolaria.engine.transition_record", _without_gate),
+            fails=("stage changes that their gate does not explain",),
         ),
         Mutant(
             "a stage change not told",
             "that a slot is being reset happens, and nobody hears of it",
             lambda: replaced("esper_async.kasmina.executor.Executor._tell", _silent_reset),
+            fails=("seeds whose history has a gap",),
         ),
     ),
 )

@@ -27,12 +27,11 @@ from esper_async.study.bench.benchmark import (
     shown,
 )
 from esper_async.study.bench.own_models import OWN_MODELS
-from esper_async.study.bench.up_process import run_in_every_python, started
+from esper_async.study.bench.up_process import queued_s, run_in_every_python, started
 
 MOST_FIRST_STEP_S = 5.0
 CALM_S = 3.5
 """On a machine where a plain script needs longer, others are at work, or it is slow."""
-_BEYOND_LUCK = 4.0
 _STARTS = {Effort.SHORT: 2, Effort.FULL: 5}
 _MODELS = {Effort.SHORT: ("table MLP",), Effort.FULL: tuple(OWN_MODELS)}
 _PATIENCE_S = 600.0
@@ -91,10 +90,14 @@ def _rows(name: str, folder: Path, bytecode: Path, count: int) -> list[Row]:
 
 
 def _judged(name: str, warm: Sequence[Start], plain_s: float, proving: Start) -> Row:
-    """Judge the best start; its interval's low end is the best without waiting for a core."""
+    """Judge the best start; its interval's low end is the best without waiting for a core.
+
+    On a slow or busy machine that may be late as well, by as much as a plain script is: doubtful.
+    """
     best_s = min(start.step_s for start in warm)
     unhindered_s = min(start.step_s - start.waited_s for start in warm)
-    late = best_s > MOST_FIRST_STEP_S and unhindered_s < _BEYOND_LUCK * MOST_FIRST_STEP_S
+    slowness = plain_s / CALM_S
+    explained = slowness > 1.0 and unhindered_s / slowness <= MOST_FIRST_STEP_S < best_s
     note = f"best of {len(warm)}, slowest {max(start.step_s for start in warm):.1f} s; the low end "
     note += f"is without waiting for a core; proving, it was {proving.step_s:.1f} s"
     return judged(
@@ -104,9 +107,7 @@ def _judged(name: str, warm: Sequence[Start], plain_s: float, proving: Start) ->
         Bar("at most", MOST_FIRST_STEP_S),
         interval=(unhindered_s, best_s),
         note=note,
-        doubt=f"{note}; a plain script alone takes {plain_s:.1f} s here"
-        if late and plain_s > CALM_S
-        else "",
+        doubt=f"{note}; a plain script alone takes {plain_s:.1f} s here" if explained else "",
     )
 
 
@@ -160,9 +161,9 @@ class _Queue:
         with suppress(OSError):
             training = self._training_process()
             if training is not None:
-                self._training_s = _queued_s(training)
+                self._training_s = queued_s(training)
             elif not self._training_s:
-                self._before_s = _queued_s(self._supervisor)
+                self._before_s = queued_s(self._supervisor)
 
     def _training_process(self) -> Path | None:
         children = self._supervisor / "task" / self._supervisor.name / "children"
@@ -171,11 +172,6 @@ class _Queue:
             if "\0train-" in (child / "cmdline").read_text():
                 return child
         return None
-
-
-def _queued_s(process: Path) -> float:
-    """Read the second field of schedstat: nanoseconds ready to run and not running."""
-    return int((process / "schedstat").read_text().split()[1]) / 1e9
 
 
 def _plain_s(folder: Path, environment: Mapping[str, str]) -> float:
@@ -209,6 +205,7 @@ BENCHMARK = Benchmark(
             "certificates not found again",
             "a process finds only what it has stored itself, so every kernel is proved anew",
             lambda: run_in_every_python(_LIBRARY_OF_ITS_OWN),
+            fails=("*: warm `up` to its first step",),
         ),
     ),
 )

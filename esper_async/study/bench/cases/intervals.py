@@ -75,23 +75,39 @@ BENCHMARK = Benchmark(
             "intervals far too wide",
             "a quantile that is too large never claims anything",
             lambda: replaced("esper_async.study.statistics.student_t_quantile", lambda *_: 10.0),
+            fails=("t-interval: sees the gain",),
         ),
         Mutant(
             "pairs torn apart",
             "arms are compared with another seed's run",
             lambda: replaced(f"{__name__}._paired_arms", _torn_arms),
+            fails=("*: sees the gain",),
         ),
         Mutant(
             "half-width intervals",
             "a quantile that is too small claims differences that are not there",
             lambda: replaced("esper_async.study.statistics.student_t_quantile", lambda *_: 1.0),
+            fails=("t-interval: contains the true gain", "t-interval: false alarms"),
+        ),
+        Mutant(
+            "quartiles for an interval",
+            "the bootstrap hands out the middle half of what it drew",
+            lambda: replaced("esper_async.study.statistics._bootstrap", _middle_half),
+            fails=("paired bootstrap: contains the true gain", "paired bootstrap: false alarms"),
         ),
     ),
 )
 
 _whole_arms = _paired_arms
+_whole_bootstrap = statistics._bootstrap
 
 
 def _torn_arms(generator: np.random.Generator, gain: float) -> tuple[Any, Any]:
     treated, control = _whole_arms(generator, gain)
     return treated, generator.permutation(control)
+
+
+def _middle_half(
+    value: float, of: Callable[[Any], float], strata: Any, seed: int, resamples: int, _: float
+) -> statistics.Estimate:
+    return _whole_bootstrap(value, of, strata, seed, resamples, 0.5)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from esper_async.kasmina import shadow
+from esper_async.kasmina import executor, shadow
 from esper_async.kasmina.call import detached_parameters
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate, Seed
@@ -134,6 +134,10 @@ def _with_the_hosts_buffers(model: nn.Module, seed: Seed) -> dict[str, Tensor]:
     return {**detached_parameters(model), **dict(model.named_buffers())}
 
 
+def _no_shadow_step(*arguments: object, **options: object) -> Tensor:
+    return torch.zeros(())
+
+
 @contextmanager
 def _backward_into_host() -> Iterator[None]:
     whole = shadow.shadow_tensors
@@ -161,6 +165,7 @@ BENCHMARK = Benchmark(
             "shared buffers",
             "the shadow pass updates the host's running statistics",
             lambda: replaced(f"{shadow.__name__}.shadow_tensors", _with_the_hosts_buffers),
+            fails=("conv host: steps until*", "dense host: steps until*"),
         ),
         Mutant(
             "shared randomness",
@@ -168,11 +173,19 @@ BENCHMARK = Benchmark(
             lambda: replaced(
                 "esper_async.kasmina.random_state.RandomStream.active", lambda _: nullcontext()
             ),
+            fails=("*: steps until anything differs",),
         ),
         Mutant(
             "gradients into the host",
             "the shadow's backward pass runs through attached host parameters",
             _backward_into_host,
+            fails=("*: steps until anything differs",),
+        ),
+        Mutant(
+            "no shadow pass",
+            "seeds are planted and never trained, so that there is nothing to isolate",
+            lambda: replaced(f"{executor.__name__}.shadow_step", _no_shadow_step),
+            fails=("*: shadow steps a seed",),
         ),
     ),
 )

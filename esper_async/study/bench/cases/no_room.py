@@ -34,7 +34,9 @@ from esper_async.tolaria.grow import GrowResult, grow
 from esper_async.tolaria.task import Task
 
 WIDTH, DEPTH = 24, 4
-MOST_ACCEPTED, MOST_LOST_NATS, MOST_LOST_POINTS = 0.05, 0.005, 0.3
+MOST_ACCEPTED, MOST_LOST_POINTS = 0.05, 0.3
+_MOST_LOST_NATS = {Effort.SHORT: 1e-6, Effort.FULL: 0.005}
+"""In the one trial of the short form none is kept, and then the run is the one without growth."""
 Host = Literal["at its limit", "wide and deep"]
 
 
@@ -76,13 +78,14 @@ class Pair:
 def measure(effort: Effort) -> list[Row]:
     """Train every seed with and without growth and compare."""
     pairs = run_all(_PLANS[effort], run, effort)
-    rows = _at_its_limit([pair for plan, pair in pairs.items() if plan.host == "at its limit"])
+    at_its_limit = [pair for plan, pair in pairs.items() if plan.host == "at its limit"]
+    rows = _at_its_limit(at_its_limit, Bar("at most", _MOST_LOST_NATS[effort]))
     if wide := [pair for plan, pair in pairs.items() if plan.host == "wide and deep"]:
         rows += _wide_and_deep(wide)
     return rows
 
 
-def _at_its_limit(pairs: list[Pair]) -> list[Row]:
+def _at_its_limit(pairs: list[Pair], loss_bar: Bar) -> list[Row]:
     accepted, trials = _accepted(pairs), sum(pair.trials for pair in pairs)
     static_over = np.mean([pair.static_loss - (pair.limit or 0.0) for pair in pairs])
     lost = max(pair.grown_loss - pair.static_loss for pair in pairs)
@@ -94,8 +97,8 @@ def _at_its_limit(pairs: list[Pair]) -> list[Row]:
             Bar("at most", MOST_ACCEPTED),
             note=f"{accepted} of {trials} in {len(pairs)} runs",
         ),
-        judged("host at its limit: test loss lost by growing", lost, "nats",
-               Bar("at most", MOST_LOST_NATS), note="largest of all pairs"),
+        judged("host at its limit: test loss lost by growing", lost, "nats", loss_bar,
+               note="largest of all pairs"),
         shown("host at its limit: static over the limit", float(static_over), "nats",
               note="mean test loss above that of the net which drew the labels"),
     ]  # fmt: skip
@@ -201,6 +204,10 @@ BENCHMARK = Benchmark(
             "burden of proof reversed",
             "a seed is kept unless it is shown to be harmful",
             lambda: replaced(f"{executor.__name__}.benefit_verdict", _unless_harmful),
+            fails=(
+                "host at its limit: trials accepted",
+                "host at its limit: test loss lost by growing",
+            ),
         ),
     ),
 )

@@ -145,11 +145,13 @@ BENCHMARK = Benchmark(
             "journal not replayed",
             "what was commanded after the checkpoint is forgotten",
             lambda: replaced(f"{__name__}._child_flags", lambda: ["--mutant", "journal"]),
+            fails=("*: weights bitwise equal", "*: records told twice, or lost"),
         ),
         Mutant(
             "optimizer state forgotten",
             "weights are restored, moments start from zero",
             lambda: replaced(f"{__name__}._child_flags", lambda: ["--mutant", "optimizer"]),
+            fails=("*: weights bitwise equal",),
         ),
     ),
 )

@@ -2,14 +2,17 @@
 
 `up` is started once, so that kernels are proved, and then again, warm. Wall-clock and resident
 memory are read from outside; of several starts the best counts, for what others do on the machine
-only makes a start slower.
+only makes a start slower. Where even the best is late, but would not have been without its waiting
+for a core, the measurement says nothing.
 """
 
+import os
 import signal
 import subprocess
 import tempfile
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,23 +27,34 @@ from esper_async.study.bench.benchmark import (
 from esper_async.study.bench.up_process import (
     COMMAND,
     UpError,
+    queued_s,
     run_in_every_python,
     started,
 )
 
 MOST_READY_S, MOST_HELP_S, MOST_RSS_MB = 4.0, 0.4, 120.0
+READY, HELP = "warm `up` to /readyz 200", "`--help`"
+MEMORY = "supervisor's resident memory"
 SETTLE_S = 1.0
 """Services go on loading for a moment after they are ready."""
-_STARTS = {Effort.SHORT: 1, Effort.FULL: 5}
+_STARTS = {Effort.SHORT: 3, Effort.FULL: 5}
 _HELPS = {Effort.SHORT: 5, Effort.FULL: 15}
 _PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """One start: seconds to readiness, and the most memory held so far, in MB (10^6 bytes)."""
+class Took:
+    """Seconds that something took, and how many of them were spent waiting for a core."""
 
-    ready_s: float
+    wall_s: float
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start: how long to readiness, and the most memory held so far, in MB (10^6 bytes)."""
+
+    ready: Took
     rss_mb: float
 
 
@@ -48,24 +62,38 @@ def measure(effort: Effort) -> list[Row]:
     """Start the command line again and again and time it."""
     with tempfile.TemporaryDirectory(prefix="esper-start-") as scratch:
         folder = Path(scratch)
-        helps = [_help_s(folder) for _ in range(1 + _HELPS[effort])][1:]
+        helps = [_help(folder) for _ in range(1 + _HELPS[effort])][1:]
         starts = [_start(folder) for _ in range(1 + _STARTS[effort])][1:]
-    ready = [start.ready_s for start in starts]
     return [
-        judged("warm `up` to /readyz 200", min(ready), "s", Bar("at most", MOST_READY_S),
-               note=f"best of {len(ready)}, slowest {max(ready):.2f} s"),
-        judged("`--help`", min(helps), "s", Bar("at most", MOST_HELP_S),
-               note=f"best of {len(helps)}, slowest {max(helps):.2f} s"),
-        judged("supervisor's resident memory", max(start.rss_mb for start in starts), "MB",
-               Bar("at most", MOST_RSS_MB),
+        _prompt(READY, [start.ready for start in starts], MOST_READY_S),
+        _prompt(HELP, helps, MOST_HELP_S),
+        judged(MEMORY, max(start.rss_mb for start in starts), "MB", Bar("at most", MOST_RSS_MB),
                note=f"highest until {SETTLE_S:g} s after it was ready"),
     ]  # fmt: skip
 
 
-def _help_s(folder: Path) -> float:
+def _prompt(figure: str, took: Sequence[Took], limit_s: float) -> Row:
+    """Judge the best; the low end of its interval is the best without waiting for a core."""
+    best_s = min(each.wall_s for each in took)
+    return judged(
+        figure,
+        best_s,
+        "s",
+        Bar("at most", limit_s),
+        interval=(min(each.wall_s - each.waited_s for each in took), best_s),
+        note=f"best of {len(took)}, slowest {max(each.wall_s for each in took):.2f} s; the low "
+        "end is without waiting for a core",
+    )
+
+
+def _help(folder: Path) -> Took:
     began = time.monotonic()
-    subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, cwd=folder)
-    return time.monotonic() - began
+    with subprocess.Popen([*COMMAND, "--help"], stdout=subprocess.DEVNULL, cwd=folder) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it can still be looked at
+        took = Took(time.monotonic() - began, _waited_s(process.pid))
+    if process.returncode != 0:
+        raise UpError(f"`--help` ended with {process.returncode}")
+    return took
 
 
 def _start(folder: Path) -> Start:
@@ -76,10 +104,18 @@ def _start(folder: Path) -> Start:
     """
     with started(folder, "--no-run") as up:
         ready_s = up.until(up.ready, "its readiness", patience_s=_PATIENCE_S)
+        ready = Took(ready_s, _waited_s(up.pid))
         time.sleep(SETTLE_S)
         rss_mb = _peak_rss_mb(up.pid)
         up.end(number=signal.SIGTERM, patience_s=_PATIENCE_S)
-    return Start(ready_s, rss_mb)
+    return Start(ready, rss_mb)
+
+
+def _waited_s(pid: int) -> float:
+    """Return how long a process waited for a core so far; nothing where the kernel is silent."""
+    with suppress(OSError):
+        return queued_s(Path(f"/proc/{pid}"))
+    return 0.0
 
 
 def _peak_rss_mb(pid: int) -> float:
@@ -89,8 +125,13 @@ def _peak_rss_mb(pid: int) -> float:
     raise UpError(f"/proc/{pid}/status tells no peak of resident memory")
 
 
-def _torch_imported() -> AbstractContextManager[None]:
-    return run_in_every_python("import torch\n")
+_FIXED_WAIT = """
+import asyncio
+from esper_async.oona import server
+async def answers(*_):
+    await asyncio.sleep(6.0)
+server.EmbeddedServer._answers = answers
+"""
 
 
 BENCHMARK = Benchmark(
@@ -98,6 +139,17 @@ BENCHMARK = Benchmark(
     question="is the supervisor ready at once, and small?",
     measure=measure,
     mutants=(
-        Mutant("torch at start", "the supervisor imports torch when it starts", _torch_imported),
+        Mutant(
+            "torch at start",
+            "the supervisor imports torch when it starts",
+            lambda: run_in_every_python("import torch\n"),
+            fails=(HELP, MEMORY),
+        ),
+        Mutant(
+            "a fixed wait for Redis",
+            "instead of asking whether the server answers, a while is waited that is always enough",
+            lambda: run_in_every_python(_FIXED_WAIT),
+            fails=(READY,),
+        ),
     ),
 )

@@ -24,6 +24,7 @@ from esper_async.study.bench.benchmark import (
     Row,
     judged,
     replaced,
+    shown,
 )
 from esper_async.study.bench.interleave import Lap, Rounds, Stopwatch
 from esper_async.study.statistics import bootstrap_interval
@@ -47,6 +48,12 @@ def measure(effort: Effort) -> list[Row]:
     """Run the engine with the static policy and the loop by hand, interleaved."""
     bench = _Interleaved(_EPOCHS[effort])
     bench.run()
+    by_hand_ms = 1e3 * bench.rounds.compare("cpu_s").baseline_s / STEPS_A_LAP
+    too_small = (
+        f"the step by hand takes {by_hand_ms:.1f} ms; the bar is for one of {LEAST_STEP_MS:g} ms"
+        if by_hand_ms < LEAST_STEP_MS
+        else ""
+    )
     rows = []
     for clock, name in (("cpu_s", "thread CPU time"), ("wall_s", "wall-clock")):
         compared = bench.rounds.compare(clock)
@@ -60,16 +67,14 @@ def measure(effort: Effort) -> list[Row]:
                 ratio=compared.ratio.value,
                 interval=(compared.ratio.low, compared.ratio.high),
                 note=f"A/A control {compared.control.value:.4f}",
-                doubt=compared.doubt,
+                doubt=too_small or compared.doubt(MOST_STEP_RATIO),
             )
         )
     rows += [
         bench.boundary_row("cpu_s", "thread CPU time"),
         bench.boundary_row("wall_s", "wall-clock"),
     ]
-    by_hand = 1e3 * bench.rounds.compare("cpu_s").baseline_s / STEPS_A_LAP
-    rows.append(judged("the step by hand", by_hand, "ms", Bar("at least", LEAST_STEP_MS)))
-    return rows
+    return [*rows, shown("the step by hand", by_hand_ms, "ms")]
 
 
 class _ByHand:
@@ -224,6 +229,7 @@ BENCHMARK = Benchmark(
             "a shadow pass without a seed",
             "one more forward pass after every step",
             lambda: replaced("esper_async.tolaria.grower.Grower.after_step", _with_a_forward),
+            fails=("step, *",),
         ),
         Mutant(
             "validates twice",
@@ -231,6 +237,7 @@ BENCHMARK = Benchmark(
             lambda: replaced(
                 "esper_async.tolaria.grower.Grower.boundary", _with_a_second_validation
             ),
+            fails=("boundary beyond validation, *",),
         ),
     ),
 )
