@@ -200,6 +200,7 @@ class Engine:
         self.grower = Grower(
             task.model,
             self._optimizer,
+            state_dir=None,
             loss=task.loss,
             policy=self._policy or options.policy,
             seed=options.seed,

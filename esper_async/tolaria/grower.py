@@ -1,8 +1,10 @@
 """`Grower`: growth inside a training loop that somebody else wrote."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,8 +36,10 @@ from esper_async.tamiyo.command import Command, Cull, Decision, Germinate, NoOp
 from esper_async.tamiyo.policies import Policy, make_policy
 from esper_async.tamiyo.view import View
 from esper_async.tolaria.lr import LRController
+from esper_async.tolaria.progress import ProgressLine
 from esper_async.tolaria.seeds_view import policy_view
 from esper_async.tolaria.site_state import pair_state, restore_pair, restore_site, site_state
+from esper_async.urza import Library
 
 Decide = Callable[[Policy, View], Decision]
 
@@ -85,11 +89,14 @@ class Grower:
         sites: site name to submodule path; found by tracing the first batch if None.
         growth: limits, schedule and margins.
         boundaries: how many boundaries the run has, where that is known.
-        certificates: where kernels' certificates are kept; this process's memory if None.
+        certificates: where kernels' certificates are kept; the library in `state_dir` if None.
+        state_dir: the folder of that library, so that kernels are proved once, and not again under
+            the supervisor; None keeps certificates in this process's memory.
         blueprints: ids to choose from; all of the allowed tiers if None.
         rates: the learning-rate authority; one that leaves the host's rates alone if None.
         supply: has missing certificates made elsewhere; proved in this process if None.
-        progress: told of certificates being proved: `(done, total, what)`.
+        progress: told of certificates being proved: `(done, total, what)`; a line on the terminal
+            shows it if None.
         decide: `(policy, view) -> Decision`, called in place of `policy.decide(view)`: a run
             journals there what it is about to do.
 
@@ -112,6 +119,7 @@ class Grower:
         growth: GrowthOptions | Mapping[str, Any] | None = None,
         boundaries: int | None = None,
         certificates: CertificateStore | None = None,
+        state_dir: str | Path | None = ".esper",
         blueprints: Sequence[str] | None = None,
         rates: LRController | None = None,
         supply: Supply | None = None,
@@ -135,7 +143,8 @@ class Grower:
         self._train_step = train_step
         self._metrics = dict(metrics or {})
         self._named_sites = sites
-        self._store = certificates if certificates is not None else MemoryStore()
+        self._store = certificates
+        self._state_dir = state_dir
         self._blueprints = blueprints
         self._supply = supply
         self._progress = progress
@@ -165,15 +174,28 @@ class Grower:
         """
         self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
         self.executor = self._make_executor()
-        self.legal = legal_pairs(
-            self.sites,
-            self._store,
-            tiers=self.options.tiers,
-            only=self._blueprints,
-            drill=self.options.drill,
-            supply=self._supply,
-            progress=self._progress,
-        )
+        line = ProgressLine(self.boundaries or 1, shown=self._progress is None)
+        with closing(line), self._certificates() as store:
+            self.legal = legal_pairs(
+                self.sites,
+                store,
+                tiers=self.options.tiers,
+                only=self._blueprints,
+                drill=self.options.drill,
+                supply=self._supply,
+                progress=self._progress or line.certificates,
+            )
+
+    @contextmanager
+    def _certificates(self) -> Iterator[CertificateStore]:
+        """Yield where certificates are kept; a library of our own is closed afterwards."""
+        if self._store is not None:
+            yield self._store
+        elif self._state_dir is None:
+            yield MemoryStore()
+        else:
+            with closing(Library(Path(self._state_dir) / "urza", actor="Grower")) as library:
+                yield library
 
     def _make_executor(self) -> Executor:
         return Executor(

@@ -42,6 +42,7 @@ class Loop:
             "train_step": train_step,
             "growth": GrowthOptions(**QUICK),
             "blueprints": BLUEPRINTS,
+            "state_dir": None,
         }
         self.grower = Grower(
             self.task.model, self.optimizer, loss=self.task.loss, **{**settings, **changes}
@@ -217,6 +218,7 @@ def test_a_recurrent_regression_with_tied_weights_grows_and_stays_tied() -> None
     grower = Grower(
         task.model,
         optimizer,
+        state_dir=None,
         loss=F.mse_loss,
         train_step=step,
         seed=1,
@@ -253,6 +255,7 @@ def test_a_null_trial_beside_a_kept_seed_has_exactly_no_benefit() -> None:
     grower = Grower(
         host,
         optimizer,
+        state_dir=None,
         loss=task.loss,
         train_step=train_step,
         policy="random",
@@ -281,3 +284,24 @@ def test_a_null_trial_beside_a_kept_seed_has_exactly_no_benefit() -> None:
             break
     assert executor.trial is not None
     assert executor.trial.benefits == [0.0]
+
+
+def test_certificates_are_kept_for_the_next_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared() -> Grower:
+        task = listed()
+        grower = Grower(
+            task.model,
+            task.make_optimizer(task.model.parameters()),
+            loss=task.loss,
+            state_dir=tmp_path,
+            blueprints=["BP014"],
+        )
+        grower.prepare(next(iter(task.train_loader)))
+        return grower
+
+    first = prepared()
+    assert first.legal
+    monkeypatch.setattr("esper_async.kasmina.legal.prove", None)  # nothing is proved again
+    assert [pair.blueprint for pair in prepared().legal] == [p.blueprint for p in first.legal]

@@ -122,7 +122,9 @@ def test_a_callers_own_schedule_goes_through_a_grower_untouched() -> None:
     task = listed()
     optimizer = torch.optim.SGD(task.model.parameters(), lr=0.05)
     schedule = LambdaLR(optimizer, lambda step: 0.9**step)
-    grower = Grower(task.model, optimizer, loss=task.loss, policy="random", blueprints=["BP001"])
+    grower = Grower(
+        task.model, optimizer, loss=task.loss, policy="random", blueprints=["BP001"], state_dir=None
+    )
     expected = 0.05
     for _ in range(2):
         for inputs, targets in task.train_loader:

@@ -64,6 +64,7 @@ def _in_blending(host: type[nn.Module], blueprint: str) -> nn.Module | None:
     grower = Grower(
         model,
         optimizer,
+        state_dir=None,
         loss=nn.functional.cross_entropy,
         policy=PlantOnce(boundary=0),
         growth=GrowthOptions(

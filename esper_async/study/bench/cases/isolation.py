@@ -74,6 +74,7 @@ def _train(host: type[nn.Module], steps: int, kernels: tuple[str, ...]) -> _Trac
     grower = Grower(
         model,
         optimizer,
+        state_dir=None,
         loss=nn.functional.cross_entropy,
         policy=PlantOnce(boundary=0),
         growth=GrowthOptions(shadow_every=1, parameter_budget=1000.0, dwell_steps=10**6),

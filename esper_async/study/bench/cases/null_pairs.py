@@ -162,6 +162,7 @@ def run(plan: Plan) -> Trials:
     grower = Grower(
         task.model,
         optimizer,
+        state_dir=None,
         loss=task.loss,
         policy="random",
         seed=plan.seed,
