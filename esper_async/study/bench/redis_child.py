@@ -132,7 +132,7 @@ def _mutant(name: str | None, url: str) -> AbstractContextManager[Any]:
 _whole_publish = Courier._publish
 _whole_offer = Bridge.offer
 _whole_after_step = Grower.after_step
-LOOKS_FOR_S = 0.12
+LOOKS_FOR_S = 0.25
 
 
 @contextmanager

@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from esper_async.kasmina import executor
+from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate
+from esper_async.kasmina.trial import Trial
 from esper_async.study.bench.all_runs import run_all
 from esper_async.study.bench.benchmark import (
     Bar,
@@ -182,12 +185,26 @@ def run(plan: Plan) -> Ending:
     )
 
 
+def _open_gate(trial: Trial, options: GrowthOptions, *, scale: float, boundary: int) -> GateResult:
+    gate = GateResult("G4", True, "not asked", {}, boundary)
+    trial.seed.gates.append(gate)
+    return gate
+
+
 BENCHMARK = Benchmark(
     name="refusal",
     question="does growth refuse what does not help, and keep what does?",
     measure=measure,
     mutants=(
-        DEPENDENCE_READ.failing("*, last gate alone: accepted"),
+        DEPENDENCE_READ.failing(
+            "fixed noise, last gate alone: accepted", "rotation, last gate alone: accepted"
+        ),
+        Mutant(
+            "the last gate stands open",
+            "whatever comes to its trial is kept, noise that has learned to be quiet as well",
+            lambda: replaced(f"{executor.__name__}.benefit_verdict", _open_gate),
+            fails=("*, last gate alone: accepted",),
+        ),
         BENEFIT_UNMEASURED.failing(
             f"{HELPFUL} at {SITE}: mean benefit on other seeds", f"{HELPFUL}, which helps: kept"
         ),
