@@ -33,6 +33,10 @@ class Written:
     size_bytes: int
     duration_ms: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as the journal has them."""
+        return {"path": self.path.name, "bytes": self.size_bytes, "ms": self.duration_ms}
+
 
 def snapshot(value: Any) -> Any:
     """Return a deep copy of a state: tensors are cloned on the CPU, containers rebuilt."""

@@ -28,10 +28,10 @@ from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
-from esper_async.tolaria.operator import OPERATOR, Operator, no_way_back
+from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
-from esper_async.tolaria.records import seed_records, site_records, transition_record
+from esper_async.tolaria.records import seed_records, start_record, transition_record
 from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task
@@ -45,6 +45,7 @@ from esper_async.tolaria.training import (
     make_scheduler,
     make_train_step,
 )
+from esper_async.tolaria.way_back import no_way_back, state_before
 
 _COUNTED = (
     "steps",
@@ -95,7 +96,6 @@ class Engine:
         self.task = task
         self.options = options
         self._control = control or NoControl()
-        self._listener = listener
         self._run_id = run_id
         self._folder = folder
         self._checkpoints = None if folder is None else CheckpointStore(folder / "checkpoints")
@@ -114,11 +114,8 @@ class Engine:
         # elsewhere each look at a loss would wait for the device: the sum is looked at instead
         self._guards_each_step = self._device.type == "cpu"
         self._history: list[dict[str, Any]] = []
-        self._told: dict[str, list[dict[str, Any]]] = {
-            "field_report": [],
-            "transition": [],
-            "decision": [],
-        }
+        kinds = ("field_report", "transition", "decision")
+        self._told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
         self._steps = 0
         self._boundary = 0
         self._operator = Operator(self._journal)
@@ -269,7 +266,15 @@ class Engine:
         self._macs_per_sample = training_macs(
             self.task.model, self.task.forward or default_forward, batch, self.task.loss
         )
-        self._journal.record("run_started", self._position(), **self._description())
+        self._journal.record(
+            "run_started",
+            self._position(),
+            **start_record(self.task, self.options, self.grower, self._total),
+            device=str(self._device),
+            deterministic=self._deterministic,
+            resumable="bitwise" if self._loader.stateful else None,
+            host_parameters=self._host_parameters,
+        )
         self._tally = Tally()  # its clock starts with the first step
 
     def _guard(self, loss: Tensor) -> None:
@@ -454,13 +459,7 @@ class Engine:
             return
         self._checkpoints.save(self._steps, self._state())
         for written in self._checkpoints.take_written():
-            self._journal.record(
-                "checkpoint",
-                self._position(),
-                path=written.path.name,
-                bytes=written.size_bytes,
-                ms=written.duration_ms,
-            )
+            self._journal.record("checkpoint", self._position(), **written.to_json())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -476,11 +475,7 @@ class Engine:
             "macs_per_sample": self._macs_per_sample,
             "history": self._history,
             "told": self._told,
-            "tally": {
-                "loss": self._tally.loss,
-                "steps": self._tally.steps,
-                "samples": self._tally.samples,
-            },
+            "tally": self._tally.to_state(),
             "journal_seq": self._journal.last_seq,
             "machine": machine(self._device),
             "wall_s": self._clock.total(),
@@ -492,17 +487,17 @@ class Engine:
         The seeds planted since are gone; the reports of their commands say ABORTED. It is recorded
         first: should the process die before all is done, the next one finishes it.
         """
-        loaded, wanted = None, steer.boundary
+        wanted = steer.boundary
         # a boundary that a resumed run is about to repeat was there when it was asked for
         ahead = wanted is not None and not self._journal.repeats(wanted) and wanted > self._boundary
+        state = None
         if self._checkpoints is not None and not ahead:
-            step = self._steps if wanted is None else self._step_after(wanted)
-            loaded = self._checkpoints.load_before(step)
-        if self._checkpoints is None or loaded is None:
+            state = state_before(self._checkpoints, wanted, self._steps, self._history)
+        if self._checkpoints is None or state is None:
             kept = () if self._checkpoints is None else self._checkpoints.boundaries(self._history)
             self._refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
             return
-        state, executor = loaded[1], self.grower.executor
+        executor = self.grower.executor
         if executor is not None:
             for report in self._reports.abort_after(
                 executor.seeds, to_boundary=state["boundary"], boundary=self._boundary
@@ -521,21 +516,16 @@ class Engine:
         self._load(state)
         self._rolled_back = True
 
-    def _step_after(self, boundary: int) -> int:
-        """Return the first step that belongs to a boundary later than `boundary`."""
-        steps = [entry["step"] for entry in self._history if entry["boundary"] <= boundary]
-        return (steps[-1] if steps else 0) + 1
-
     def _resume(self) -> None:
         """Load the newest checkpoint and prepare to repeat what was journaled after it."""
         loaded = None if self._checkpoints is None else self._newest(self._checkpoints)
         if loaded is None:
-            self._tell_again(self._journal.resume(0))
+            self._journal.announce_again(self._journal.resume(0))
             return
         state = loaded[1]
         self._load(state)
         self._clock = WallClock(state["wall_s"])
-        self._tell_again(self._journal.resume(state["journal_seq"]))
+        self._journal.announce_again(self._journal.resume(state["journal_seq"]))
         reason = machine_difference(state["machine"], self._device) or self._other_batches()
         self._journal.record(
             "resumed",
@@ -568,12 +558,6 @@ class Engine:
         self._tally = Tally(**state["tally"])
         global_random.restore(state["random"])
 
-    def _tell_again(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Announce what may have been journaled without having been announced."""
-        for record in records:
-            if record["kind"] in ("decision", "field_report") and self._listener is not None:
-                self._listener(record)
-
     # -- what is told --------------------------------------------------------------------------
 
     def _tell(self, kind: str, **fields: Any) -> None:
@@ -599,23 +583,6 @@ class Engine:
 
     def _position(self) -> dict[str, Any]:
         return {"boundary": self._boundary, "step": self._steps, "epoch": self._loader.epoch}
-
-    def _description(self) -> dict[str, Any]:
-        options, task = self.options, self.task
-        return {
-            "name": options.name,
-            "policy": self.grower.policy.name,
-            "epochs": options.epochs,
-            "boundaries": self._total,
-            "seed": options.seed,
-            "device": str(self._device),
-            "threads": torch.get_num_threads(),
-            "deterministic": self._deterministic,
-            "resumable": "bitwise" if self._loader.stateful else None,
-            "host_parameters": self._host_parameters,
-            **task.description(),
-            "sites": site_records(self.grower.sites),
-        }
 
     def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:
         compute = compute_of(self.grower.executor, self._macs_per_sample * self._samples)

@@ -1,7 +1,5 @@
 """What operators ask a run to remove: kept from its arrival to the boundary that carries it out."""
 
-from collections.abc import Sequence
-
 from esper_async.tamiyo.command import Cull, command_from_json
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.run_journal import RunJournal
@@ -38,17 +36,3 @@ class Operator:
             assert isinstance(command, Cull)
             due.append((command, record.get("request")))
         return due
-
-
-def no_way_back(asked: int | None, present: int, kept: Sequence[int]) -> str:
-    """Say why a rollback cannot be: what was asked for, and which boundaries have checkpoints.
-
-    `asked` is the boundary to go back to, None for any before `present`, where the run is.
-    """
-    if asked is not None and asked > present:
-        return f"no rollback to boundary {asked}: the run has only come to boundary {present}"
-    goal = f"to boundary {asked}" if asked is not None else f"from boundary {present}"
-    if not kept:
-        return f"no rollback {goal}: there is no checkpoint yet"
-    listed = " and ".join(str(boundary) for boundary in kept)
-    return f"no rollback {goal}: no checkpoint is that old, the ones kept are of boundary {listed}"

@@ -47,6 +47,10 @@ class Tally:
         """Seconds since the last boundary, the loader's included; of a resumed one, since then."""
         return time.perf_counter() - self.since
 
+    def to_state(self) -> dict[str, Any]:
+        """Return what a resumed run needs of it: times begin anew."""
+        return {"loss": self.loss, "steps": self.steps, "samples": self.samples}
+
     def add(self, loss: Tensor, samples: int) -> None:
         """Take in one step's loss () and number of samples."""
         self.loss = loss.double() if self.loss is None else self.loss + loss.double()

@@ -3,12 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
-from esper_async.tolaria.grower import Transition
+from esper_async.tolaria.grower import Grower, Transition
+from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.task import Task
 
 
 def seed_record(seed: Seed, boundary: int) -> dict[str, Any]:
@@ -43,6 +47,22 @@ def seed_records(executor: Executor | None, *, ended: bool) -> list[dict[str, An
         for seed in executor.seeds.values()
         if ended or seed.stage is not Stage.DORMANT
     ]
+
+
+def start_record(
+    task: Task, options: RunOptions, grower: Grower, boundaries: int
+) -> dict[str, Any]:
+    """Return what is planned as a run starts, and where it may grow."""
+    return {
+        "name": options.name,
+        "policy": grower.policy.name,
+        "epochs": options.epochs,
+        "boundaries": boundaries,
+        "seed": options.seed,
+        "threads": torch.get_num_threads(),
+        **task.description(),
+        "sites": site_records(grower.sites),
+    }
 
 
 def site_records(sites: Iterable[Site]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,12 @@ class RunJournal:
         if self._listener is not None:
             self._listener(record)
         return record
+
+    def announce_again(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Announce what must not be missed and may have been written without being announced."""
+        for record in records:
+            if record["kind"] in ("decision", "field_report") and self._listener is not None:
+                self._listener(record)
 
     def close(self) -> None:
         """Close the file."""
