@@ -3,11 +3,13 @@
 Rates are compared in rounds of raw, ours, raw: the median of the rounds' ratios is judged with its
 interval, and one that straddles its bar is inconclusive. A latency is judged together with the lag
 of the event loop that measured it: where that alone could have made it miss, it is inconclusive.
+So is what a slow machine explains, as far as it does.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +20,7 @@ import redis.asyncio
 from esper_async.leyline import Signer, wrap
 from esper_async.leyline.v1.enums_pb2 import MESSAGE_PRIORITY_CRITICAL
 from esper_async.oona import Bus, EmbeddedServer
+from esper_async.oona.consumer import Consumer
 from esper_async.oona.delivery import Delivery
 from esper_async.oona.publisher import Publisher
 from esper_async.oona.streams import lanes, normal_lane
@@ -36,6 +39,8 @@ from esper_async.study.bench.interleave import Comparison, Lap, Rounds
 
 REFERENCE_RAW_PER_S = 130_000
 LEAST_ROUNDS = 3
+_BEYOND_LUCK = 10.0
+"""So many times its bar is a miss at once, on however slow a machine."""
 BATCH, BACKLOG, RATE_PER_S = 100, 4_000, 1_000
 WORK_S, EMERGENCY_EVERY_S = 0.0005, 0.02
 STREAM = normal_lane(load.TOPIC)
@@ -55,7 +60,7 @@ class Extent:
 
 
 _EXTENTS = {
-    Effort.SHORT: Extent(9, 8.0, 2_000, 100, 2_000, 1_500, 60),
+    Effort.SHORT: Extent(9, 5.0, 2_000, 100, 2_000, 1_500, 60),
     Effort.FULL: Extent(20, 120.0, 10_000, 1_000, 10_000, 10_000, 150),
 }
 
@@ -108,7 +113,7 @@ class _Rates:
         consumed = await self._compare(self._raw_consume, self._consume, prepare=self._fill)
         raw_each = extent.batched / batched.baseline_s
         each = raw_each / batched.ratio.value
-        slow = each < 40_000 and raw_each < REFERENCE_RAW_PER_S
+        slow = each < 40_000 <= each * REFERENCE_RAW_PER_S / raw_each
         return [
             _rate_row("publish, batches of 100", batched, extent.batched, 0.45),
             judged(
@@ -254,11 +259,10 @@ async def _paced(bus: Bus, raw: redis.asyncio.Redis, extent: Extent, raw_per_s: 
             group.create_task(bus.publish(message))
         await _until(lambda: len(taken_ms) == extent.paced)
     figure = f"publish to handler at {RATE_PER_S}/s"
-    slow = raw_per_s < 5 * RATE_PER_S
-    doubt = f"redis-py publishes {raw_per_s:.0f}/s here, too few for {RATE_PER_S}/s" if slow else ""
+    slowness = 5 * RATE_PER_S / raw_per_s
     return [
-        _latency_row(f"{figure}, p50", taken_ms, lags_ms, 50, 2.0, doubt),
-        _latency_row(f"{figure}, p99", taken_ms, lags_ms, 99, 10.0, doubt),
+        _latency_row(f"{figure}, p50", taken_ms, lags_ms, 50, 2.0, slowness),
+        _latency_row(f"{figure}, p99", taken_ms, lags_ms, 99, 10.0, slowness),
     ]
 
 
@@ -299,16 +303,17 @@ def _latency_row(
     lags_ms: list[float],
     percentile: int,
     most_ms: float,
-    doubt: str = "",
+    slowness: float = 0.0,
 ) -> Row:
+    """Judge a latency; over 1, `slowness` is by how much Redis is too slow here for that bar."""
     value = float(np.percentile(taken_ms, percentile))
     lag = float(np.percentile(lags_ms, percentile))
     noise = f"the event loop was late by {lag:.1f} ms itself"
-    innocent = most_ms < value <= most_ms + 3 * lag  # in, over and back each wait for the loop
-    if innocent:
+    doubt = ""
+    if most_ms < value <= most_ms + 3 * lag:  # in, over and back each wait for the loop
         doubt = noise
-    elif value <= most_ms:
-        doubt = ""
+    elif slowness > 1.0 and most_ms < value <= _BEYOND_LUCK * slowness * most_ms:
+        doubt = f"Redis is too slow here for {RATE_PER_S}/s, by {slowness:.1f}"
     return judged(figure, value, "ms", Bar("at most", most_ms), note=noise, doubt=doubt)
 
 
@@ -336,7 +341,31 @@ async def _acknowledge_singly(delivery: Delivery, entry: Any) -> None:
     await delivery.flush()
 
 
-_whole_add = Publisher.add
+async def _looks_now_and_then(consumer: Consumer, streams: Any, **how: Any) -> Any:
+    if how.get("block_s") is not None:
+        await asyncio.sleep(0.3)
+    return await _whole_read(consumer, streams, **how)
+
+
+@contextmanager
+def _nothing_together() -> Iterator[None]:
+    with (
+        replaced("esper_async.oona.publisher.Publisher.add", _one_by_one),
+        replaced("esper_async.oona.delivery.Delivery._acknowledge", _acknowledge_singly),
+    ):
+        yield
+
+
+@contextmanager
+def _without_haste() -> Iterator[None]:
+    with (
+        replaced("esper_async.oona.publisher.Publisher.add", _waits_for_company),
+        replaced("esper_async.oona.consumer.Consumer._read", _looks_now_and_then),
+    ):
+        yield
+
+
+_whole_add, _whole_read = Publisher.add, Consumer._read
 
 BENCHMARK = Benchmark(
     name="bus",
@@ -345,20 +374,19 @@ BENCHMARK = Benchmark(
     mutants=(
         Mutant(
             "a round trip for every message",
-            "a batch is published one by one",
-            lambda: replaced("esper_async.oona.publisher.Publisher.add", _one_by_one),
-        ),
-        Mutant(
-            "publishing waits for company",
-            "every publish lingers for 20 ms",
-            lambda: replaced("esper_async.oona.publisher.Publisher.add", _waits_for_company),
-        ),
-        Mutant(
-            "acknowledged one by one",
-            "every message has its own XACK and waits for it",
-            lambda: replaced(
-                "esper_async.oona.delivery.Delivery._acknowledge", _acknowledge_singly
+            "a batch is published one by one, and every message waits for an XACK of its own",
+            _nothing_together,
+            fails=(
+                "publish, batches of 100",
+                "publish, batches of 100, signed",
+                "consume, verify, acknowledge",
             ),
+        ),
+        Mutant(
+            "nobody hurries",
+            "publishing lingers for 20 ms, and the consumer rests for 300 ms before it asks",
+            _without_haste,
+            fails=("publish, one by one", f"publish to handler at {RATE_PER_S}/s, *"),
         ),
         Mutant(
             "ordinary messages first",
@@ -366,6 +394,7 @@ BENCHMARK = Benchmark(
             lambda: replaced(
                 "esper_async.oona.consumer.lanes", lambda topic: tuple(reversed(lanes(topic)))
             ),
+            fails=(f"emergency over a backlog of {BACKLOG}, p99",),
         ),
     ),
 )

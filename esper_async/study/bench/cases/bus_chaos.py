@@ -13,8 +13,8 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,8 @@ class _Drill:
                 group.create_task(self._publish_up_to(plan.messages * place // (len(order) + 1)))
                 group.create_task(self._during_traffic(self._faults[kind]))
         await self._publish_up_to(plan.messages)
-        await self._settled()
+        if not await self._settled():
+            return  # the ledger and the spool say what is missing
         await asyncio.gather(*[consumer.restart() for consumer in self._consumers])
         await self._publish(self._taken_effect()[:REPEATED])  # only the ledger remembers them
         await self._settled()
@@ -216,8 +217,8 @@ class _Drill:
         async with _client(self._server) as client:
             await client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
-    async def _settled(self) -> None:
-        """Wait until the spool is empty and nothing on the stream is unacknowledged."""
+    async def _settled(self) -> bool:
+        """Wait until the spool is empty and all on the stream acknowledged; tell if that came."""
 
         async def done() -> bool:
             for consumer in self._consumers:
@@ -231,7 +232,8 @@ class _Drill:
                 async with asyncio.timeout(PATIENCE_S):
                     await _until(done)
             except TimeoutError:
-                return  # the ledger and the spool say what is missing
+                return False
+        return True
 
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -316,6 +318,15 @@ async def _forgets_at_once(courier: Courier, client: Any, batch: list[Any]) -> N
     courier._spool.remove([entry.seq for entry in batch if entry.seq in courier._sent])
 
 
+@contextmanager
+def _keeps_everything() -> Iterator[None]:
+    with (
+        replaced("esper_async.oona.spool.Spool.remove", lambda *_: None),
+        replaced(f"{__name__}.PATIENCE_S", 5.0),  # or the mutant takes ten minutes
+    ):
+        yield
+
+
 _whole_publish = Courier._publish
 
 BENCHMARK = Benchmark(
@@ -327,11 +338,19 @@ BENCHMARK = Benchmark(
             "spool cleared at XADD's reply",
             "a message is forgotten once Redis has taken it, before its group has",
             lambda: replaced("esper_async.oona.courier.Courier._publish", _forgets_at_once),
+            fails=("lost",),
         ),
         Mutant(
             "an effect for every delivery",
             "the consumers do not record which events they have seen",
             lambda: replaced(f"{__name__}._child_flags", lambda: ["--mutant", "forgetful"]),
+            fails=("effects that happened again",),
+        ),
+        Mutant(
+            "spool never cleared",
+            "a message stays on disk although its group has acknowledged it",
+            _keeps_everything,
+            fails=("left in the spool",),
         ),
     ),
 )

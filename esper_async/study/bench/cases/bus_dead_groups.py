@@ -9,8 +9,8 @@ it comes back it gets everything that was accepted.
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from esper_async.oona.depths import Depths
 from esper_async.oona.groups import GroupState, group_states
 from esper_async.oona.janitor import Janitor
 from esper_async.oona.pressure import Pressure, Verdict
+from esper_async.oona.publisher import Publisher
 from esper_async.oona.streams import emergency_lane, lanes, normal_lane
 from esper_async.study.bench import bus_load as load
 from esper_async.study.bench.benchmark import (
@@ -324,7 +325,8 @@ async def _group_names(raw: redis.asyncio.Redis) -> set[str]:
 
 # -- mutants -------------------------------------------------------------------------------------
 
-_whole_evict, _whole_trim, _whole_verdict = Janitor._evict, Janitor._trim, Pressure.verdict
+_whole_trim, _whole_add = Janitor._trim, Publisher.add
+_whole_observe, _whole_verdict = Pressure.observe, Pressure.verdict
 
 
 def _without_required(topic: Topic) -> Topic:
@@ -339,17 +341,11 @@ async def _trims_for_optional(
         await _whole_trim(janitor, _without_required(topic), stream, optional)
 
 
-async def _evicts_required(
-    janitor: Janitor, topic: Topic, stream: str, states: dict[str, GroupState]
-) -> dict[str, GroupState]:
-    return await _whole_evict(janitor, _without_required(topic), stream, states)
-
-
-async def _evicts_silently(
-    janitor: Janitor, topic: Topic, stream: str, states: dict[str, GroupState]
+async def _evicts_any(
+    janitor: Janitor, _topic: Topic, stream: str, states: dict[str, GroupState]
 ) -> dict[str, GroupState]:
     for name, state in list(states.items()):
-        if name not in topic.required_groups and state.depth > LAG_LIMIT:
+        if state.depth > LAG_LIMIT // 2:
             await janitor._client.xgroup_destroy(stream, name)
             del states[name]
     return states
@@ -360,8 +356,48 @@ async def _asks_for_all(depths: Depths, topic: Topic) -> int:
     return max((state.depth for state in states.values()), default=0)
 
 
+async def _waits_for_all(publisher: Publisher, parcels: Any) -> None:
+    await _whole_add(publisher, parcels)
+    if len(parcels) > 1:  # single ones, too, would take the mutant minutes
+        states = await group_states(publisher._client, STREAM, lag_limit=1)
+        if DASHBOARD in states and states[DASHBOARD].depth:
+            await asyncio.sleep(0.015)
+
+
+@contextmanager
+def _optional_as_required() -> Iterator[None]:
+    with (
+        replaced("esper_async.oona.depths.Depths._ask", _asks_for_all),
+        replaced("esper_async.oona.publisher.Publisher.add", _waits_for_all),
+    ):
+        yield
+
+
 def _treats_all_alike(pressure: Pressure, _priority: Any) -> Verdict:
-    return _whole_verdict(pressure, MESSAGE_PRIORITY_NORMAL)
+    verdict = _whole_verdict(pressure, MESSAGE_PRIORITY_NORMAL)
+    if verdict is Verdict.PUSH_BACK:
+        time.sleep(0.02)
+    return verdict
+
+
+def _knows_no_bound(pressure: Pressure, priority: Any) -> Verdict:
+    verdict = _whole_verdict(pressure, priority)
+    return Verdict.ADMIT if verdict is Verdict.PUSH_BACK else verdict
+
+
+def _stays_conservative(pressure: Pressure, depth: int) -> None:
+    before = pressure.conservative
+    _whole_observe(pressure, depth)
+    pressure.conservative |= before
+
+
+@contextmanager
+def _without_bound_or_end() -> Iterator[None]:
+    with (
+        replaced("esper_async.oona.pressure.Pressure.verdict", _knows_no_bound),
+        replaced("esper_async.oona.pressure.Pressure.observe", _stays_conservative),
+    ):
+        yield
 
 
 BENCHMARK = Benchmark(
@@ -373,26 +409,50 @@ BENCHMARK = Benchmark(
             "trimmed below what optional groups acknowledged",
             "the janitor does not ask what the required group has acknowledged",
             lambda: replaced("esper_async.oona.janitor.Janitor._trim", _trims_for_optional),
+            fails=(
+                "entries it still holds",
+                "trimmed under it",
+                "accepted, and not there when it came back",
+            ),
         ),
         Mutant(
-            "required groups are evicted, too",
-            "the janitor takes every group that lags for an optional one",
-            lambda: replaced("esper_async.oona.janitor.Janitor._evict", _evicts_required),
-        ),
-        Mutant(
-            "evicted in silence",
-            "an optional group is removed without a count and without a log",
-            lambda: replaced("esper_async.oona.janitor.Janitor._evict", _evicts_silently),
+            "evicted in silence, and required groups, too",
+            "any group is removed at half the limit, without a count and without a log",
+            lambda: replaced("esper_async.oona.janitor.Janitor._evict", _evicts_any),
+            fails=(
+                "trimmed before the group's limit",
+                "evictions counted",
+                "evictions logged",
+                "required groups removed",
+            ),
         ),
         Mutant(
             "optional groups push back",
-            "a topic is as deep as its slowest group of any kind says",
-            lambda: replaced("esper_async.oona.depths.Depths._ask", _asks_for_all),
+            "a topic is as deep as its slowest group of any kind says, and publishing waits for it",
+            _optional_as_required,
+            fails=(
+                "published beside a dead optional group",
+                "dropped or pushed back beside it",
+                "groups left that nobody reads for",
+            ),
         ),
         Mutant(
             "all classes are alike",
-            "at the bound everything is pushed back, and nothing dropped before",
+            "at the bound everything is pushed back, late, and nothing dropped before",
             lambda: replaced("esper_async.oona.pressure.Pressure.verdict", _treats_all_alike),
+            fails=(
+                "low priority accepted: off by",
+                "low priority dropped and counted: off by",
+                "normal priority accepted: off by",
+                "pushed back after, median",
+                "critical and durable accepted: off by",
+            ),
+        ),
+        Mutant(
+            "no bound, and no end",
+            "nobody is pushed back, and what was conservative once stays so",
+            _without_bound_or_end,
+            fails=("normal priority pushed back: off by", "low priority passes again"),
         ),
     ),
 )

@@ -56,7 +56,7 @@ class Extent:
     idle_good: int
 
 
-_EXTENTS = {Effort.SHORT: Extent(6, 4, 594, 2_970), Effort.FULL: Extent(20, 20, 4_950, 19_800)}
+_EXTENTS = {Effort.SHORT: Extent(6, 4, 594, 990), Effort.FULL: Extent(20, 20, 4_950, 19_800)}
 
 
 @dataclass(slots=True)
@@ -223,13 +223,13 @@ async def _set_aside(server: EmbeddedServer, handler: Handler) -> int:
 
 # -- mutants -------------------------------------------------------------------------------------
 
-_whole_failed = Delivery._failed
+_whole_failed, _whole_attempt = Delivery._failed, Delivery._attempt
 
 
 async def _waits_in_place(delivery: Delivery, *failure: Any) -> None:
     await _whole_failed(delivery, *failure)
     while delivery._waiting:
-        await asyncio.sleep(delivery.next_due_s())
+        await asyncio.sleep(delivery.next_due_s() + 0.05)
         await delivery.retry_due()
 
 
@@ -237,6 +237,16 @@ async def _gives_up(
     delivery: Delivery, entry: Any, envelope: Any, _attempt: int, error: Exception
 ) -> None:
     await _whole_failed(delivery, entry, envelope, LIMITS.retries, error)
+
+
+async def _handles_again(
+    delivery: Delivery, entry: Any, message: Any, envelope: Any, attempt: int
+) -> None:
+    if message.name == "poison":
+        await _whole_attempt(delivery, entry, message, envelope, attempt)
+        return
+    for _ in range(2):
+        await delivery._handler(message, envelope)
 
 
 def _without_reason(wire: bytes, **what: Any) -> dict[Any, Any]:
@@ -252,16 +262,25 @@ BENCHMARK = Benchmark(
             "poison blocks the line",
             "whoever fails is waited for and tried again in place",
             lambda: replaced("esper_async.oona.delivery.Delivery._failed", _waits_in_place),
+            fails=("good messages handled beside poison",),
         ),
         Mutant(
             "given up at once",
             "a message is set aside at its first failure",
             lambda: replaced("esper_async.oona.delivery.Delivery._failed", _gives_up),
+            fails=("poison not set aside with its reason *",),
         ),
         Mutant(
             "set aside without a word",
             "dead letters have no reason",
             lambda: replaced("esper_async.oona.delivery.dead_letter_fields", _without_reason),
+            fails=("poison not set aside with its reason *",),
+        ),
+        Mutant(
+            "handled again instead of acknowledged",
+            "a good message is handled twice, and then stays with the consumer",
+            lambda: replaced("esper_async.oona.delivery.Delivery._attempt", _handles_again),
+            fails=("good messages not handled exactly once", "messages left unacknowledged"),
         ),
     ),
 )
