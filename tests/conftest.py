@@ -1,10 +1,19 @@
 """What holds for the whole suite: with CI=true a skipped test is a failure."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 _skipped: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """A test that configures logging does so for itself: the next one's output is another file."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from esper_async.leyline.signing import Signer
-from esper_async.oona import Bridge, BusUnavailable
+from esper_async.oona import Bridge, BusUnavailable, EmbeddedServer
+from esper_async.oona.connection import connect
 from esper_async.oona.service import OonaService
 from esper_async.testing.redis import running_redis
 from tests.oona.conftest import FAST, KEY, Inbox, alert, process_exists, report, until
@@ -51,10 +52,24 @@ async def test_it_serves_a_bus_over_its_own_server_and_leaves_nothing_behind(
         _ = service.bus
 
 
+async def written(server: EmbeddedServer) -> None:
+    """Wait until what was answered is in the append-only file.
+
+    With `everysec` a write waits, for two seconds at most, while the fsync before it is slow.
+    """
+    client = connect(server.url, timeout_s=5.0)
+    try:
+        await client.set("mark", "1")  # a client waits for its own writes, and what was before them
+        await client.execute_command("WAITAOF", 1, 0, 5000)
+    finally:
+        await client.aclose()
+
+
 async def test_it_starts_a_killed_server_again_with_its_data(tmp_path: Path) -> None:
     async with running(tmp_path) as service:
         assert service.server is not None
         await service.bus.publish(alert(1))
+        await written(service.server)
         service.server.signal(9)  # type: ignore[arg-type]
         await until(lambda: service.detail()["redis_restarts"] == 1)
         inbox = Inbox()
