@@ -6,7 +6,7 @@ from esper_async.study.bench.benchmark import Verdict
 from esper_async.study.bench.registry import CASES, load_benchmark
 from esper_async.study.bench.runner import run_benchmarks
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 
 @pytest.mark.parametrize("name", CASES)
