@@ -17,8 +17,8 @@ NONCE_BYTES = 16
 class _PreparedKey:
     """HMAC-SHA256 (RFC 2104) under one key, whose two padded blocks are hashed once and copied.
 
-    OpenSSL's one-shot `hmac.digest` sets the key up anew each time: 3.0 µs for an envelope, against
-    1.4 µs here. A test holds that both give the same bytes.
+    Wrapping an envelope has 5 µs in all. `hmac.digest` sets the key up anew each time and takes
+    twice as long as this, a copied `hmac.new` a quarter longer. A test holds that the bytes agree.
     """
 
     __slots__ = ("_inner", "_outer")

@@ -1,6 +1,6 @@
 """The supervisor's bus, whichever is open: services are made before it, and outlive a restart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -27,24 +27,6 @@ class CurrentBus:
         """Publish on the open bus; as `Bus.publish`."""
         return await self._current().publish(
             message,
-            priority=priority,
-            correlation_id=correlation_id,
-            durable=durable,
-            deadline_s=deadline_s,
-        )
-
-    async def publish_many(
-        self,
-        messages: Sequence[Message],
-        *,
-        priority: MessagePriority.ValueType | None = None,
-        correlation_id: str = "",
-        durable: bool | None = None,
-        deadline_s: float | None = None,
-    ) -> list[str]:
-        """Publish on the open bus; as `Bus.publish_many`."""
-        return await self._current().publish_many(
-            messages,
             priority=priority,
             correlation_id=correlation_id,
             durable=durable,
