@@ -106,7 +106,7 @@ def system_state_of(record: Record, *, form: StateForm) -> SystemStatePacket:
         else:
             form.metrics[field] = value
     for field, value in record["hardware"].items():
-        setattr(packet.hardware, field, value)
+        setattr(form.hardware, field, value)
     for state, seed in zip(form.seeds, record["seeds"], strict=True):
         state.seed_id = seed["id"]
         state.stage = value_of(enums.SeedLifecycleStage, seed["stage"])
