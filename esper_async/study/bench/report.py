@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COLOURS = {Verdict.PASS: "green", Verdict.MISS: "red", Verdict.INCONCLUSIVE: "yellow"}
+_HEADINGS = ("figure", "value", "baseline", "ratio", "95 %", "bar", "verdict")
+_FILE_WIDTH = 120
 
 
 def to_json(results: Sequence[BenchmarkResult]) -> str:
@@ -29,8 +31,13 @@ def print_tables(results: Sequence[BenchmarkResult], console: "Console | None" =
         from rich.console import Console
 
         console = Console()
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
     for result in results:
-        console.print(_table(result))
+        console.print(_table(result, console.width))
+        for row in result.rows:
+            if row.note:
+                console.print(f"  {row.figure}: {row.note}", style="dim", highlight=False)
         for mutant in result.mutants:
             caught = "[green]caught[/]" if mutant.caught else "[red]NOT CAUGHT[/]"
             console.print(f"  mutant {mutant.name}: {caught} ({mutant.description})")
@@ -41,23 +48,28 @@ def print_tables(results: Sequence[BenchmarkResult], console: "Console | None" =
         console.print(f"  reproduce: {result.command}\n", style="dim", highlight=False)
 
 
-def _table(result: BenchmarkResult) -> "Table":
+def _table(result: BenchmarkResult, width: int) -> "Table":
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{result.name}: {result.question}", title_justify="left")
-    for heading in ("figure", "value", "baseline", "ratio", "95 %", "bar", "verdict"):
+    title = f"{result.name}: {result.question}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows = [dict(zip(_HEADINGS, _cells(row), strict=True)) for row in result.rows]
+    headings = [heading for heading in _HEADINGS if any(row[heading] for row in rows)]
+    if width < _FILE_WIDTH and "ratio" in headings:  # which tells it in less room
+        headings = [heading for heading in headings if heading != "baseline"]
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "figure" else "right")
-    for row in result.rows:
-        table.add_row(*_cells(row))
+    for row in rows:
+        table.add_row(*(row[heading] for heading in headings))
     return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    note = f"\n[dim]{row.note}[/]" if row.note else ""
     return (
-        row.figure + note,
+        row.figure,
         f"{row.value:.4g} {row.unit}".strip(),
-        "" if row.baseline is None else f"{row.baseline:.4g} {row.unit}".strip(),
+        "" if row.baseline is None else f"{row.baseline:.4g}",
         "" if row.ratio is None else f"{row.ratio:.3f}",
         "" if row.interval is None else f"{row.interval[0]:.4g} … {row.interval[1]:.4g}",
         "" if row.bar is None else str(row.bar),
