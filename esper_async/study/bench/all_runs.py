@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
 
+from esper_async.runtime.logging import configure_logging
 from esper_async.study.bench.benchmark import Effort
 
 P = TypeVar("P")
@@ -20,5 +21,15 @@ def run_all(plans: Sequence[P], run: Callable[[P], R], effort: Effort) -> dict[P
     """
     if effort is Effort.SHORT:
         return {plan: run(plan) for plan in plans}
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with workers() as pool:
         return dict(zip(plans, pool.map(run, plans, chunksize=1), strict=True))
+
+
+def workers() -> ProcessPoolExecutor:
+    """Return a pool with a fresh process a core; what they log goes to standard error."""
+    return ProcessPoolExecutor(
+        os.cpu_count(),
+        mp_context=get_context("spawn"),
+        initializer=configure_logging,
+        initargs=("warning",),
+    )

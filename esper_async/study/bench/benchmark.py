@@ -153,13 +153,15 @@ class Mutant:
 class Benchmark:
     """A question, how it is measured, and the mutants that the measurement must catch.
 
-    Every row that the short form judges must be named by a mutant.
+    Every row that the short form judges must be named by a mutant. One that is not `timed` comes to
+    the same figures on a busy machine: it and its mutants may run beside each other.
     """
 
     name: str
     question: str
     measure: Callable[[Effort], list[Row]]
     mutants: tuple[Mutant, ...]
+    timed: bool = True
 
 
 @contextmanager

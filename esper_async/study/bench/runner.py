@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from esper_async.study.bench.all_runs import workers
 from esper_async.study.bench.benchmark import Benchmark, Effort, Mutant, Row, Verdict
 from esper_async.study.bench.registry import CASES, load_benchmark
 
@@ -104,15 +105,38 @@ def run_benchmarks(
 def _run(benchmark: Benchmark, effort: Effort, mutants: bool, tell: Progress) -> BenchmarkResult:
     tell(f"{benchmark.name}: {benchmark.question}")
     started = time.perf_counter()
-    rows = benchmark.measure(effort)
+    if mutants and not benchmark.timed and effort is Effort.SHORT:
+        rows, broken = _side_by_side(benchmark, tell)
+    else:
+        rows = benchmark.measure(effort)
+        broken = [_run_mutant(benchmark, each, tell) for each in benchmark.mutants if mutants]
     wall_s = time.perf_counter() - started
-    result = BenchmarkResult(benchmark.name, benchmark.question, effort, rows, wall_s)
+    result = BenchmarkResult(benchmark.name, benchmark.question, effort, rows, wall_s, broken)
     if mutants:
-        result.mutants = [_run_mutant(benchmark, mutant, tell) for mutant in benchmark.mutants]
-        short = [row for mutant in result.mutants for row in mutant.rows]
+        short = [row for mutant in broken for row in mutant.rows]
         short += rows if effort is Effort.SHORT else []
         result.unguarded = _unguarded(benchmark, short)
     return result
+
+
+def _side_by_side(benchmark: Benchmark, tell: Progress) -> tuple[list[Row], list[MutantResult]]:
+    """Run the short form and its mutants in processes of their own, one a core."""
+    with workers() as pool:
+        whole = pool.submit(_measure_short, benchmark.name)
+        for mutant in benchmark.mutants:
+            tell(f"{benchmark.name}, mutant: {mutant.name}")
+        numbers = range(len(benchmark.mutants))
+        broken = list(pool.map(_run_mutant_of, [benchmark.name] * len(numbers), numbers))
+        return whole.result(), broken
+
+
+def _measure_short(name: str) -> list[Row]:
+    return load_benchmark(name).measure(Effort.SHORT)
+
+
+def _run_mutant_of(name: str, number: int) -> MutantResult:
+    benchmark = load_benchmark(name)
+    return _run_mutant(benchmark, benchmark.mutants[number], lambda _: None)
 
 
 def _run_mutant(benchmark: Benchmark, mutant: Mutant, tell: Progress) -> MutantResult:

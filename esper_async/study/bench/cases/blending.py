@@ -165,6 +165,7 @@ def _absent(graft: Graft, activation: Tensor) -> Tensor:
 BENCHMARK = Benchmark(
     name="blending",
     question="are gradients in BLENDING those of the plain composition?",
+    timed=False,
     measure=measure,
     mutants=(
         Mutant(

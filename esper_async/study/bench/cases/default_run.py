@@ -161,6 +161,7 @@ def _silent_reset(
 BENCHMARK = Benchmark(
     name="default-run",
     question="does the default run grow, and does its history say why?",
+    timed=False,
     measure=measure,
     mutants=(
         KERNEL_ABSENT.failing(f"{RUN}: runs that keep a seed"),

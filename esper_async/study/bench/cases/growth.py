@@ -249,6 +249,7 @@ def _worst_first(seeds: Sequence[Seed]) -> list[Seed]:
 BENCHMARK = Benchmark(
     name="growth",
     question="does growing help a host that is too small?",
+    timed=False,
     measure=measure,
     mutants=(
         KERNEL_ABSENT.failing("heuristic over *"),

@@ -160,6 +160,7 @@ def _backward_into_host() -> Iterator[None]:
 BENCHMARK = Benchmark(
     name="isolation",
     question="is a host bitwise the same with seeds training in its shadow?",
+    timed=False,
     measure=measure,
     mutants=(
         Mutant(

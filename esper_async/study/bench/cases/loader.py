@@ -64,6 +64,7 @@ def _exhaust(loader: Iterable[Any]) -> None:
 BENCHMARK = Benchmark(
     name="loader",
     question="what does a batch cost, against torch's DataLoader?",
+    timed=False,
     measure=measure,
     mutants=(
         Mutant(

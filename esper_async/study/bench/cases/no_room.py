@@ -198,6 +198,7 @@ def _unless_harmful(
 BENCHMARK = Benchmark(
     name="no-room",
     question="is a host that has no room left alone?",
+    timed=False,
     measure=measure,
     mutants=(
         Mutant(

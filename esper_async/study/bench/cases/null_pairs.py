@@ -243,6 +243,7 @@ def _raw_and_by_samples() -> Iterator[None]:
 BENCHMARK = Benchmark(
     name="null-pairs",
     question="is a seed that does nothing kept by the luck of its batches?",
+    timed=False,
     measure=measure,
     mutants=(
         Mutant(

@@ -194,6 +194,7 @@ def _open_gate(trial: Trial, options: GrowthOptions, *, scale: float, boundary: 
 BENCHMARK = Benchmark(
     name="refusal",
     question="does growth refuse what does not help, and keep what does?",
+    timed=False,
     measure=measure,
     mutants=(
         DEPENDENCE_READ.failing(

@@ -139,6 +139,7 @@ def _child_flags() -> list[str]:
 BENCHMARK = Benchmark(
     name="resume",
     question="is a killed run bitwise the run that was not killed?",
+    timed=False,
     measure=measure,
     mutants=(
         Mutant(

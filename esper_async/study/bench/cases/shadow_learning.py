@@ -104,6 +104,7 @@ def _learns_nothing(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm
 BENCHMARK = Benchmark(
     name="shadow-learning",
     question="at the end of TRAINING, is the kernel better than nothing?",
+    timed=False,
     measure=measure,
     mutants=(
         Mutant(
