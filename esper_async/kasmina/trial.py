@@ -92,6 +92,7 @@ class Trial:
                 same.training = part.training
             with self.stream.active():
                 self._train_step(self._twin.model, self._twin.optimizer, batch)
+            self._twin.settle()
         if self.average is not None:
             self.average.update()
         if self.twin_average is not None:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from esper_async.kasmina.call import default_forward, first_batch_size, move
+from esper_async.kasmina.call import default_forward, move
 from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.gates import SPOILT_TWIN
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
+from esper_async.kasmina.micro_batches import parts_of, step_size
 from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.user_code import UserCodeError
 from esper_async.tamiyo.command import Decision, Germinate, NoOp, command_from_json
 from esper_async.tamiyo.policies import Policy
@@ -22,6 +24,7 @@ from esper_async.tamiyo.view import View
 from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.control import Control, NoControl, Steer
+from esper_async.tolaria.early_stop import boundaries_since_best
 from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower, Transition
 from esper_async.tolaria.grown import save_grown
@@ -56,6 +59,7 @@ _COUNTED = (
     "macs_per_sample",
     "history",
     "told",
+    "is_stalled",
 )
 _COMPARED_BATCHES = 2
 MODEL_FILE = "model.pt"
@@ -120,6 +124,7 @@ class Engine:
         self._boundary = 0
         self._operator = Operator(self._journal)
         self._rolled_back = False
+        self._is_stalled = False
         self._ending: Literal["stopped", "drained"] | None = None
         self._macs_per_sample = 0.0
         self._samples = 0
@@ -168,7 +173,7 @@ class Engine:
         global_random.seed_everything(self.options.seed)
         self._set_up()
         self._resume()
-        while self._boundary < self._total and self._ending is None:
+        while not self._over():
             self._run_epoch()
         if self._ending == "drained":
             self._save()
@@ -187,7 +192,8 @@ class Engine:
         self._optimizer = task.make_optimizer(task.model.parameters())
         self._total = count_boundaries(task, options)
         scheduler = make_scheduler(task, self._optimizer, self._total)
-        self._train_step = make_train_step(task)
+        precision = Precision(options.precision, self._device.type)
+        self._train_step = make_train_step(task, precision)
         rates = LRController(
             self._optimizer,
             warmup_steps=options.growth.warmup_steps,
@@ -212,6 +218,7 @@ class Engine:
             rates=rates,
             supply=self._supply,
             progress=self._progress,
+            precision=precision,
             decide=self._decide,
         )
         self._reports = ReportBook(
@@ -225,27 +232,30 @@ class Engine:
 
     def _run_epoch(self) -> None:
         self._rolled_back = False
-        for raw in self._loader.batches():
+        for raw in self._loader.steps(self.options.accumulate):
             batch = move(raw, self._device)
             self._train_on(batch)
             if self._boundary_in_epoch():
                 self._pass_boundary()
             self._steer()
-            if self._ending is not None or self._rolled_back or self._boundary >= self._total:
+            if self._rolled_back or self._over():
                 return
         ends = self._loader.epoch >= self.options.epochs and self._tally.steps > 0
         if self.options.boundary_every == "epoch" or ends:
             self._pass_boundary()
             self._steer()
 
+    def _over(self) -> bool:
+        return self._boundary >= self._total or self._ending is not None or self._is_stalled
+
     def _boundary_in_epoch(self) -> bool:
         every = self.options.boundary_every
         return every != "epoch" and self._steps % every == 0
 
     def _train_on(self, batch: Any) -> None:
-        size = first_batch_size(batch)
+        size = step_size(batch)
         if self._steps == 0:
-            self._begin(batch)
+            self._begin(parts_of(batch)[0])
         taken = time.perf_counter()
         with self.grower.step(batch):
             started = time.perf_counter()
@@ -323,6 +333,20 @@ class Engine:
         }
         self._journal.record("boundary", position, **entry)
         self._history.append({**position, **report.metrics, "parameters": entry["parameters"]})
+        self._look_for_a_stall()
+
+    def _look_for_a_stall(self) -> None:
+        """End the run early once its primary metric has not become better for long enough."""
+        patience, key = self.options.patience, self.task.primary_key
+        if patience == 0:
+            return
+        since = boundaries_since_best(
+            self._history, key, larger_is_better=self.task.larger_is_better
+        )
+        self._is_stalled = since >= patience
+        if self._is_stalled:
+            reason = f"{key} was at its best {since} boundaries ago (run.patience = {patience})"
+            self._journal.record("early_stop", self._position(), reason=reason)
 
     def _overhead(self, tally: Tally) -> float | None:
         """Return the time of all steps so far over that of the host's own part of them.
@@ -475,6 +499,7 @@ class Engine:
             "macs_per_sample": self._macs_per_sample,
             "history": self._history,
             "told": self._told,
+            "is_stalled": self._is_stalled,
             "tally": self._tally.to_state(),
             "journal_seq": self._journal.last_seq,
             "machine": machine(self._device),

@@ -45,6 +45,9 @@ class RunSection(StrictModel):
     deterministic: Literal["auto"] | bool = "auto"
     baselines: bool = False
     checkpoint_every: int = Field(default=1, ge=1)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    accumulate: int = Field(default=1, ge=1)
+    patience: int = Field(default=0, ge=0)
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("task")

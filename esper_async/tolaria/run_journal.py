@@ -10,7 +10,15 @@ from typing import Any
 from esper_async.runtime.journal import Journal, read_journal
 
 Listener = Callable[[Mapping[str, Any]], None]
-_ONCE = {"boundary", "decision", "transition", "field_report", "run_started", "emergency"}
+_ONCE = {
+    "boundary",
+    "decision",
+    "transition",
+    "field_report",
+    "run_started",
+    "emergency",
+    "early_stop",
+}
 
 
 class RunJournal:

@@ -54,6 +54,7 @@ class Graft(nn.Module):
             change: Tensor = self.kernel(activation.unsqueeze(2)).squeeze(2)
         else:
             change = self.kernel(activation)
+        change = change.to(activation.dtype)  # under autocast each operation chooses its own
         if self.mode == "residual":
             return activation + self.alpha * change
         return activation + self.alpha * (change - activation)
