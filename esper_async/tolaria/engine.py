@@ -29,26 +29,34 @@ from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower, Transition
 from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
+from esper_async.tolaria.loss_guard import LossGuard
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
 from esper_async.tolaria.records import seed_records, start_record, transition_record
+from esper_async.tolaria.recovery import (
+    LEVELS,
+    RATE_FACTOR,
+    Recovery,
+    WayBack,
+    remedy,
+    times_stuck,
+)
 from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
-    NonFiniteLossError,
+    LossError,
     be_deterministic,
-    check_finite,
     choose_device,
     choose_threads,
     count_boundaries,
     make_scheduler,
     make_train_step,
 )
-from esper_async.tolaria.way_back import no_way_back, state_before
+from esper_async.tolaria.way_back import no_way_back, step_after
 
 _COUNTED = (
     "steps",
@@ -103,6 +111,8 @@ class Engine:
         self._run_id = run_id
         self._folder = folder
         self._checkpoints = None if folder is None else CheckpointStore(folder / "checkpoints")
+        self._recovery = Recovery(self._checkpoints, in_memory=options.in_memory)
+        self._loss_guard = LossGuard()
         self._journal = RunJournal(
             run_id, None if folder is None else folder / "journal.jsonl", listener
         )
@@ -151,8 +161,7 @@ class Engine:
             except UserCodeError as error:
                 raise error.of_task(self._steps, self._loader.epoch) from error.__cause__
             finally:
-                if self._checkpoints is not None:
-                    self._checkpoints.wait()
+                self._recovery.wait()
 
     def record_end(self, result: Mapping[str, Any]) -> None:
         """Write the run's last record."""
@@ -235,7 +244,7 @@ class Engine:
         for raw in self._loader.steps(self.options.accumulate):
             batch = move(raw, self._device)
             self._train_on(batch)
-            if self._boundary_in_epoch():
+            if self._boundary_in_epoch() and not self._rolled_back:
                 self._pass_boundary()
             self._steer()
             if self._rolled_back or self._over():
@@ -288,32 +297,48 @@ class Engine:
         self._tally = Tally()  # its clock starts with the first step
 
     def _guard(self, loss: Tensor) -> None:
-        """Withdraw the seed on trial when the loss is not finite; without one the run fails."""
-        try:
-            check_finite(loss, self._steps)
-        except NonFiniteLossError as error:
-            executor = self.grower.executor
-            if executor is None or executor.trial is None:
-                raise
+        """Look at a loss (). What is wrong is put right: by a cull, by going back; or told."""
+        trouble = self._loss_guard.look(float(loss))
+        if trouble is None:
+            return
+        trouble = f"{trouble} at step {self._steps}"
+        executor = self.grower.executor
+        if executor is not None and executor.trial is not None:
             seed = executor.trial.seed
-            executor.cull(seed.id, "the training loss was not finite")
-            self._emergency(str(error), seed=seed.id)
+            executor.cull(seed.id, trouble)
+            self._emergency("SEVERE", trouble, seed=seed.id)
+            self._loss_guard.calm()
+        else:
+            self._recover(trouble)
+
+    def _recover(self, trouble: str) -> None:
+        """Go back to before the trouble and on at a lower rate; where that is no use, fail."""
+        past = self._journal.guard_rollbacks
+        stuck = times_stuck(past, self._boundary)
+        step = past[-1]["to_step"] if stuck else self._steps
+        way = self._recovery.before(step) if stuck < len(LEVELS) else None
+        if way is None:
+            raise LossError(f"{trouble}; {remedy(past[-stuck:] if stuck else [], self._steps)}")
+        self._emergency(LEVELS[stuck], trouble)
+        self._go_back(way, cause="guard", reason=trouble, rate_factor=RATE_FACTOR ** (stuck + 1))
 
     # -- boundaries ----------------------------------------------------------------------------
 
     def _pass_boundary(self) -> None:
         tally, self._tally = self._tally, Tally()
-        self._boundary += 1
         assert tally.loss is not None
         if not self._guards_each_step:
-            self._guard(tally.loss)
+            self._guard(tally.loss / tally.steps)
+            if self._rolled_back:
+                return
+        self._boundary += 1
         training_loss = float(tally.loss) / tally.steps
         self._obey_operator()
         report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
         self._note_command(report)
         self._record_boundary(report, tally)
         self._record_reports(report.metrics)
-        if self._checkpoints is not None and self._boundary % self.options.checkpoint_every == 0:
+        if self._boundary % self.options.checkpoint_every == 0:
             self._save()
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally) -> None:
@@ -479,11 +504,10 @@ class Engine:
     # -- saved and restored --------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self._checkpoints is None:
-            return
-        self._checkpoints.save(self._steps, self._state())
-        for written in self._checkpoints.take_written():
-            self._journal.record("checkpoint", self._position(), **written.to_json())
+        self._recovery.save(self._steps, self._state)
+        if self._checkpoints is not None:
+            for written in self._checkpoints.take_written():
+                self._journal.record("checkpoint", self._position(), **written.to_json())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -500,6 +524,7 @@ class Engine:
             "history": self._history,
             "told": self._told,
             "is_stalled": self._is_stalled,
+            "loss_guard": self._loss_guard.state_dict(),
             "tally": self._tally.to_state(),
             "journal_seq": self._journal.last_seq,
             "machine": machine(self._device),
@@ -507,21 +532,35 @@ class Engine:
         }
 
     def _roll_back(self, steer: Steer) -> None:
-        """Go back to the last checkpoint of an earlier boundary, or of the one asked for or before.
-
-        The seeds planted since are gone; the reports of their commands say ABORTED. It is recorded
-        first: should the process die before all is done, the next one finishes it.
-        """
+        """Go back to the newest state of an earlier boundary, or of the one asked for or before."""
         wanted = steer.boundary
         # a boundary that a resumed run is about to repeat was there when it was asked for
         ahead = wanted is not None and not self._journal.repeats(wanted) and wanted > self._boundary
-        state = None
-        if self._checkpoints is not None and not ahead:
-            state = state_before(self._checkpoints, wanted, self._steps, self._history)
-        if self._checkpoints is None or state is None:
-            kept = () if self._checkpoints is None else self._checkpoints.boundaries(self._history)
+        way = None
+        if not ahead:
+            way = self._recovery.before(step_after(wanted, self._steps, self._history))
+        if way is None:
+            kept = self._recovery.boundaries(self._history)
             self._refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
             return
+        reason = "asked for by an operator"
+        self._go_back(way, cause="operator", reason=reason, request=steer.request)
+
+    def _go_back(
+        self,
+        way: WayBack,
+        *,
+        cause: Literal["operator", "guard"],
+        reason: str,
+        rate_factor: float = 1.0,
+        request: int | None = None,
+    ) -> None:
+        """Go back to a state. The seeds planted since are gone; their reports say ABORTED.
+
+        It is recorded first: should the process die before all is done, the next one finishes it.
+        """
+        state = way.state
+        self._recovery.wait()  # on disk before the journal names it
         executor = self.grower.executor
         if executor is not None:
             for report in self._reports.abort_after(
@@ -533,22 +572,33 @@ class Engine:
             self._position(),
             to_boundary=state["boundary"],
             to_step=state["steps"],
-            reason="asked for by an operator",
-            request=steer.request,
+            cause=cause,
+            reason=reason,
+            source=way.source,
+            rate_factor=rate_factor,
+            request=request,
         )
-        self._checkpoints.drop_after(state["steps"])
+        self._recovery.drop_after(state["steps"])
         self.grower.ungrow()
         self._load(state)
+        self._go_another_way(rate_factor)
         self._rolled_back = True
+
+    def _go_another_way(self, rate_factor: float) -> None:
+        """See to it that what a guard stopped does not come again just so."""
+        if rate_factor != 1.0:
+            self.grower.slow_down(rate_factor)
+            global_random.seed_everything(self.options.seed + self._journal.rollbacks)
 
     def _resume(self) -> None:
         """Load the newest checkpoint and prepare to repeat what was journaled after it."""
-        loaded = None if self._checkpoints is None else self._newest(self._checkpoints)
-        if loaded is None:
+        state, undone = self._newest()
+        if state is None:
             self._journal.announce_again(self._journal.resume(0))
             return
-        state = loaded[1]
         self._load(state)
+        if undone is not None:
+            self._go_another_way(undone["rate_factor"])
         self._clock = WallClock(state["wall_s"])
         self._journal.announce_again(self._journal.resume(state["journal_seq"]))
         reason = machine_difference(state["machine"], self._device) or self._other_batches()
@@ -566,13 +616,17 @@ class Engine:
             return None
         return "the training loader yields other batches each time it begins"
 
-    def _newest(self, checkpoints: CheckpointStore) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest checkpoint; finish first what a rollback had recorded and not done."""
-        loaded, rollback = checkpoints.load_latest(), self._journal.last_rollback
-        if loaded is None or rollback is None or loaded[1]["journal_seq"] >= rollback["seq"]:
-            return loaded
-        checkpoints.drop_after(rollback["to_step"])
-        return checkpoints.load_latest()
+    def _newest(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Return the newest state on disk, and the rollback to it that may not have been done."""
+        loaded = None if self._checkpoints is None else self._checkpoints.load_latest()
+        rollback = self._journal.last_rollback
+        if self._checkpoints is None or loaded is None:
+            return None, None
+        if rollback is None or loaded[1]["journal_seq"] >= rollback["seq"]:
+            return loaded[1], None
+        self._checkpoints.drop_after(rollback["to_step"])
+        loaded = self._checkpoints.load_latest()
+        return None if loaded is None else loaded[1], rollback
 
     def _load(self, state: dict[str, Any]) -> None:
         self.grower.load_state_dict(state["grower"])
@@ -581,6 +635,7 @@ class Engine:
         for name in _COUNTED:
             setattr(self, f"_{name}", state[name])
         self._tally = Tally(**state["tally"])
+        self._loss_guard.load_state_dict(state["loss_guard"])
         global_random.restore(state["random"])
 
     # -- what is told --------------------------------------------------------------------------
@@ -594,11 +649,10 @@ class Engine:
             self._tell("transition", **transition_record(transition))
             gate = transition.gate
             if gate is not None and SPOILT_TWIN in gate.numbers:
-                self._emergency(gate.reason, seed=transition.seed.id)
+                self._emergency("SEVERE", gate.reason, seed=transition.seed.id)
 
-    def _emergency(self, reason: str, *, seed: str) -> None:
-        position = self._position()
-        self._journal.record("emergency", position, level="SEVERE", reason=reason, seed=seed)
+    def _emergency(self, level: str, reason: str, *, seed: str | None = None) -> None:
+        self._journal.record("emergency", self._position(), level=level, reason=reason, seed=seed)
 
     def _refuse(self, reason: str, *, request: int | None = None) -> None:
         self._journal.record("command_refused", self._position(), reason=reason, request=request)

@@ -372,6 +372,10 @@ class Grower:
             "branch": self._branch.state_dict() if executor is None else None,
         }
 
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rates of the seeds, and of the host where we set them, for good."""
+        self._rates.slow_down(factor)
+
     def ungrow(self) -> None:
         """Take every seed out of the network, as if none had been planted; then load a state."""
         if self.executor is not None:

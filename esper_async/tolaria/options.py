@@ -26,6 +26,8 @@ class RunOptions:
         sites: site name to submodule path; found by tracing if None.
         baselines: train the host without growth, and the final net from scratch, for comparison.
         checkpoint_every: boundaries between checkpoints.
+        in_memory: newest states that are kept in memory as well, for a rollback that is quick; as
+            many as fit into checkpoints' share of the machine's memory.
         precision: of training passes: "32", or "bf16-mixed" or "16-mixed" under autocast, the last
             one with a gradient scaler for each owner. Evaluations run in single precision.
         accumulate: batches of an optimizer step; their gradients are averaged.
@@ -45,6 +47,7 @@ class RunOptions:
     sites: Mapping[str, str] | None = None
     baselines: bool = False
     checkpoint_every: int = 1
+    in_memory: int = 1
     precision: PrecisionName = "32"
     accumulate: int = 1
     patience: int = 0
@@ -58,6 +61,8 @@ class RunOptions:
             raise ValueError(unknown_precision(self.precision))
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
+        if self.in_memory < 0:
+            raise ValueError(f"in_memory must be at least 0, not {self.in_memory}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, not {self.patience}")
 

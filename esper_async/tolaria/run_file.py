@@ -45,6 +45,7 @@ class RunSection(StrictModel):
     deterministic: Literal["auto"] | bool = "auto"
     baselines: bool = False
     checkpoint_every: int = Field(default=1, ge=1)
+    in_memory: int = Field(default=1, ge=0, le=100)
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     accumulate: int = Field(default=1, ge=1)
     patience: int = Field(default=0, ge=0)

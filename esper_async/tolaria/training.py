@@ -1,6 +1,5 @@
 """One optimizer step, as the engine does it for the run and for every twin."""
 
-import math
 import os
 from typing import Any
 
@@ -18,8 +17,8 @@ from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError, told_as
 
 
-class NonFiniteLossError(TaskError):
-    """The training loss became NaN or infinite."""
+class LossError(TaskError):
+    """The training loss became NaN or infinite, or exploded, and going back did not help."""
 
 
 def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep:
@@ -142,13 +141,3 @@ def choose_threads(options: RunOptions) -> int:
     if options.threads != "auto":
         return options.threads
     return max(len(os.sched_getaffinity(0)) - 1, 1)
-
-
-def check_finite(loss: Tensor, step: int) -> None:
-    """Raise `NonFiniteLossError` if a loss () is not finite; on a device this waits for it."""
-    value = float(loss)
-    if not math.isfinite(value):
-        hint = (
-            "look at the data and the loss" if step <= 1 else "lower the learning rate or clip it"
-        )
-        raise NonFiniteLossError(f"the training loss is {value} at step {step}; {hint}")
