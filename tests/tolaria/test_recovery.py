@@ -79,7 +79,7 @@ def test_a_restored_guard_goes_on_as_the_saved_one(before: list[float], after: l
 
 
 def state(value: float, size: int = 4) -> dict[str, Any]:
-    return {"weights": torch.full((size,), value), "steps": int(value)}
+    return {"weights": torch.full((size,), float(value)), "steps": int(value)}
 
 
 def test_what_is_kept_is_the_state_of_that_instant_and_stays_so(tmp_path: Path) -> None:
