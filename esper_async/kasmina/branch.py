@@ -79,7 +79,7 @@ class Branch:
         """Stop training a seed that stays in the network."""
         self.seed_optimizers.pop(seed.id, None)
         seed.optimizer = None
-        for parameter in seed.kernel.parameters():
+        for parameter in seed.graft.parameters():
             parameter.requires_grad_(False)
 
     def copy(self) -> "Branch":

@@ -376,6 +376,7 @@ class Executor:
             train_step=self._train_step,
             stream=RandomStream(fresh_stream(self._run_seed, "twin", seed.id)),
             ramp_steps=self.options.ramp_boundaries * self.steps_per_boundary,
+            schedule=seed.candidate.ramp or self.options.ramp,
             horizon_steps=self.options.window_boundaries * self.steps_per_boundary,
         )
 
@@ -538,7 +539,7 @@ class Executor:
                 seed.optimizer = sibling_optimizer(self.branch.optimizer, seed.graft.parameters())
                 load_seed(seed, saved)
                 if self.options.fossilized_frozen and seed.stage is Stage.FOSSILIZED:
-                    seed.kernel.requires_grad_(False)
+                    seed.graft.requires_grad_(False)
             self.seeds[seed.id] = seed
         self._training = [self.seeds[seed_id] for seed_id in state["training"]]
         for seed_id, scaler in state["scalers"].items():

@@ -113,7 +113,7 @@ def _learn(seed: Seed, optimizer: Optimizer, clip_norm: float, precision: Precis
 
 
 def _trained(seed: Seed) -> list[nn.Parameter]:
-    return [parameter for parameter in seed.kernel.parameters() if parameter.requires_grad]
+    return [parameter for parameter in seed.graft.parameters() if parameter.requires_grad]
 
 
 def shadow_variant(call: Call, seed: Seed) -> Variant:

@@ -11,22 +11,21 @@ from torch import Tensor
 from esper_async.kasmina.call import default_forward, move
 from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
-from esper_async.kasmina.gates import SPOILT_TWIN
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.micro_batches import parts_of, step_size
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.user_code import UserCodeError
-from esper_async.tamiyo.command import Decision, Germinate, NoOp, command_from_json
+from esper_async.tamiyo.command import Decision, command_from_json
 from esper_async.tamiyo.policies import Policy
-from esper_async.tamiyo.reports import ReportBook
 from esper_async.tamiyo.view import View
 from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint import CheckpointStore
+from esper_async.tolaria.chronicle import Chronicle
 from esper_async.tolaria.control import Control, NoControl, Steer
 from esper_async.tolaria.early_stop import boundaries_since_best
 from esper_async.tolaria.epoch_loader import EpochLoader
-from esper_async.tolaria.grower import BoundaryReport, Grower, Transition
+from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.loss_guard import LossGuard
@@ -35,7 +34,7 @@ from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
-from esper_async.tolaria.records import seed_records, start_record, transition_record
+from esper_async.tolaria.records import seed_records, start_record
 from esper_async.tolaria.recovery import (
     LEVELS,
     RATE_FACTOR,
@@ -66,7 +65,6 @@ _COUNTED = (
     "total_s",
     "macs_per_sample",
     "history",
-    "told",
     "is_stalled",
 )
 _COMPARED_BATCHES = 2
@@ -128,8 +126,7 @@ class Engine:
         # elsewhere each look at a loss would wait for the device: the sum is looked at instead
         self._guards_each_step = self._device.type == "cpu"
         self._history: list[dict[str, Any]] = []
-        kinds = ("field_report", "transition", "decision")
-        self._told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+        self._chronicle = Chronicle(self._journal, self._position)
         self._steps = 0
         self._boundary = 0
         self._operator = Operator(self._journal)
@@ -165,14 +162,14 @@ class Engine:
 
     def record_end(self, result: Mapping[str, Any]) -> None:
         """Write the run's last record."""
-        self._journal.record("run_ended", self._position(), **result)
+        self._chronicle.note("run_ended", **result)
 
     def refuse_unmet(self, asked: Iterable[Steer]) -> None:
         """Record of each numbered request that it came too late for the run to carry it out."""
         for steer in asked:
             if not self._journal.met(steer.request):
                 reason = f"the run had ended before the {steer.kind} could be carried out"
-                self._refuse(reason, request=steer.request)
+                self._chronicle.refuse(reason, request=steer.request)
 
     def close(self) -> None:
         """Close the journal; nothing can be recorded afterwards."""
@@ -207,7 +204,7 @@ class Engine:
             self._optimizer,
             warmup_steps=options.growth.warmup_steps,
             scheduler=scheduler,
-            on_violation=self._report_violation,
+            on_violation=lambda reason: self._chronicle.note("rate_violation", reason=reason),
         )
         self.grower = Grower(
             task.model,
@@ -230,9 +227,7 @@ class Engine:
             precision=precision,
             decide=self._decide,
         )
-        self._reports = ReportBook(
-            self._run_id, self.grower.policy.name, self.grower.policy.version
-        )
+        self._chronicle.name(self._run_id, self.grower.policy)
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
         self._tally = Tally()
         passes = self._total + self.grower.grows  # growth ends with one more
@@ -285,9 +280,8 @@ class Engine:
         self._macs_per_sample = training_macs(
             self.task.model, self.task.forward or default_forward, batch, self.task.loss
         )
-        self._journal.record(
+        self._chronicle.note(
             "run_started",
-            self._position(),
             **start_record(self.task, self.options, self.grower, self._total),
             device=str(self._device),
             deterministic=self._deterministic,
@@ -306,7 +300,7 @@ class Engine:
         if executor is not None and executor.trial is not None:
             seed = executor.trial.seed
             executor.cull(seed.id, trouble)
-            self._emergency("SEVERE", trouble, seed=seed.id)
+            self._chronicle.emergency("SEVERE", trouble, seed=seed.id)
             self._loss_guard.calm()
         else:
             self._recover(trouble)
@@ -319,7 +313,7 @@ class Engine:
         way = self._recovery.before(step) if stuck < len(LEVELS) else None
         if way is None:
             raise LossError(f"{trouble}; {remedy(past[-stuck:] if stuck else [], self._steps)}")
-        self._emergency(LEVELS[stuck], trouble)
+        self._chronicle.emergency(LEVELS[stuck], trouble)
         self._go_back(way, cause="guard", reason=trouble, rate_factor=RATE_FACTOR ** (stuck + 1))
 
     # -- boundaries ----------------------------------------------------------------------------
@@ -335,15 +329,17 @@ class Engine:
         training_loss = float(tally.loss) / tally.steps
         self._obey_operator()
         report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
-        self._note_command(report)
+        if self.grower.executor is not None:
+            self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
         self._record_boundary(report, tally)
-        self._record_reports(report.metrics)
+        if self.grower.executor is not None:
+            self._chronicle.close_due(self.grower.executor, report.metrics)
         if self._boundary % self.options.checkpoint_every == 0:
             self._save()
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally) -> None:
         position = self._position()
-        self._tell_transitions(report.transitions)
+        self._chronicle.transitions(report.transitions)
         executor = self.grower.executor
         added = 0 if executor is None else executor.added_parameters
         entry = {
@@ -356,7 +352,7 @@ class Engine:
             "seeds": seed_records(executor, ended=False),
             "hardware": hardware_context(self._device),
         }
-        self._journal.record("boundary", position, **entry)
+        self._chronicle.note("boundary", **entry)
         self._history.append({**position, **report.metrics, "parameters": entry["parameters"]})
         self._look_for_a_stall()
 
@@ -371,7 +367,7 @@ class Engine:
         self._is_stalled = since >= patience
         if self._is_stalled:
             reason = f"{key} was at its best {since} boundaries ago (run.patience = {patience})"
-            self._journal.record("early_stop", self._position(), reason=reason)
+            self._chronicle.note("early_stop", reason=reason)
 
     def _overhead(self, tally: Tally) -> float | None:
         """Return the time of all steps so far over that of the host's own part of them.
@@ -382,13 +378,8 @@ class Engine:
         self._total_s += tally.total_s
         return self._total_s / self._host_s if self._host_s else None
 
-    def _record_reports(self, metrics: dict[str, float]) -> None:
-        executor = self.grower.executor
-        if executor is not None:
-            for report in self._reports.close_due(
-                executor.seeds, boundary=self._boundary, metrics=metrics
-            ):
-                self._tell("field_report", **report)
+    def _command_id(self) -> str:
+        return self._chronicle.command_id(f"c{self._boundary}")
 
     def _decide(self, policy: Policy, view: View) -> Decision:
         """Ask the policy and journal its answer; a resumed run repeats what it had journaled."""
@@ -400,86 +391,34 @@ class Engine:
                 recorded[0]["reason"],
                 recorded[0]["probability"],
             )
-        self._tell(
-            "decision",
-            command={"id": self._id(f"c{self._boundary}"), **decision.command.to_json()},
-            reason=decision.reason,
-            policy=policy.name,
-            policy_version=policy.version,
-            probability=decision.probability,
-            alternatives=[dict(entry) for entry in decision.alternatives],
-        )
+        self._chronicle.decision(self._command_id(), decision, policy.name, policy.version)
         return decision
-
-    def _note_command(self, report: BoundaryReport) -> None:
-        """Open the field report's window of what was carried out at this boundary."""
-        command = report.decision.command
-        executor = self.grower.executor
-        if isinstance(command, NoOp) or executor is None:
-            return
-        if report.refused is not None:
-            self._refuse(report.refused)
-            return
-        command_id = self._id(f"c{self._boundary}")
-        if isinstance(command, Germinate):
-            count = len(command.candidates)
-            seeds = list(executor.seeds)[-count:]
-            self._open_window(command_id, "GERMINATE", seeds, report.metrics)
-        else:
-            self._open_window(command_id, "CULL", [command.seed], report.metrics)
-
-    def _id(self, name: str) -> str:
-        """Return a command's id: what is done again after a rollback is another command."""
-        return f"{name}r{self._journal.rollbacks}" if self._journal.rollbacks else name
-
-    def _open_window(
-        self, command_id: str, operation: str, seeds: list[str], metrics: dict[str, float]
-    ) -> None:
-        self._reports.open(
-            command_id,
-            operation,
-            seeds,
-            boundary=self._boundary,
-            step=self._steps,
-            metrics=metrics,
-        )
 
     def _obey_operator(self) -> None:
         """Carry out what operators asked for, or had asked for before a resume."""
         due = self._operator.due(self._boundary)
+        chronicle, executor = self._chronicle, self.grower.executor
         for number, (command, request) in enumerate(due, start=1):
-            command_id = self._id(f"o{self._boundary}.{number}")
-            executor = self.grower.executor
+            command_id = chronicle.command_id(f"o{self._boundary}.{number}")
             known = executor is not None and command.seed in executor.seeds
-            self._tell(
-                "decision",
-                command={"id": command_id, **command.to_json()},
-                reason="asked for by an operator" if known else "refused: no such seed",
-                policy=OPERATOR,
-                policy_version="1",
-                probability=1.0,
-                alternatives=[],
-                request=request,
-            )
+            reason = "asked for by an operator" if known else "refused: no such seed"
+            chronicle.request(command_id, command, reason, by=OPERATOR, number=request)
             if not known:
                 continue
             try:
                 self.grower.carry_out(command)
             except CommandRefusedError as refusal:
-                self._refuse(str(refusal), request=request)
+                chronicle.refuse(str(refusal), request=request)
             else:
                 metrics = self.grower.history[-1] if self.grower.history else {}
-                self._open_window(command_id, "CULL", [command.seed], metrics)
+                chronicle.open_window(command_id, "CULL", [command.seed], metrics)
 
     def _finish(self) -> None:
-        if self.grower.executor is None:
-            return
-        self._tell_transitions(self.grower.finish(self.task.validation_loader))
-        metrics = self.grower.history[-1] if self.grower.history else {}
-        for report in self._reports.close_all(
-            self.grower.executor.seeds, boundary=self._boundary, metrics=metrics
-        ):
-            self._tell("field_report", **report)
+        executor = self.grower.executor
+        if executor is not None:
+            self._chronicle.transitions(self.grower.finish(self.task.validation_loader))
+            metrics = self.grower.history[-1] if self.grower.history else {}
+            self._chronicle.close_all(executor, metrics)
 
     # -- steering ------------------------------------------------------------------------------
 
@@ -491,7 +430,7 @@ class Engine:
                     self._ending = "stopped" if steer.kind == "stop" else "drained"
                 elif steer.kind in ("pause", "resume"):
                     paused = steer.kind == "pause"
-                    self._journal.record(f"{steer.kind}d", self._position())
+                    self._chronicle.note(f"{steer.kind}d")
                 elif steer.kind == "cull":
                     self._operator.ask(steer)
                 elif not self._journal.met(steer.request):
@@ -507,12 +446,12 @@ class Engine:
         self._recovery.save(self._steps, self._state)
         if self._checkpoints is not None:
             for written in self._checkpoints.take_written():
-                self._journal.record("checkpoint", self._position(), **written.to_json())
+                self._chronicle.note("checkpoint", **written.to_json())
 
     def _state(self) -> dict[str, Any]:
         return {
             "grower": self.grower.state_dict(),
-            "reports": self._reports.state_dict(),
+            "chronicle": self._chronicle.state_dict(),
             "loader": self._loader.state_dict(),
             "random": global_random.capture(),
             "steps": self._steps,
@@ -522,7 +461,6 @@ class Engine:
             "total_s": self._total_s,
             "macs_per_sample": self._macs_per_sample,
             "history": self._history,
-            "told": self._told,
             "is_stalled": self._is_stalled,
             "loss_guard": self._loss_guard.state_dict(),
             "tally": self._tally.to_state(),
@@ -541,7 +479,7 @@ class Engine:
             way = self._recovery.before(step_after(wanted, self._steps, self._history))
         if way is None:
             kept = self._recovery.boundaries(self._history)
-            self._refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
+            self._chronicle.refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
             return
         reason = "asked for by an operator"
         self._go_back(way, cause="operator", reason=reason, request=steer.request)
@@ -563,13 +501,9 @@ class Engine:
         self._recovery.wait()  # on disk before the journal names it
         executor = self.grower.executor
         if executor is not None:
-            for report in self._reports.abort_after(
-                executor.seeds, to_boundary=state["boundary"], boundary=self._boundary
-            ):
-                self._tell("field_report", **report)
-        self._journal.record(
+            self._chronicle.abort_after(executor, state["boundary"])
+        self._chronicle.note(
             "rollback",
-            self._position(),
             to_boundary=state["boundary"],
             to_step=state["steps"],
             cause=cause,
@@ -602,9 +536,8 @@ class Engine:
         self._clock = WallClock(state["wall_s"])
         self._journal.announce_again(self._journal.resume(state["journal_seq"]))
         reason = machine_difference(state["machine"], self._device) or self._other_batches()
-        self._journal.record(
+        self._chronicle.note(
             "resumed",
-            self._position(),
             from_boundary=self._boundary,
             bitwise=reason is None,
             reason=reason or "the same machine, and the training loader repeats itself",
@@ -630,7 +563,7 @@ class Engine:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.grower.load_state_dict(state["grower"])
-        self._reports.load_state_dict(state["reports"])
+        self._chronicle.load_state_dict(state["chronicle"])
         self._loader.load_state_dict(state["loader"])
         for name in _COUNTED:
             setattr(self, f"_{name}", state[name])
@@ -638,40 +571,19 @@ class Engine:
         self._loss_guard.load_state_dict(state["loss_guard"])
         global_random.restore(state["random"])
 
-    # -- what is told --------------------------------------------------------------------------
-
-    def _tell(self, kind: str, **fields: Any) -> None:
-        record = self._journal.record(kind, self._position(), **fields)
-        self._told[kind].append(record)
-
-    def _tell_transitions(self, transitions: Iterable[Transition]) -> None:
-        for transition in transitions:
-            self._tell("transition", **transition_record(transition))
-            gate = transition.gate
-            if gate is not None and SPOILT_TWIN in gate.numbers:
-                self._emergency("SEVERE", gate.reason, seed=transition.seed.id)
-
-    def _emergency(self, level: str, reason: str, *, seed: str | None = None) -> None:
-        self._journal.record("emergency", self._position(), level=level, reason=reason, seed=seed)
-
-    def _refuse(self, reason: str, *, request: int | None = None) -> None:
-        self._journal.record("command_refused", self._position(), reason=reason, request=request)
-
-    def _report_violation(self, message: str) -> None:
-        self._journal.record("rate_violation", self._position(), reason=message)
-
     def _position(self) -> dict[str, Any]:
         return {"boundary": self._boundary, "step": self._steps, "epoch": self._loader.epoch}
 
     def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:
+        told = self._chronicle.told
         compute = compute_of(self.grower.executor, self._macs_per_sample * self._samples)
         return Outcome(
             state,
             self.grower,
             self._history,
-            self._told["field_report"],
-            self._told["transition"],
-            self._told["decision"],
+            told["field_report"],
+            told["transition"],
+            told["decision"],
             test,
             wall_s,
             compute,

@@ -35,7 +35,7 @@ class LRController:
         *,
         warmup_steps: int,
         scheduler: LRScheduler | None = None,
-        on_violation: Callable[[str], None] | None = None,
+        on_violation: Callable[[str], object] | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._scheduler = scheduler

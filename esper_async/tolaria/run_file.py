@@ -73,6 +73,7 @@ class GrowthSection(StrictModel):
     shadow_every: int = Field(default=2, ge=1)
     dwell_steps: int = Field(default=200, ge=1)
     ramp_boundaries: int = Field(default=3, ge=1)
+    ramp: Literal["linear", "cosine", "sigmoid"] = "linear"
     window_boundaries: int = Field(default=3, ge=1)
     max_windows: int = Field(default=3, ge=1)
     embargo_boundaries: int = Field(default=2, ge=0)
