@@ -131,7 +131,7 @@ def test_a_seed_lives_its_whole_life_in_every_mode(blend: Any, kind: Any) -> Non
     assert seed.alpha == 1.0
     if seed.graft.gate is not None:
         assert differing(born, seed.graft.state_dict()) != []
-        assert float(seed.graft.gate.bias) != 3.0
+        assert seed.graft.gate.bias.item() != 3.0
     copied = copy.deepcopy(plot.model)
     plot.model.eval()
     copied.eval()
