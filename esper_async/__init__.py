@@ -1,22 +1,24 @@
 """Grow a PyTorch model while it trains.
 
-The public names are `Task`, `grow`, `Grower`, `save_grown` and `load_grown`; each is imported on
-first use, so that `import esper_async` costs nothing and the supervisor never pulls in torch.
+The public names are in `__all__`; each is imported on first use, so that `import esper_async` costs
+nothing and the supervisor never pulls in torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper_async.kasmina.micro_batches import MicroBatches
     from esper_async.tolaria.grow import grow
     from esper_async.tolaria.grower import Grower
     from esper_async.tolaria.grown import load_grown, save_grown
     from esper_async.tolaria.task import Task
 
-__all__ = ["Grower", "Task", "grow", "load_grown", "save_grown"]
+__all__ = ["Grower", "MicroBatches", "Task", "grow", "load_grown", "save_grown"]
 
 _HOMES = {
     "Grower": "esper_async.tolaria.grower",
+    "MicroBatches": "esper_async.kasmina.micro_batches",
     "Task": "esper_async.tolaria.task",
     "grow": "esper_async.tolaria.grow",
     "load_grown": "esper_async.tolaria.grown",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper_async.kasmina.kernels.graft import attach, detach
+from esper_async.kasmina.precision import Precision, unscale
 from esper_async.kasmina.seed import Seed
 
 
@@ -22,21 +23,44 @@ class Branch:
     that accumulation and skipped steps hold for them too.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, *, clip_norm: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        clip_norm: float,
+        precision: Precision | None = None,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.precision = precision or Precision()
         self.seed_optimizers: dict[str, Optimizer] = {}
         self.seed_order: list[str] = []
         self._clip_norm = clip_norm
         self._settings_used: dict[str, list[dict[str, Any]]] = {}
+        self._stepped = False
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
 
     def _step_seeds(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._settings_used = {name: _scheduled(o) for name, o in self.optimizers().items()}
+        self._stepped = True
+        scaler = self.precision.scaler(optimizer)
         for seed_optimizer in self.seed_optimizers.values():
-            clip_gradients(seed_optimizer, self._clip_norm)
-            seed_optimizer.step()
+            if scaler is None or unscale(seed_optimizer, scaler):
+                clip_gradients(seed_optimizer, self._clip_norm)
+                seed_optimizer.step()
             seed_optimizer.zero_grad(set_to_none=True)
+
+    def settle(self) -> None:
+        """End a step: where the host's was given up, the gradients of the seeds are dropped, too.
+
+        It was given up if its gradients are gone, or are not finite, without a step; where they
+        are sound they wait for more of them, or for a step to come.
+        """
+        if not self._stepped and self.seed_optimizers and not _has_sound_gradients(self.optimizer):
+            for seed_optimizer in self.seed_optimizers.values():
+                seed_optimizer.zero_grad(set_to_none=True)
+        self._stepped = False
 
     def attach(self, seed: Seed) -> None:
         """Join a seed to the network: forward pass, module tree and optimizer."""
@@ -55,7 +79,7 @@ class Branch:
         """Stop training a seed that stays in the network."""
         self.seed_optimizers.pop(seed.id, None)
         seed.optimizer = None
-        for parameter in seed.kernel.parameters():
+        for parameter in seed.graft.parameters():
             parameter.requires_grad_(False)
 
     def copy(self) -> "Branch":
@@ -67,7 +91,8 @@ class Branch:
         memo: dict[int, Any] = {}
         model = copy.deepcopy(self.model, memo)
         optimizer = copy.deepcopy(self.optimizer, memo)
-        twin = Branch(model, optimizer, clip_norm=self._clip_norm)
+        twin = Branch(model, optimizer, clip_norm=self._clip_norm, precision=self.precision)
+        self.precision.follow(optimizer, self.optimizer)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
             twin.seed_optimizers[seed_id] = copy.deepcopy(seed_optimizer, memo)
         twin.seed_order = list(self.seed_order)
@@ -104,6 +129,7 @@ class Branch:
             for name, buffer in other.model.named_buffers():
                 buffers[name].copy_(buffer)
         _move_state(other.optimizer, self.optimizer)
+        self.precision.follow(self.optimizer, other.optimizer)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
             _move_state(other.seed_optimizers[seed_id], seed_optimizer)
 
@@ -119,6 +145,7 @@ class Branch:
             "seed_optimizers": {
                 key: optimizer.state_dict() for key, optimizer in self.seed_optimizers.items()
             },
+            "scaler": self.precision.state_of(self.optimizer),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -127,6 +154,7 @@ class Branch:
         self.optimizer.load_state_dict(state["optimizer"])
         for key, saved in state["seed_optimizers"].items():
             self.seed_optimizers[key].load_state_dict(saved)
+        self.precision.load_state_of(self.optimizer, state["scaler"])
 
 
 _SCHEDULED = ("lr", "momentum", "betas", "weight_decay")
@@ -143,6 +171,12 @@ def clip_gradients(optimizer: Optimizer, limit: float) -> None:
     """Scale the gradients of an optimizer's parameters to a total norm of at most `limit`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def _has_sound_gradients(optimizer: Optimizer) -> bool:
+    owned = (p for group in optimizer.param_groups for p in group["params"])
+    gradients = [p.grad for p in owned if p.grad is not None]
+    return bool(gradients) and all(bool(torch.isfinite(g).all()) for g in gradients)
 
 
 def _move_state(source: Optimizer, target: Optimizer) -> None:

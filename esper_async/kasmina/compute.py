@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esper_async.kasmina.call import Call, Forward, cloned_buffers, first_batch_size
 from esper_async.kasmina.evaluation import Loss
+from esper_async.kasmina.micro_batches import parts_of, step_size
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.user_code import blaming
 
@@ -62,17 +63,18 @@ class ComputeAccount:
     def host_step(self, batch: Any) -> None:
         """Bill one training step of the host."""
         if "host" not in self._a_sample:
-            self._a_sample["host"] = training_macs(self._model, self._forward, batch, self._loss)
-        self.host_macs += first_batch_size(batch) * self._a_sample["host"]
+            first = parts_of(batch)[0]
+            self._a_sample["host"] = training_macs(self._model, self._forward, first, self._loss)
+        self.host_macs += step_size(batch) * self._a_sample["host"]
 
     def twin_step(self, batch: Any) -> None:
         """Bill one training step of the twin, which costs what the host did before the blend."""
         self.twin_steps += 1
-        self.twin_macs += first_batch_size(batch) * self._a_sample["twin"]
+        self.twin_macs += step_size(batch) * self._a_sample["twin"]
 
     def shadow_pass(self, seed_id: str, batch: Any, work: Callable[[], object]) -> None:
         """Do and bill one shadow pass of a seed."""
-        size = first_batch_size(batch)
+        size = step_size(batch)
         if seed_id in self._a_sample:
             work()
         else:

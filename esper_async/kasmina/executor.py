@@ -260,6 +260,7 @@ class Executor:
                 batch,
                 self._loss.mean,
                 clip_norm=self.options.clip_norm,
+                precision=self.branch.precision,
             )
             self.compute.shadow_pass(seed.id, batch, learn)
 
@@ -375,6 +376,7 @@ class Executor:
             train_step=self._train_step,
             stream=RandomStream(fresh_stream(self._run_seed, "twin", seed.id)),
             ramp_steps=self.options.ramp_boundaries * self.steps_per_boundary,
+            schedule=seed.candidate.ramp or self.options.ramp,
             horizon_steps=self.options.window_boundaries * self.steps_per_boundary,
         )
 
@@ -511,6 +513,9 @@ class Executor:
         return {
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "training": [seed.id for seed in self._training],
+            "scalers": {
+                seed.id: self.branch.precision.state_of(seed.optimizer) for seed in self._training
+            },
             "kept": [
                 seed_id
                 for seed_id in self.branch.seed_order
@@ -534,9 +539,11 @@ class Executor:
                 seed.optimizer = sibling_optimizer(self.branch.optimizer, seed.graft.parameters())
                 load_seed(seed, saved)
                 if self.options.fossilized_frozen and seed.stage is Stage.FOSSILIZED:
-                    seed.kernel.requires_grad_(False)
+                    seed.graft.requires_grad_(False)
             self.seeds[seed.id] = seed
         self._training = [self.seeds[seed_id] for seed_id in state["training"]]
+        for seed_id, scaler in state["scalers"].items():
+            self.branch.precision.load_state_of(self.seeds[seed_id].optimizer, scaler)
         for seed_id in state["kept"]:
             self.branch.attach(self.seeds[seed_id])
         if state["trial"] is not None:

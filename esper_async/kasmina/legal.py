@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from esper_async.kasmina.certificate import Certificate
 from esper_async.kasmina.kernels import KernelRefusedError, blueprints_for, kernel_class
-from esper_async.kasmina.kernels.graft import BlendMode
+from esper_async.kasmina.kernels.graft import BlendMode, fitting_blend
 from esper_async.kasmina.proof import certificate_key, prove
 from esper_async.kasmina.sites import Site
 
@@ -123,7 +123,7 @@ def legal_pairs(
         certificate = certify(blueprint, site, store, drill=drill)
         if certificate.passed and certificate.parameter_count is not None:
             output = kernel_class(blueprint, drill=drill).output
-            blend: BlendMode = "residual" if output == "change" else "convex"
+            blend: BlendMode = fitting_blend(output)
             found.append(LegalPair(site, blueprint, blend, certificate.parameter_count))
     if progress is not None:
         progress(len(pairs), len(pairs), "done")

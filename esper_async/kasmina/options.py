@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+from esper_async.kasmina.ramp import RAMP_SCHEDULES, RampSchedule
 from esper_async.runtime.strict_model import nearest
 
 _TIERS = ("production", "experimental")
@@ -13,6 +14,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "relative_margins": ("auto", True, False),
     "fossilized_frozen": (True, False),
     "drill": (True, False),
+    "ramp": RAMP_SCHEDULES,
 }
 _AT_LEAST = {
     **dict.fromkeys(
@@ -38,6 +40,7 @@ class GrowthOptions:
         shadow_every: a candidate's shadow pass runs on every so many batches.
         dwell_steps: optimizer steps in TRAINING before a seed is judged.
         ramp_boundaries: boundaries over which alpha rises from 0 to 1.
+        ramp: how it rises, where a candidate does not say: "linear", "cosine" or "sigmoid".
         window_boundaries: boundaries past the ramp after which benefit is judged.
         max_windows: windows after which a seed whose benefit is not shown is culled.
         embargo_boundaries: boundaries a site rests after a cull.
@@ -59,6 +62,7 @@ class GrowthOptions:
     shadow_every: int = 2
     dwell_steps: int = 200
     ramp_boundaries: int = 3
+    ramp: RampSchedule = "linear"
     window_boundaries: int = 3
     max_windows: int = 3
     embargo_boundaries: int = 2

@@ -6,7 +6,7 @@ import torch
 from torch.optim import Optimizer
 
 from esper_async.kasmina.kernels import build_kernel
-from esper_async.kasmina.kernels.graft import BlendMode, Graft
+from esper_async.kasmina.kernels.graft import BlendMode, Graft, fitting_blend
 from esper_async.kasmina.seed import Candidate, Seed, seed_stream
 from esper_async.kasmina.seed_optimizer import sibling_optimizer
 from esper_async.kasmina.sites import Site
@@ -52,8 +52,8 @@ def build_graft(
         seed=run_seed * 1000 + number,
         drill=drill,
     )
-    mode: BlendMode = "residual" if kernel.output == "change" else "convex"
-    return Graft(kernel, form=site.form, mode=candidate.blend or mode).to(device)
+    mode: BlendMode = candidate.blend or fitting_blend(kernel.output)
+    return Graft(kernel, form=site.form, mode=mode, channels=site.interface.channels).to(device)
 
 
 def make_seed(

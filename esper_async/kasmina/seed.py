@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.kernels.graft import BlendMode, Graft
 from esper_async.kasmina.quantity import Quantity
+from esper_async.kasmina.ramp import RampSchedule
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
@@ -21,12 +22,16 @@ GRADIENT_GRACE_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A kernel proposed for a site: what a GERMINATE command plants."""
+    """A kernel proposed for a site: what a GERMINATE command plants.
+
+    `blend` None is what fits the kernel, `ramp` None the run's own.
+    """
 
     site: str
     blueprint: str
     blend: BlendMode | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    ramp: RampSchedule | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -35,6 +40,7 @@ class Candidate:
             "blueprint": self.blueprint,
             "blend": self.blend,
             "parameters": dict(self.parameters),
+            "ramp": self.ramp,
         }
 
 
@@ -125,7 +131,7 @@ class Seed:
     @property
     def alpha(self) -> float:
         """How far the seed is blended in: 0 before BLENDING, although its shadow is fully on."""
-        return float(self.graft.alpha) if self.stage >= Stage.BLENDING else 0.0
+        return float(self.graft.alpha.mean()) if self.stage >= Stage.BLENDING else 0.0
 
     def amend(
         self, gate: GateResult, remark: str | None, numbers: Mapping[str, float]
@@ -139,7 +145,7 @@ class Seed:
 
     def release(self, boundary: int) -> None:
         """Free what a removed seed held: its kernel, its optimizer state, its buffers."""
-        self.graft = Graft(nn.Identity(), form=self.site.form, mode=self.graft.mode)
+        self.graft = Graft(nn.Identity(), form=self.site.form, mode="residual")
         self.optimizer = None
         self.buffers = {}
         self.gradients = GradientRecord()

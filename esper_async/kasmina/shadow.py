@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from esper_async.kasmina.call import Call, contiguous, detached_parameters
 from esper_async.kasmina.evaluation import Loss, Variant
 from esper_async.kasmina.kernels.graft import Graft, GraftHook
+from esper_async.kasmina.micro_batches import parts_of
+from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.user_code import blaming
 
@@ -55,37 +58,62 @@ def shadow_tensors(model: nn.Module, seed: Seed) -> dict[str, Tensor]:
     return {**detached_parameters(model), **seed.buffers}
 
 
-def shadow_step(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: float) -> Tensor:
-    """Train a seed on one batch and return the loss () that it would have caused.
+def shadow_step(
+    call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: float, precision: Precision
+) -> Tensor:
+    """Train a seed on the batch or batches of a step; return the loss () it would have caused.
 
     The kernel's gradients are scaled to a norm of at most `clip_norm`.
     """
     # In torch 2.8 a backward pass through detached channels-last weights can end the process.
     tensors = contiguous(shadow_tensors(call.model, seed))
-    batch = contiguous(batch)
+    parts = parts_of(contiguous(batch))
+    values = []
     with seed.stream.active(), switched_on(call.model, seed), torch.enable_grad():  # type: ignore[no-untyped-call]
-        output, target = call.with_tensors(tensors, batch)
-        with blaming("loss"):
-            value = loss(output, target)
+        for part in parts:
+            with precision.autocast():
+                output, target = call.with_tensors(tensors, part)
+                with blaming("loss"):
+                    value = loss(output, target)
+            if seed.optimizer is not None:
+                _add_gradients(seed, value if len(parts) == 1 else value / len(parts), precision)
+            values.append(value.detach())
         if seed.optimizer is not None:
-            _learn(seed, value, clip_norm)
-    return value.detach()
+            _learn(seed, seed.optimizer, clip_norm, precision)
+    return values[0] if len(values) == 1 else torch.stack(values).mean()
 
 
-def _learn(seed: Seed, value: Tensor, clip_norm: float) -> None:
-    parameters = [p for p in seed.kernel.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    known = [
-        torch.zeros_like(parameter) if gradient is None else gradient
-        for parameter, gradient in zip(parameters, gradients, strict=True)
-    ]
-    total = seed.gradients.note(torch.stack(torch._foreach_norm(known)))
-    torch._foreach_mul_(known, torch.clamp(clip_norm / (total + 1e-6), max=1.0))
-    for parameter, gradient in zip(parameters, known, strict=True):
-        parameter.grad = gradient
+def _add_gradients(seed: Seed, value: Tensor, precision: Precision) -> None:
     assert seed.optimizer is not None
-    seed.optimizer.step()
-    seed.optimizer.zero_grad(set_to_none=True)
+    scaler = precision.scaler(seed.optimizer)
+    parameters = _trained(seed)
+    scaled = value if scaler is None else scaler.scale(value)
+    gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        known = torch.zeros_like(parameter) if gradient is None else gradient
+        parameter.grad = known if parameter.grad is None else parameter.grad + known
+
+
+def _learn(seed: Seed, optimizer: Optimizer, clip_norm: float, precision: Precision) -> None:
+    scaler = precision.scaler(optimizer)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    known = [parameter.grad for parameter in _trained(seed) if parameter.grad is not None]
+    norms = torch.stack(torch._foreach_norm(known))
+    overflows = scaler is not None and not bool(torch.isfinite(norms).all())
+    if not overflows:  # one that the scale explains says nothing of the kernel's health
+        total = seed.gradients.note(norms)
+        torch._foreach_mul_(known, torch.clamp(clip_norm / (total + 1e-6), max=1.0))
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _trained(seed: Seed) -> list[nn.Parameter]:
+    return [parameter for parameter in seed.graft.parameters() if parameter.requires_grad]
 
 
 def shadow_variant(call: Call, seed: Seed) -> Variant:

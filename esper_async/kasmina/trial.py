@@ -8,6 +8,7 @@ goes back to it where there is no twin, or where the twin is not finite.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,6 +17,7 @@ from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.evaluation import Variant
 from esper_async.kasmina.memory import TwinChoice
+from esper_async.kasmina.ramp import RampSchedule, ramp
 from esper_async.kasmina.random_state import RandomStream
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.snapshot import Snapshot
@@ -33,6 +35,7 @@ class Trial:
         train_step: trains the twin on a batch; not called without one.
         stream: the twin's random numbers.
         ramp_steps: optimizer steps over which alpha rises to 1.
+        schedule: how it rises.
         horizon_steps: horizon of the averaged weights.
     """
 
@@ -45,6 +48,7 @@ class Trial:
         train_step: TrainStep | None,
         stream: RandomStream,
         ramp_steps: int,
+        schedule: RampSchedule,
         horizon_steps: int,
     ) -> None:
         self.seed = seed
@@ -56,6 +60,7 @@ class Trial:
         self.stream = stream
         self.ramp_steps = max(ramp_steps, 1)
         self.ramp_step = 0
+        self._schedule = schedule
         self.boundaries_past_ramp = 0
         self._train_step = train_step
         self._horizon = horizon_steps
@@ -85,13 +90,14 @@ class Trial:
         """Go on by one optimizer step: alpha, the twin, the averages."""
         if not self.ramp_complete:
             self.ramp_step += 1
-            self.seed.graft.set_alpha(self.ramp_step / self.ramp_steps)
+            self.seed.graft.set_alpha(ramp(self._schedule, self.ramp_step / self.ramp_steps))
         if self._twin is not None and self._train_step is not None:
             self._twin.follow_schedule(self.branch)
             for part, same in self._modes:
                 same.training = part.training
             with self.stream.active():
                 self._train_step(self._twin.model, self._twin.optimizer, batch)
+            self._twin.settle()
         if self.average is not None:
             self.average.update()
         if self.twin_average is not None:
@@ -107,7 +113,7 @@ class Trial:
         """Return what to evaluate at a boundary: the off-path, and the averaged branches."""
         alpha = f"{self.seed.site.path}.{self.seed.attribute}.alpha"
         call = Call(self.branch.model, forward)
-        off = {alpha: self.seed.graft.alpha.new_zeros(())}
+        off = {alpha: torch.zeros_like(self.seed.graft.alpha)}
         found: dict[str, Variant] = {"off": _swapped(call, off)}
         if self.average is not None and self.average.steps:
             found["averaged"] = _swapped(call, self.average.tensors())

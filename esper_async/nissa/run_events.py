@@ -14,6 +14,7 @@ _NOTES = {
     "resumed": ("info", "The run goes on."),
     "rollback": ("warning", "The run went back."),
     "command_refused": ("warning", "A command was refused:"),
+    "early_stop": ("info", "Training ended early:"),
     "emergency": ("critical", "An emergency."),
 }
 _ON_TRIAL = ("BLENDING", "SHADOWING", "PROBATIONARY")

@@ -20,7 +20,7 @@ ENDED: Final = frozenset({"completed", "failed", "stopped"})
 _PLACE = ("seq", "time", "boundary", "epoch", "step")
 _NOTES = (
     "checkpoint", "rollback", "command_refused", "emergency", "paused", "resumed", "run_started",
-    "run_ended",
+    "run_ended", "early_stop",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from esper_async.kasmina.call import (
 )
 from esper_async.kasmina.evaluation import SampleLoss
 from esper_async.kasmina.kernels import blueprints_for, build_kernel
-from esper_async.kasmina.kernels.graft import Graft, GraftHook
+from esper_async.kasmina.kernels.graft import Graft, GraftHook, fitting_blend
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.sites import NoSiteError, Site, find_sites
 from esper_async.kasmina.user_code import UserCodeError, blaming
@@ -171,8 +171,7 @@ def _check_sites(task: Task, run_file: RunFile, batch: Any, document: dict[str, 
 def _runs(task: Task, site: Site, blueprint: str, batch: Any, document: dict[str, Any]) -> bool:
     """Push the batch through the network with a candidate fully on."""
     kernel = build_kernel(blueprint, site.interface, seed=0)
-    mode: Any = "residual" if kernel.output == "change" else "convex"
-    graft = Graft(kernel, form=site.form, mode=mode)
+    graft = Graft(kernel, form=site.form, mode=fitting_blend(kernel.output))
     graft.set_alpha(1.0)
     handle = task.model.get_submodule(site.path).register_forward_hook(GraftHook(graft))
     tensors: Mapping[str, Tensor] = {

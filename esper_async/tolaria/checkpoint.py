@@ -5,7 +5,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -66,15 +66,16 @@ class CheckpointStore:
         self._written: list[Written] = []
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Copy `state` and write it beside the caller, once an earlier write has ended.
+        """Write `state` beside the caller, once an earlier write has ended.
+
+        Nobody may change it any more; `snapshot` makes a copy that nobody does.
 
         Raises:
             CheckpointError: the write before this one failed.
         """
-        copied = snapshot(state)
         self.wait()
         self._thread = threading.Thread(
-            target=self._write, args=(step, copied), name="checkpoint", daemon=True
+            target=self._write, args=(step, state), name="checkpoint", daemon=True
         )
         self._thread.start()
 
@@ -102,16 +103,10 @@ class CheckpointStore:
                     return loaded
         return None
 
-    def boundaries(self, history: Iterable[Mapping[str, Any]]) -> list[int]:
-        """Return the boundaries at which the checkpoints were taken, oldest first.
-
-        `history` has the run's boundaries with their steps; a checkpoint from between two of them
-        counts as the earlier one's.
-        """
+    def steps(self) -> list[int]:
+        """Return the steps at which checkpoints were taken, oldest first."""
         self.wait()
-        steps = sorted(int(path.stem) for path in self._folder.glob("*.json"))
-        passed = [(entry["step"], entry["boundary"]) for entry in history]
-        return [max((b for at, b in passed if at <= step), default=0) for step in steps]
+        return sorted(int(path.stem) for path in self._folder.glob("*.json"))
 
     def drop_after(self, step: int) -> None:
         """Drop the checkpoints taken after `step`: a crash from here on resumes from before it."""

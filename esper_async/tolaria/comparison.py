@@ -106,7 +106,12 @@ def plant_from_scratch(model: torch.nn.Module, kept: Sequence[Seed], *, seed: in
             planted.candidate.parameters,
             seed=seed * 1000 + 900 + number,
         )
-        graft = Graft(kernel, form=planted.graft.form, mode=planted.graft.mode)
+        graft = Graft(
+            kernel,
+            form=planted.graft.form,
+            mode=planted.graft.mode,
+            channels=planted.site.interface.channels,
+        )
         graft.set_alpha(1.0)
         attach(model.get_submodule(planted.site.path), graft, planted.attribute)
 

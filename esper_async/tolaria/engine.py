@@ -8,44 +8,54 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from esper_async.kasmina.call import default_forward, first_batch_size, move
+from esper_async.kasmina.call import default_forward, move
 from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
-from esper_async.kasmina.gates import SPOILT_TWIN
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
+from esper_async.kasmina.micro_batches import parts_of, step_size
 from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.user_code import UserCodeError
-from esper_async.tamiyo.command import Decision, Germinate, NoOp, command_from_json
+from esper_async.tamiyo.command import Decision, command_from_json
 from esper_async.tamiyo.policies import Policy
-from esper_async.tamiyo.reports import ReportBook
 from esper_async.tamiyo.view import View
 from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint import CheckpointStore
+from esper_async.tolaria.chronicle import Chronicle
 from esper_async.tolaria.control import Control, NoControl, Steer
+from esper_async.tolaria.early_stop import boundaries_since_best
 from esper_async.tolaria.epoch_loader import EpochLoader
-from esper_async.tolaria.grower import BoundaryReport, Grower, Transition
+from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
+from esper_async.tolaria.loss_guard import LossGuard
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
-from esper_async.tolaria.records import seed_records, start_record, transition_record
+from esper_async.tolaria.records import seed_records, start_record
+from esper_async.tolaria.recovery import (
+    LEVELS,
+    RATE_FACTOR,
+    Recovery,
+    WayBack,
+    remedy,
+    times_stuck,
+)
 from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
-    NonFiniteLossError,
+    LossError,
     be_deterministic,
-    check_finite,
     choose_device,
     choose_threads,
     count_boundaries,
     make_scheduler,
     make_train_step,
 )
-from esper_async.tolaria.way_back import no_way_back, state_before
+from esper_async.tolaria.way_back import no_way_back, step_after
 
 _COUNTED = (
     "steps",
@@ -55,7 +65,7 @@ _COUNTED = (
     "total_s",
     "macs_per_sample",
     "history",
-    "told",
+    "is_stalled",
 )
 _COMPARED_BATCHES = 2
 MODEL_FILE = "model.pt"
@@ -99,6 +109,8 @@ class Engine:
         self._run_id = run_id
         self._folder = folder
         self._checkpoints = None if folder is None else CheckpointStore(folder / "checkpoints")
+        self._recovery = Recovery(self._checkpoints, in_memory=options.in_memory)
+        self._loss_guard = LossGuard()
         self._journal = RunJournal(
             run_id, None if folder is None else folder / "journal.jsonl", listener
         )
@@ -114,12 +126,12 @@ class Engine:
         # elsewhere each look at a loss would wait for the device: the sum is looked at instead
         self._guards_each_step = self._device.type == "cpu"
         self._history: list[dict[str, Any]] = []
-        kinds = ("field_report", "transition", "decision")
-        self._told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+        self._chronicle = Chronicle(self._journal, self._position)
         self._steps = 0
         self._boundary = 0
         self._operator = Operator(self._journal)
         self._rolled_back = False
+        self._is_stalled = False
         self._ending: Literal["stopped", "drained"] | None = None
         self._macs_per_sample = 0.0
         self._samples = 0
@@ -146,19 +158,18 @@ class Engine:
             except UserCodeError as error:
                 raise error.of_task(self._steps, self._loader.epoch) from error.__cause__
             finally:
-                if self._checkpoints is not None:
-                    self._checkpoints.wait()
+                self._recovery.wait()
 
     def record_end(self, result: Mapping[str, Any]) -> None:
         """Write the run's last record."""
-        self._journal.record("run_ended", self._position(), **result)
+        self._chronicle.note("run_ended", **result)
 
     def refuse_unmet(self, asked: Iterable[Steer]) -> None:
         """Record of each numbered request that it came too late for the run to carry it out."""
         for steer in asked:
             if not self._journal.met(steer.request):
                 reason = f"the run had ended before the {steer.kind} could be carried out"
-                self._refuse(reason, request=steer.request)
+                self._chronicle.refuse(reason, request=steer.request)
 
     def close(self) -> None:
         """Close the journal; nothing can be recorded afterwards."""
@@ -168,7 +179,7 @@ class Engine:
         global_random.seed_everything(self.options.seed)
         self._set_up()
         self._resume()
-        while self._boundary < self._total and self._ending is None:
+        while not self._over():
             self._run_epoch()
         if self._ending == "drained":
             self._save()
@@ -187,12 +198,13 @@ class Engine:
         self._optimizer = task.make_optimizer(task.model.parameters())
         self._total = count_boundaries(task, options)
         scheduler = make_scheduler(task, self._optimizer, self._total)
-        self._train_step = make_train_step(task)
+        precision = Precision(options.precision, self._device.type)
+        self._train_step = make_train_step(task, precision)
         rates = LRController(
             self._optimizer,
             warmup_steps=options.growth.warmup_steps,
             scheduler=scheduler,
-            on_violation=self._report_violation,
+            on_violation=lambda reason: self._chronicle.note("rate_violation", reason=reason),
         )
         self.grower = Grower(
             task.model,
@@ -212,11 +224,10 @@ class Engine:
             rates=rates,
             supply=self._supply,
             progress=self._progress,
+            precision=precision,
             decide=self._decide,
         )
-        self._reports = ReportBook(
-            self._run_id, self.grower.policy.name, self.grower.policy.version
-        )
+        self._chronicle.name(self._run_id, self.grower.policy)
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
         self._tally = Tally()
         passes = self._total + self.grower.grows  # growth ends with one more
@@ -225,27 +236,30 @@ class Engine:
 
     def _run_epoch(self) -> None:
         self._rolled_back = False
-        for raw in self._loader.batches():
+        for raw in self._loader.steps(self.options.accumulate):
             batch = move(raw, self._device)
             self._train_on(batch)
-            if self._boundary_in_epoch():
+            if self._boundary_in_epoch() and not self._rolled_back:
                 self._pass_boundary()
             self._steer()
-            if self._ending is not None or self._rolled_back or self._boundary >= self._total:
+            if self._rolled_back or self._over():
                 return
         ends = self._loader.epoch >= self.options.epochs and self._tally.steps > 0
         if self.options.boundary_every == "epoch" or ends:
             self._pass_boundary()
             self._steer()
 
+    def _over(self) -> bool:
+        return self._boundary >= self._total or self._ending is not None or self._is_stalled
+
     def _boundary_in_epoch(self) -> bool:
         every = self.options.boundary_every
         return every != "epoch" and self._steps % every == 0
 
     def _train_on(self, batch: Any) -> None:
-        size = first_batch_size(batch)
+        size = step_size(batch)
         if self._steps == 0:
-            self._begin(batch)
+            self._begin(parts_of(batch)[0])
         taken = time.perf_counter()
         with self.grower.step(batch):
             started = time.perf_counter()
@@ -266,9 +280,8 @@ class Engine:
         self._macs_per_sample = training_macs(
             self.task.model, self.task.forward or default_forward, batch, self.task.loss
         )
-        self._journal.record(
+        self._chronicle.note(
             "run_started",
-            self._position(),
             **start_record(self.task, self.options, self.grower, self._total),
             device=str(self._device),
             deterministic=self._deterministic,
@@ -278,37 +291,55 @@ class Engine:
         self._tally = Tally()  # its clock starts with the first step
 
     def _guard(self, loss: Tensor) -> None:
-        """Withdraw the seed on trial when the loss is not finite; without one the run fails."""
-        try:
-            check_finite(loss, self._steps)
-        except NonFiniteLossError as error:
-            executor = self.grower.executor
-            if executor is None or executor.trial is None:
-                raise
+        """Look at a loss (). What is wrong is put right: by a cull, by going back; or told."""
+        trouble = self._loss_guard.look(float(loss))
+        if trouble is None:
+            return
+        trouble = f"{trouble} at step {self._steps}"
+        executor = self.grower.executor
+        if executor is not None and executor.trial is not None:
             seed = executor.trial.seed
-            executor.cull(seed.id, "the training loss was not finite")
-            self._emergency(str(error), seed=seed.id)
+            executor.cull(seed.id, trouble)
+            self._chronicle.emergency("SEVERE", trouble, seed=seed.id)
+            self._loss_guard.calm()
+        else:
+            self._recover(trouble)
+
+    def _recover(self, trouble: str) -> None:
+        """Go back to before the trouble and on at a lower rate; where that is no use, fail."""
+        past = self._journal.guard_rollbacks
+        stuck = times_stuck(past, self._boundary)
+        step = past[-1]["to_step"] if stuck else self._steps
+        way = self._recovery.before(step) if stuck < len(LEVELS) else None
+        if way is None:
+            raise LossError(f"{trouble}; {remedy(past[-stuck:] if stuck else [], self._steps)}")
+        self._chronicle.emergency(LEVELS[stuck], trouble)
+        self._go_back(way, cause="guard", reason=trouble, rate_factor=RATE_FACTOR ** (stuck + 1))
 
     # -- boundaries ----------------------------------------------------------------------------
 
     def _pass_boundary(self) -> None:
         tally, self._tally = self._tally, Tally()
-        self._boundary += 1
         assert tally.loss is not None
         if not self._guards_each_step:
-            self._guard(tally.loss)
+            self._guard(tally.loss / tally.steps)
+            if self._rolled_back:
+                return
+        self._boundary += 1
         training_loss = float(tally.loss) / tally.steps
         self._obey_operator()
         report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
-        self._note_command(report)
+        if self.grower.executor is not None:
+            self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
         self._record_boundary(report, tally)
-        self._record_reports(report.metrics)
-        if self._checkpoints is not None and self._boundary % self.options.checkpoint_every == 0:
+        if self.grower.executor is not None:
+            self._chronicle.close_due(self.grower.executor, report.metrics)
+        if self._boundary % self.options.checkpoint_every == 0:
             self._save()
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally) -> None:
         position = self._position()
-        self._tell_transitions(report.transitions)
+        self._chronicle.transitions(report.transitions)
         executor = self.grower.executor
         added = 0 if executor is None else executor.added_parameters
         entry = {
@@ -321,8 +352,22 @@ class Engine:
             "seeds": seed_records(executor, ended=False),
             "hardware": hardware_context(self._device),
         }
-        self._journal.record("boundary", position, **entry)
+        self._chronicle.note("boundary", **entry)
         self._history.append({**position, **report.metrics, "parameters": entry["parameters"]})
+        self._look_for_a_stall()
+
+    def _look_for_a_stall(self) -> None:
+        """End the run early once its primary metric has not become better for long enough."""
+        patience, key = self.options.patience, self.task.primary_key
+        if patience == 0:
+            return
+        since = boundaries_since_best(
+            self._history, key, larger_is_better=self.task.larger_is_better
+        )
+        self._is_stalled = since >= patience
+        if self._is_stalled:
+            reason = f"{key} was at its best {since} boundaries ago (run.patience = {patience})"
+            self._chronicle.note("early_stop", reason=reason)
 
     def _overhead(self, tally: Tally) -> float | None:
         """Return the time of all steps so far over that of the host's own part of them.
@@ -333,13 +378,8 @@ class Engine:
         self._total_s += tally.total_s
         return self._total_s / self._host_s if self._host_s else None
 
-    def _record_reports(self, metrics: dict[str, float]) -> None:
-        executor = self.grower.executor
-        if executor is not None:
-            for report in self._reports.close_due(
-                executor.seeds, boundary=self._boundary, metrics=metrics
-            ):
-                self._tell("field_report", **report)
+    def _command_id(self) -> str:
+        return self._chronicle.command_id(f"c{self._boundary}")
 
     def _decide(self, policy: Policy, view: View) -> Decision:
         """Ask the policy and journal its answer; a resumed run repeats what it had journaled."""
@@ -351,86 +391,34 @@ class Engine:
                 recorded[0]["reason"],
                 recorded[0]["probability"],
             )
-        self._tell(
-            "decision",
-            command={"id": self._id(f"c{self._boundary}"), **decision.command.to_json()},
-            reason=decision.reason,
-            policy=policy.name,
-            policy_version=policy.version,
-            probability=decision.probability,
-            alternatives=[dict(entry) for entry in decision.alternatives],
-        )
+        self._chronicle.decision(self._command_id(), decision, policy.name, policy.version)
         return decision
-
-    def _note_command(self, report: BoundaryReport) -> None:
-        """Open the field report's window of what was carried out at this boundary."""
-        command = report.decision.command
-        executor = self.grower.executor
-        if isinstance(command, NoOp) or executor is None:
-            return
-        if report.refused is not None:
-            self._refuse(report.refused)
-            return
-        command_id = self._id(f"c{self._boundary}")
-        if isinstance(command, Germinate):
-            count = len(command.candidates)
-            seeds = list(executor.seeds)[-count:]
-            self._open_window(command_id, "GERMINATE", seeds, report.metrics)
-        else:
-            self._open_window(command_id, "CULL", [command.seed], report.metrics)
-
-    def _id(self, name: str) -> str:
-        """Return a command's id: what is done again after a rollback is another command."""
-        return f"{name}r{self._journal.rollbacks}" if self._journal.rollbacks else name
-
-    def _open_window(
-        self, command_id: str, operation: str, seeds: list[str], metrics: dict[str, float]
-    ) -> None:
-        self._reports.open(
-            command_id,
-            operation,
-            seeds,
-            boundary=self._boundary,
-            step=self._steps,
-            metrics=metrics,
-        )
 
     def _obey_operator(self) -> None:
         """Carry out what operators asked for, or had asked for before a resume."""
         due = self._operator.due(self._boundary)
+        chronicle, executor = self._chronicle, self.grower.executor
         for number, (command, request) in enumerate(due, start=1):
-            command_id = self._id(f"o{self._boundary}.{number}")
-            executor = self.grower.executor
+            command_id = chronicle.command_id(f"o{self._boundary}.{number}")
             known = executor is not None and command.seed in executor.seeds
-            self._tell(
-                "decision",
-                command={"id": command_id, **command.to_json()},
-                reason="asked for by an operator" if known else "refused: no such seed",
-                policy=OPERATOR,
-                policy_version="1",
-                probability=1.0,
-                alternatives=[],
-                request=request,
-            )
+            reason = "asked for by an operator" if known else "refused: no such seed"
+            chronicle.request(command_id, command, reason, by=OPERATOR, number=request)
             if not known:
                 continue
             try:
                 self.grower.carry_out(command)
             except CommandRefusedError as refusal:
-                self._refuse(str(refusal), request=request)
+                chronicle.refuse(str(refusal), request=request)
             else:
                 metrics = self.grower.history[-1] if self.grower.history else {}
-                self._open_window(command_id, "CULL", [command.seed], metrics)
+                chronicle.open_window(command_id, "CULL", [command.seed], metrics)
 
     def _finish(self) -> None:
-        if self.grower.executor is None:
-            return
-        self._tell_transitions(self.grower.finish(self.task.validation_loader))
-        metrics = self.grower.history[-1] if self.grower.history else {}
-        for report in self._reports.close_all(
-            self.grower.executor.seeds, boundary=self._boundary, metrics=metrics
-        ):
-            self._tell("field_report", **report)
+        executor = self.grower.executor
+        if executor is not None:
+            self._chronicle.transitions(self.grower.finish(self.task.validation_loader))
+            metrics = self.grower.history[-1] if self.grower.history else {}
+            self._chronicle.close_all(executor, metrics)
 
     # -- steering ------------------------------------------------------------------------------
 
@@ -442,7 +430,7 @@ class Engine:
                     self._ending = "stopped" if steer.kind == "stop" else "drained"
                 elif steer.kind in ("pause", "resume"):
                     paused = steer.kind == "pause"
-                    self._journal.record(f"{steer.kind}d", self._position())
+                    self._chronicle.note(f"{steer.kind}d")
                 elif steer.kind == "cull":
                     self._operator.ask(steer)
                 elif not self._journal.met(steer.request):
@@ -455,16 +443,15 @@ class Engine:
     # -- saved and restored --------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self._checkpoints is None:
-            return
-        self._checkpoints.save(self._steps, self._state())
-        for written in self._checkpoints.take_written():
-            self._journal.record("checkpoint", self._position(), **written.to_json())
+        self._recovery.save(self._steps, self._state)
+        if self._checkpoints is not None:
+            for written in self._checkpoints.take_written():
+                self._chronicle.note("checkpoint", **written.to_json())
 
     def _state(self) -> dict[str, Any]:
         return {
             "grower": self.grower.state_dict(),
-            "reports": self._reports.state_dict(),
+            "chronicle": self._chronicle.state_dict(),
             "loader": self._loader.state_dict(),
             "random": global_random.capture(),
             "steps": self._steps,
@@ -474,7 +461,8 @@ class Engine:
             "total_s": self._total_s,
             "macs_per_sample": self._macs_per_sample,
             "history": self._history,
-            "told": self._told,
+            "is_stalled": self._is_stalled,
+            "loss_guard": self._loss_guard.state_dict(),
             "tally": self._tally.to_state(),
             "journal_seq": self._journal.last_seq,
             "machine": machine(self._device),
@@ -482,54 +470,74 @@ class Engine:
         }
 
     def _roll_back(self, steer: Steer) -> None:
-        """Go back to the last checkpoint of an earlier boundary, or of the one asked for or before.
-
-        The seeds planted since are gone; the reports of their commands say ABORTED. It is recorded
-        first: should the process die before all is done, the next one finishes it.
-        """
+        """Go back to the newest state of an earlier boundary, or of the one asked for or before."""
         wanted = steer.boundary
         # a boundary that a resumed run is about to repeat was there when it was asked for
         ahead = wanted is not None and not self._journal.repeats(wanted) and wanted > self._boundary
-        state = None
-        if self._checkpoints is not None and not ahead:
-            state = state_before(self._checkpoints, wanted, self._steps, self._history)
-        if self._checkpoints is None or state is None:
-            kept = () if self._checkpoints is None else self._checkpoints.boundaries(self._history)
-            self._refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
+        way = None
+        if not ahead:
+            way = self._recovery.before(step_after(wanted, self._steps, self._history))
+        if way is None:
+            kept = self._recovery.boundaries(self._history)
+            self._chronicle.refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
             return
+        reason = "asked for by an operator"
+        self._go_back(way, cause="operator", reason=reason, request=steer.request)
+
+    def _go_back(
+        self,
+        way: WayBack,
+        *,
+        cause: Literal["operator", "guard"],
+        reason: str,
+        rate_factor: float = 1.0,
+        request: int | None = None,
+    ) -> None:
+        """Go back to a state. The seeds planted since are gone; their reports say ABORTED.
+
+        It is recorded first: should the process die before all is done, the next one finishes it.
+        """
+        state = way.state
+        self._recovery.wait()  # on disk before the journal names it
         executor = self.grower.executor
         if executor is not None:
-            for report in self._reports.abort_after(
-                executor.seeds, to_boundary=state["boundary"], boundary=self._boundary
-            ):
-                self._tell("field_report", **report)
-        self._journal.record(
+            self._chronicle.abort_after(executor, state["boundary"])
+        self._chronicle.note(
             "rollback",
-            self._position(),
             to_boundary=state["boundary"],
             to_step=state["steps"],
-            reason="asked for by an operator",
-            request=steer.request,
+            cause=cause,
+            reason=reason,
+            source=way.source,
+            rate_factor=rate_factor,
+            request=request,
         )
-        self._checkpoints.drop_after(state["steps"])
+        self._recovery.drop_after(state["steps"])
         self.grower.ungrow()
         self._load(state)
+        self._go_another_way(rate_factor)
         self._rolled_back = True
+
+    def _go_another_way(self, rate_factor: float) -> None:
+        """See to it that what a guard stopped does not come again just so."""
+        if rate_factor != 1.0:
+            self.grower.slow_down(rate_factor)
+            global_random.seed_everything(self.options.seed + self._journal.rollbacks)
 
     def _resume(self) -> None:
         """Load the newest checkpoint and prepare to repeat what was journaled after it."""
-        loaded = None if self._checkpoints is None else self._newest(self._checkpoints)
-        if loaded is None:
+        state, undone = self._newest()
+        if state is None:
             self._journal.announce_again(self._journal.resume(0))
             return
-        state = loaded[1]
         self._load(state)
+        if undone is not None:
+            self._go_another_way(undone["rate_factor"])
         self._clock = WallClock(state["wall_s"])
         self._journal.announce_again(self._journal.resume(state["journal_seq"]))
         reason = machine_difference(state["machine"], self._device) or self._other_batches()
-        self._journal.record(
+        self._chronicle.note(
             "resumed",
-            self._position(),
             from_boundary=self._boundary,
             bitwise=reason is None,
             reason=reason or "the same machine, and the training loader repeats itself",
@@ -541,58 +549,41 @@ class Engine:
             return None
         return "the training loader yields other batches each time it begins"
 
-    def _newest(self, checkpoints: CheckpointStore) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest checkpoint; finish first what a rollback had recorded and not done."""
-        loaded, rollback = checkpoints.load_latest(), self._journal.last_rollback
-        if loaded is None or rollback is None or loaded[1]["journal_seq"] >= rollback["seq"]:
-            return loaded
-        checkpoints.drop_after(rollback["to_step"])
-        return checkpoints.load_latest()
+    def _newest(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Return the newest state on disk, and the rollback to it that may not have been done."""
+        loaded = None if self._checkpoints is None else self._checkpoints.load_latest()
+        rollback = self._journal.last_rollback
+        if self._checkpoints is None or loaded is None:
+            return None, None
+        if rollback is None or loaded[1]["journal_seq"] >= rollback["seq"]:
+            return loaded[1], None
+        self._checkpoints.drop_after(rollback["to_step"])
+        loaded = self._checkpoints.load_latest()
+        return None if loaded is None else loaded[1], rollback
 
     def _load(self, state: dict[str, Any]) -> None:
         self.grower.load_state_dict(state["grower"])
-        self._reports.load_state_dict(state["reports"])
+        self._chronicle.load_state_dict(state["chronicle"])
         self._loader.load_state_dict(state["loader"])
         for name in _COUNTED:
             setattr(self, f"_{name}", state[name])
         self._tally = Tally(**state["tally"])
+        self._loss_guard.load_state_dict(state["loss_guard"])
         global_random.restore(state["random"])
-
-    # -- what is told --------------------------------------------------------------------------
-
-    def _tell(self, kind: str, **fields: Any) -> None:
-        record = self._journal.record(kind, self._position(), **fields)
-        self._told[kind].append(record)
-
-    def _tell_transitions(self, transitions: Iterable[Transition]) -> None:
-        for transition in transitions:
-            self._tell("transition", **transition_record(transition))
-            gate = transition.gate
-            if gate is not None and SPOILT_TWIN in gate.numbers:
-                self._emergency(gate.reason, seed=transition.seed.id)
-
-    def _emergency(self, reason: str, *, seed: str) -> None:
-        position = self._position()
-        self._journal.record("emergency", position, level="SEVERE", reason=reason, seed=seed)
-
-    def _refuse(self, reason: str, *, request: int | None = None) -> None:
-        self._journal.record("command_refused", self._position(), reason=reason, request=request)
-
-    def _report_violation(self, message: str) -> None:
-        self._journal.record("rate_violation", self._position(), reason=message)
 
     def _position(self) -> dict[str, Any]:
         return {"boundary": self._boundary, "step": self._steps, "epoch": self._loader.epoch}
 
     def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:
+        told = self._chronicle.told
         compute = compute_of(self.grower.executor, self._macs_per_sample * self._samples)
         return Outcome(
             state,
             self.grower,
             self._history,
-            self._told["field_report"],
-            self._told["transition"],
-            self._told["decision"],
+            told["field_report"],
+            told["transition"],
+            told["decision"],
             test,
             wall_s,
             compute,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esper_async.kasmina.micro_batches import MicroBatches
 from esper_async.kasmina.user_code import batches_of, blaming
 from esper_async.tolaria import global_random
 from esper_async.tolaria.task import TaskError
@@ -31,13 +32,26 @@ class EpochLoader:
         self._begin: dict[str, Any] | None = None
         self._resume: dict[str, Any] | None = None
 
-    def batches(self) -> Iterator[Any]:
-        """Yield the rest of the present epoch, then count it as done.
+    def steps(self, accumulate: int = 1) -> Iterator[Any]:
+        """Yield the rest of the present epoch by optimizer steps, then count it as done.
+
+        A step is a batch, or a `MicroBatches` of `accumulate` of them; the last one of an epoch
+        takes what is left.
 
         Raises:
             TaskError: the loader yields no batch at all.
             UserCodeError: the loader raised.
         """
+        rest = self._rest()
+        if accumulate == 1:
+            yield from rest
+        else:
+            while step := MicroBatches(islice(rest, accumulate)):
+                yield step
+        self.epoch += 1
+        self.batch = 0
+
+    def _rest(self) -> Iterator[Any]:
         with blaming("train_loader"):
             iterator = self._start()
         empty = self.batch == 0
@@ -50,8 +64,6 @@ class EpochLoader:
                 "Task.train_loader yielded no batch; it must yield at least one each epoch "
                 f"(a generator can be iterated only once: {BEGINS_ANEW})"
             )
-        self.epoch += 1
-        self.batch = 0
 
     def _start(self) -> Iterator[Any]:
         resume, self._resume = self._resume, None

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from esper_async.kasmina.branch import Branch
@@ -25,9 +26,11 @@ from esper_async.kasmina.legal import (
     check_blueprints,
     legal_pairs,
 )
+from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.precision import Precision, PrecisionName
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.sites import Site, find_sites
 from esper_async.kasmina.stage import Stage
@@ -97,6 +100,9 @@ class Grower:
         supply: has missing certificates made elsewhere; proved in this process if None.
         progress: told of certificates being proved: `(done, total, what)`; a line on the terminal
             shows it if None.
+        precision: of shadow passes: "32", "bf16-mixed" or "16-mixed", as in the caller's loop.
+        scaler: the caller's gradient scaler, with "16-mixed"; without it the gradients of seeds
+            would be taken for so many times what they are.
         decide: `(policy, view) -> Decision`, called in place of `policy.decide(view)`: a run
             journals there what it is about to do.
 
@@ -124,6 +130,8 @@ class Grower:
         rates: LRController | None = None,
         supply: Supply | None = None,
         progress: Progress | None = None,
+        precision: PrecisionName | Precision = "32",
+        scaler: GradScaler | None = None,
         decide: Decide | None = None,
     ) -> None:
         self.model = model
@@ -137,7 +145,12 @@ class Grower:
         self.legal: list[LegalPair] = []
         self.executor: Executor | None = None
         self.history: list[dict[str, float]] = []
-        self._branch = Branch(model, optimizer, clip_norm=self.options.clip_norm)
+        if not isinstance(precision, Precision):
+            device = next(model.parameters()).device
+            precision = Precision(precision, device.type, {optimizer: scaler} if scaler else None)
+        self._branch = Branch(
+            model, optimizer, clip_norm=self.options.clip_norm, precision=precision
+        )
         self._loss = SampleLoss(loss)
         self._forward = forward or default_forward
         self._train_step = train_step
@@ -158,9 +171,12 @@ class Grower:
     # -- the loop ------------------------------------------------------------------------------
 
     def step(self, batch: Any) -> "_Step":
-        """Return the context manager for one step of the caller's on `batch`."""
+        """Return the context manager for one optimizer step of the caller's on `batch`.
+
+        Where gradients are accumulated over several batches, pass all of them, as `MicroBatches`.
+        """
         if self.grows and self.executor is None:
-            self.prepare(batch)
+            self.prepare(parts_of(batch)[0])
         self._step.batch = batch
         return self._step
 
@@ -212,6 +228,7 @@ class Grower:
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step; `step` calls it."""
         executor = self.executor
+        self._branch.settle()
         self._rates.step(() if executor is None else executor.with_optimizer())
         if executor is not None:
             executor.after_step(batch)
@@ -354,6 +371,10 @@ class Grower:
             "executor": None if executor is None else executor.state_dict(),
             "branch": self._branch.state_dict() if executor is None else None,
         }
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rates of the seeds, and of the host where we set them, for good."""
+        self._rates.slow_down(factor)
 
     def ungrow(self) -> None:
         """Take every seed out of the network, as if none had been planted; then load a state."""

@@ -73,7 +73,8 @@ def load_grown(model: nn.Module, path: str | Path) -> nn.Module:
         except AttributeError:
             raise GrownModelError(f"{path}: this model has no {site.path!r} to plant at") from None
         kernel = build_kernel(told["blueprint"], site.interface, told["parameters"], seed=0)
-        graft = Graft(kernel, form=site.form, mode=told["mode"])
+        channels = site.interface.channels
+        graft = Graft(kernel, form=site.form, mode=told["mode"], channels=channels)
         planted.append((site.path, told["attribute"], graft))
     expected = _shapes(model.state_dict())
     for path_in_model, attribute, graft in planted:

@@ -23,6 +23,10 @@ class LRController:
 
     A seed's rate warms up over `warmup_steps` to the host's base rate and stays there, whatever the
     host's schedule: a newborn on a decayed rate starves. A kept seed follows the host's schedule.
+
+    Attributes:
+        factor: what every rate is multiplied by; `slow_down` lowers it.
+        violations: how often a rate was restored.
     """
 
     def __init__(
@@ -31,7 +35,7 @@ class LRController:
         *,
         warmup_steps: int,
         scheduler: LRScheduler | None = None,
-        on_violation: Callable[[str], None] | None = None,
+        on_violation: Callable[[str], object] | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -41,6 +45,7 @@ class LRController:
         self._ages: dict[str, int] = {}
         self._on_violation = on_violation
         self.violations = 0
+        self.factor = 1.0
 
     def step(self, seeds: Iterable[Seed]) -> None:
         """Set every seed's rate for the coming step, and hold the host's."""
@@ -57,12 +62,25 @@ class LRController:
     def boundary(self, validation_loss: float) -> None:
         """Let the host's schedule go on by one boundary; one that waits for a plateau is told."""
         if self._scheduler is not None:
+            self._multiply(1.0 / self.factor)  # a schedule may go on from the rate it finds
             with blaming("scheduler.step"):
                 if isinstance(self._scheduler, ReduceLROnPlateau):
                     self._scheduler.step(validation_loss)
                 else:
                     self._scheduler.step()
+            self._multiply(self.factor)
             self._expected = self._host_rates()
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply the rates that are the authority's by `factor` for good, whatever is due."""
+        self.factor *= factor
+        self._multiply(factor)
+        self._expected = self._host_rates()
+
+    def _multiply(self, factor: float) -> None:
+        if factor != 1.0 and self._scheduler is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] *= factor
 
     def host_rate(self) -> float:
         """Return the present rate of the host's first group."""
@@ -71,7 +89,7 @@ class LRController:
     def _rate(self, stage: Stage, age: int) -> float:
         if stage is Stage.FOSSILIZED:
             return self.host_rate() * min(1.0, age / self._warmup)
-        return self._base * min(1.0, age / self._warmup)
+        return self.factor * self._base * min(1.0, age / self._warmup)
 
     def _host_rates(self) -> list[float]:
         return [float(group["lr"]) for group in self._optimizer.param_groups]
@@ -91,15 +109,21 @@ class LRController:
     def state_dict(self) -> dict[str, object]:
         """Return the schedule's state and the seeds' ages in steps."""
         scheduler = None if self._scheduler is None else self._scheduler.state_dict()
-        return {"scheduler": scheduler, "ages": dict(self._ages), "violations": self.violations}
+        return {
+            "scheduler": scheduler,
+            "ages": dict(self._ages),
+            "violations": self.violations,
+            "factor": self.factor,
+        }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Take over what `state_dict` returned; the optimizer's own state is loaded before."""
         if self._scheduler is not None:
             assert isinstance(state["scheduler"], dict)
             self._scheduler.load_state_dict(state["scheduler"])
-        ages, violations = state["ages"], state["violations"]
+        ages, violations, factor = state["ages"], state["violations"], state["factor"]
         assert isinstance(ages, dict)
         assert isinstance(violations, int)
-        self._ages, self.violations = dict(ages), violations
+        assert isinstance(factor, float)
+        self._ages, self.violations, self.factor = dict(ages), violations, factor
         self._expected = self._host_rates()

@@ -10,6 +10,7 @@ from esper_async.leyline import (
     AdaptationCommand,
     DecisionRecord,
     FieldReport,
+    Ramp,
     SeedCandidate,
     StateForm,
     SystemStatePacket,
@@ -165,9 +166,16 @@ def _command_of(record: Record) -> AdaptationCommand:
                 blueprint_id=candidate["blueprint"],
                 parameters={key: float(value) for key, value in candidate["parameters"].items()},
                 blend=value_of(enums.BlendMode, (candidate["blend"] or "unspecified").upper()),
+                ramp=_ramp_of(candidate["ramp"]),
             )
         )
     return command
+
+
+def _ramp_of(schedule: str | None) -> Ramp | None:
+    if schedule is None:
+        return None
+    return Ramp(schedule=value_of(enums.RampSchedule, schedule.upper()))
 
 
 def field_report_of(record: Record) -> FieldReport:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.precision import PRECISIONS, PrecisionName, unknown_precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,13 @@ class RunOptions:
         sites: site name to submodule path; found by tracing if None.
         baselines: train the host without growth, and the final net from scratch, for comparison.
         checkpoint_every: boundaries between checkpoints.
+        in_memory: newest states that are kept in memory as well, for a rollback that is quick; as
+            many as fit into checkpoints' share of the machine's memory.
+        precision: of training passes: "32", or "bf16-mixed" or "16-mixed" under autocast, the last
+            one with a gradient scaler for each owner. Evaluations run in single precision.
+        accumulate: batches of an optimizer step; their gradients are averaged.
+        patience: boundaries without a better primary metric after which training ends; 0 trains to
+            the last epoch. A seed needs a dwell, a ramp and a window to show what it brings.
     """
 
     epochs: int
@@ -39,12 +47,24 @@ class RunOptions:
     sites: Mapping[str, str] | None = None
     baselines: bool = False
     checkpoint_every: int = 1
+    in_memory: int = 1
+    precision: PrecisionName = "32"
+    accumulate: int = 1
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
         if self.boundary_every != "epoch" and self.boundary_every < 1:
             raise ValueError(f"boundary_every must be at least 1, not {self.boundary_every}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(unknown_precision(self.precision))
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
+        if self.in_memory < 0:
+            raise ValueError(f"in_memory must be at least 0, not {self.in_memory}")
+        if self.patience < 0:
+            raise ValueError(f"patience must be at least 0, not {self.patience}")
 
 
 def options_from_run(config: Mapping[str, Any]) -> RunOptions:

@@ -45,6 +45,10 @@ class RunSection(StrictModel):
     deterministic: Literal["auto"] | bool = "auto"
     baselines: bool = False
     checkpoint_every: int = Field(default=1, ge=1)
+    in_memory: int = Field(default=1, ge=0, le=100)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    accumulate: int = Field(default=1, ge=1)
+    patience: int = Field(default=0, ge=0)
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("task")
@@ -69,6 +73,7 @@ class GrowthSection(StrictModel):
     shadow_every: int = Field(default=2, ge=1)
     dwell_steps: int = Field(default=200, ge=1)
     ramp_boundaries: int = Field(default=3, ge=1)
+    ramp: Literal["linear", "cosine", "sigmoid"] = "linear"
     window_boundaries: int = Field(default=3, ge=1)
     max_windows: int = Field(default=3, ge=1)
     embargo_boundaries: int = Field(default=2, ge=0)

@@ -10,7 +10,15 @@ from typing import Any
 from esper_async.runtime.journal import Journal, read_journal
 
 Listener = Callable[[Mapping[str, Any]], None]
-_ONCE = {"boundary", "decision", "transition", "field_report", "run_started", "emergency"}
+_ONCE = {
+    "boundary",
+    "decision",
+    "transition",
+    "field_report",
+    "run_started",
+    "emergency",
+    "early_stop",
+}
 
 
 class RunJournal:
@@ -20,9 +28,6 @@ class RunJournal:
     is recognised by its identity and not written a second time, and a decision taken then is taken
     again. What came before a rollback is not repeated. Without a path the records are announced but
     not kept.
-
-    Attributes:
-        rollbacks: how many the journal holds; the same boundaries come again after each.
     """
 
     def __init__(self, run_id: str, path: Path | None, listener: Listener | None = None) -> None:
@@ -37,7 +42,7 @@ class RunJournal:
         if path is not None:
             self._past = list(read_journal(path))
             self._journal = Journal.open(path)
-        self.rollbacks = sum(record["kind"] == "rollback" for record in self._past)
+        self._rollbacks = [record for record in self._past if record["kind"] == "rollback"]
         self._met = {record.get("request") for record in self._past} - {None}
 
     @property
@@ -59,9 +64,19 @@ class RunJournal:
         return [record for record in self._past if record["seq"] > after_seq]
 
     @property
+    def guard_rollbacks(self) -> list[dict[str, Any]]:
+        """The rollbacks of guards so far, oldest first."""
+        return [record for record in self._rollbacks if record["cause"] == "guard"]
+
+    @property
     def last_rollback(self) -> dict[str, Any] | None:
         """The newest rollback that the journal held when it was opened."""
         return next((r for r in reversed(self._past) if r["kind"] == "rollback"), None)
+
+    @property
+    def rollbacks(self) -> int:
+        """How many rollbacks there were; the same boundaries come again after each."""
+        return len(self._rollbacks)
 
     def repeats(self, boundary: int) -> bool:
         """Whether a resumed run had come to this boundary before."""
@@ -94,13 +109,14 @@ class RunJournal:
             self._done.clear()
             self._decisions.clear()
             self._repeated_until = 0
-            self.rollbacks += 1
         if self._journal is None:
             self._memory_seq += 1
             seq = self._memory_seq
         else:
             seq = self._journal.append(body)
         record = {"seq": seq, **body}
+        if kind == "rollback":
+            self._rollbacks.append(record)
         if body.get("request") is not None:
             self._met.add(body["request"])
         if self._listener is not None:

@@ -1,6 +1,5 @@
 """One optimizer step, as the engine does it for the run and for every twin."""
 
-import math
 import os
 from typing import Any
 
@@ -10,36 +9,63 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from esper_async.kasmina.call import default_forward, run_forward
+from esper_async.kasmina.micro_batches import parts_of
+from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.trial import TrainStep
 from esper_async.kasmina.user_code import blaming
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError, told_as
 
 
-class NonFiniteLossError(TaskError):
-    """The training loss became NaN or infinite."""
+class LossError(TaskError):
+    """The training loss became NaN or infinite, or exploded, and going back did not help."""
 
 
-def make_train_step(task: Task) -> TrainStep:
+def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep:
     """Return `(model, optimizer, batch) -> loss ()`: forward, backward, clip, step.
 
-    Clipping covers the optimizer's own parameters: each owner's norm is its own.
+    The gradients of `MicroBatches` are averaged over its batches. Clipping covers the optimizer's
+    own parameters: each owner's norm is its own.
     """
     forward = task.forward or default_forward
+    precision = precision or Precision()
+
+    def losses(model: nn.Module, optimizer: Optimizer, batch: Any) -> list[Tensor]:
+        """Fill in the gradients; return the loss of each part."""
+        parts = parts_of(batch)
+        scaler = precision.scaler(optimizer)
+        found: list[Tensor] = []
+        for part in parts:
+            with precision.autocast():
+                output, target = run_forward(forward, model, part)
+                with blaming("loss"):
+                    loss = task.loss(output, target)
+            if not found:
+                optimizer.zero_grad(set_to_none=True)
+            found.append(loss.detach())
+            if len(parts) > 1:
+                loss = loss / len(parts)
+            if scaler is not None:
+                loss = scaler.scale(loss)
+            with blaming("loss.backward"):
+                loss.backward()  # type: ignore[no-untyped-call]
+        return found
 
     def train_step(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:
-        output, target = run_forward(forward, model, batch)
-        with blaming("loss"):
-            loss = task.loss(output, target)
-        optimizer.zero_grad(set_to_none=True)
-        with blaming("loss.backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
+        found = losses(model, optimizer, batch)
+        scaler = precision.scaler(optimizer)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
         if task.clip_norm is not None:
             owned = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(owned, task.clip_norm)
         with blaming("optimizer.step"):
-            optimizer.step()
-        return loss.detach()
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+        return found[0] if len(found) == 1 else torch.stack(found).mean()
 
     return train_step
 
@@ -69,12 +95,13 @@ def count_boundaries(task: Task, options: RunOptions) -> int:
     if options.boundary_every == "epoch":
         return options.epochs
     try:
-        steps = len(task.train_loader) * options.epochs  # type: ignore[arg-type]
+        batches = len(task.train_loader)  # type: ignore[arg-type]
     except TypeError as error:
         raise TaskError(
             "run.boundary_every in steps needs a train_loader with a length; "
             'use boundary_every = "epoch" or give it __len__'
         ) from error
+    steps = -(-batches // options.accumulate) * options.epochs
     if steps < options.boundary_every:
         raise TaskError(
             f"run.boundary_every is {options.boundary_every} steps, but the whole run has "
@@ -114,13 +141,3 @@ def choose_threads(options: RunOptions) -> int:
     if options.threads != "auto":
         return options.threads
     return max(len(os.sched_getaffinity(0)) - 1, 1)
-
-
-def check_finite(loss: Tensor, step: int) -> None:
-    """Raise `NonFiniteLossError` if a loss () is not finite; on a device this waits for it."""
-    value = float(loss)
-    if not math.isfinite(value):
-        hint = (
-            "look at the data and the loss" if step <= 1 else "lower the learning rate or clip it"
-        )
-        raise NonFiniteLossError(f"the training loss is {value} at step {step}; {hint}")

@@ -1,31 +1,23 @@
-"""Where a rollback goes, or why there is no such place."""
+"""Where an operator's rollback goes, or why there is no such place."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from esper_async.tolaria.checkpoint import CheckpointStore
 
+def step_after(asked: int | None, step: int, history: Sequence[Mapping[str, Any]]) -> int:
+    """Return the step before which a state must be from, to be of boundary `asked` or before it.
 
-def state_before(
-    checkpoints: CheckpointStore,
-    asked: int | None,
-    step: int,
-    history: Sequence[Mapping[str, Any]],
-) -> dict[str, Any] | None:
-    """Return the state of the newest checkpoint at boundary `asked` or before it; None if none.
-
-    Without `asked` it is the newest from before `step`, where the run is. `history` has the run's
-    boundaries with their steps.
+    Without `asked` that is `step`, where the run is. `history` has the run's boundaries with their
+    steps.
     """
-    if asked is not None:
-        steps = [entry["step"] for entry in history if entry["boundary"] <= asked]
-        step = (steps[-1] if steps else 0) + 1
-    loaded = checkpoints.load_before(step)
-    return None if loaded is None else loaded[1]
+    if asked is None:
+        return step
+    steps = [entry["step"] for entry in history if entry["boundary"] <= asked]
+    return (steps[-1] if steps else 0) + 1
 
 
 def no_way_back(asked: int | None, present: int, kept: Sequence[int]) -> str:
-    """Say why a rollback cannot be: what was asked for, and which boundaries have checkpoints.
+    """Say why a rollback cannot be: what was asked for, and which boundaries have states.
 
     `asked` is the boundary to go back to, None for any before `present`, where the run is.
     """

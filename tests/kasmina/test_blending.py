@@ -1,15 +1,23 @@
 """BLENDING: attached, equal to autograd on the plain composition, silent at its first instant."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import Graft, GraftHook, attach, detach, grafts_of
+from esper_async.kasmina.kernels.setting import SettingRefusedError
+from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.ramp import RAMP_SCHEDULES, ramp
+from esper_async.kasmina.seed import Candidate
+from tests.growth_hosts import CASES, differing
 from tests.kasmina.plots import Plot
 
 FEATURES = SiteInterface("feature", (8,))
@@ -27,8 +35,11 @@ class Parts(nn.Module):
         return self.down(torch.tanh(self.up(rows)))
 
 
-def composed(model: Parts, kernel: nn.Module, rows: Tensor, alpha: float, mode: str) -> Tensor:
-    hidden = model.up(rows)
+def composed(model: Parts, graft: Graft, rows: Tensor, alpha: float | Tensor, mode: str) -> Tensor:
+    kernel, hidden = graft.kernel, model.up(rows)
+    if graft.gate is not None:
+        logit = hidden @ graft.gate.weight + graft.gate.bias  # (N,)
+        alpha = alpha * torch.sigmoid(logit).unsqueeze(1)
     if mode == "residual":
         blended = hidden + alpha * kernel(hidden)
     else:
@@ -36,30 +47,116 @@ def composed(model: Parts, kernel: nn.Module, rows: Tensor, alpha: float, mode: 
     return model.down(torch.tanh(blended))
 
 
+FITTING = [("BP021", "residual"), ("BP014", "convex")]
+MODES = ["plain", "per_channel", "confidence_gated"]
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 1.0])
-@pytest.mark.parametrize(("mode", "blueprint"), [("residual", "BP021"), ("convex", "BP014")])
+@pytest.mark.parametrize(("blueprint", "formula"), FITTING)
+@pytest.mark.parametrize("mode", MODES)
 def test_gradients_equal_autograd_on_the_plain_composition(
-    mode: Any, blueprint: str, alpha: float
+    mode: Any, blueprint: str, formula: str, alpha: float
 ) -> None:
     torch.manual_seed(0)
     model, rows, targets = Parts(), torch.randn(16, 6), torch.randint(0, 3, (16,))
     kernel = build_kernel(blueprint, FEATURES, seed=1)
+    graft = Graft(kernel, form="nf", mode=formula if mode == "plain" else mode, channels=8)
     with torch.no_grad():
-        for parameter in kernel.parameters():
+        for parameter in graft.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    parameters = [*model.parameters(), *kernel.parameters()]
-    expected = torch.autograd.grad(
-        F.cross_entropy(composed(model, kernel, rows, alpha, mode), targets), parameters
-    )
-
-    graft = Graft(kernel, form="nf", mode=mode)
+    parameters = [*model.parameters(), *graft.parameters()]
     graft.set_alpha(alpha)
+    composition = composed(model, graft, rows, graft.alpha.clone(), formula)
+    expected = torch.autograd.grad(F.cross_entropy(composition, targets), parameters)
+
     attach(model.up, graft, "esper_s1")
     F.cross_entropy(model(rows), targets).backward()
 
     for parameter, gradient in zip(parameters, expected, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"), [("nchw", (4, 5, 6)), ("ncl", (4, 6)), ("ntd", (6, 4)), ("nf", (4,))]
+)
+@pytest.mark.parametrize("mode", ["residual", "per_channel", "confidence_gated"])
+def test_every_mode_keeps_the_shape_and_is_silent_at_zero(
+    mode: Any, form: Any, shape: tuple[int, ...]
+) -> None:
+    h = torch.randn(3, *shape)
+    graft = Graft(nn.Identity(), form=form, mode=mode, channels=4)
+    assert torch.equal(graft(h), h)
+    graft.set_alpha(1.0)
+    full = graft(h)
+    assert full.shape == h.shape
+    if mode == "confidence_gated":
+        strength = ((full - h) / h).flatten(1)
+        torch.testing.assert_close(
+            strength, torch.full_like(strength, 0.952574), rtol=1e-3, atol=1e-4
+        )
+    else:
+        assert torch.equal(full, h + h)
+
+
+def test_channels_move_in_their_turn_and_all_arrive() -> None:
+    graft = Graft(nn.Identity(), form="nchw", mode="per_channel", channels=5)
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        graft.set_alpha(value)
+        alphas = graft.alpha.flatten().tolist()
+        assert alphas == sorted(alphas, reverse=True)
+        assert sum(alphas) / 5 == pytest.approx({0.25: 0.15, 0.75: 0.85}.get(value, value))
+
+
+@pytest.mark.parametrize(("blueprint", "formula"), FITTING)
+def test_a_blend_that_does_not_fit_the_kernel_is_refused(blueprint: str, formula: str) -> None:
+    other: Any = "convex" if formula == "residual" else "residual"
+    kernel = build_kernel(blueprint, FEATURES, seed=1)
+    with pytest.raises(SettingRefusedError, match=f"what fits it is {formula}, per_channel"):
+        Graft(kernel, form="nf", mode=other)
+    plot = Plot("mlp")
+    with pytest.raises(CommandRefusedError, match="cannot be blended"):
+        plot.executor.germinate([Candidate("here", blueprint, blend=other)])
+    assert plot.executor.seeds == {}
+
+
+@pytest.mark.parametrize("blend", ["per_channel", "confidence_gated"])
+@pytest.mark.parametrize("kind", ["conv2d", "conv1d", "attention", "mlp"])
+def test_a_seed_lives_its_whole_life_in_every_mode(blend: Any, kind: Any) -> None:
+    plot = Plot(kind, g4_margin=-1e9)
+    blueprint = CASES[plot.kind].blueprints[-1]
+    (seed,) = plot.executor.germinate([Candidate("here", blueprint, blend=blend)])
+    born = copy.deepcopy(seed.graft.state_dict())
+    plot.until("FOSSILIZED")
+    assert seed.alpha == 1.0
+    if seed.graft.gate is not None:
+        assert differing(born, seed.graft.state_dict()) != []
+        assert seed.graft.gate.bias.item() != 3.0
+    copied = copy.deepcopy(plot.model)
+    plot.model.eval()
+    copied.eval()
+    with torch.no_grad():
+        assert torch.equal(copied(plot.decision[0][0]), plot.model(plot.decision[0][0]))
+
+
+@given(st.sampled_from(RAMP_SCHEDULES), st.floats(-1.0, 2.0), st.floats(0.0, 1.0))
+def test_every_ramp_rises_from_nothing_to_all(schedule: Any, progress: float, step: float) -> None:
+    now, later = ramp(schedule, progress), ramp(schedule, progress + step)
+    assert 0.0 <= now <= later <= 1.0
+    assert (ramp(schedule, 0.0), ramp(schedule, 1.0)) == (0.0, 1.0)
+    assert ramp(schedule, 0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("schedule", RAMP_SCHEDULES)
+def test_alpha_follows_the_ramp_that_a_candidate_names(schedule: Any) -> None:
+    plot = Plot("mlp", ramp_boundaries=2, window_boundaries=5)
+    (seed,) = plot.executor.germinate([Candidate("here", "BP021", ramp=schedule)])
+    plot.epoch()
+    found = []
+    for index in range(8):
+        plot.step(index)
+        found.append(seed.alpha)
+    assert found == pytest.approx([ramp(schedule, (index + 1) / 8) for index in range(8)])
 
 
 @pytest.mark.parametrize(("mode", "blueprint"), [("residual", "BP021"), ("convex", "BP014")])

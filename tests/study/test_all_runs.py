@@ -9,7 +9,7 @@ from esper_async.study.bench.all_runs import run_all
 from esper_async.study.bench.benchmark import Effort
 from esper_async.study.bench.cases import growth
 from esper_async.study.bench.cases.growth import ARMS, RATES, Plan
-from esper_async.tolaria.training import NonFiniteLossError
+from esper_async.tolaria.training import LossError
 
 
 @pytest.mark.parametrize("effort", Effort)
@@ -44,5 +44,5 @@ def test_every_arm_chooses_its_rate_from_the_same_ones_and_the_longest_runs_come
 
 
 def test_a_rate_at_which_training_diverges_scores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "run", mock.Mock(side_effect=NonFiniteLossError("nan")))
+    monkeypatch.setattr(growth, "run", mock.Mock(side_effect=LossError("nan")))
     assert growth.tuning_score(Plan("static", "constant", 0.16, 100, 1)) == 0.0

@@ -68,7 +68,7 @@ def test_a_resumed_loader_yields_what_the_other_would_have(name: str, stop: int)
 
 def steps(loader: EpochLoader) -> Iterator[list[float]]:
     while True:
-        for batch in loader.batches():
+        for batch in loader.steps():
             torch.rand(3)  # the training step draws too
             yield numbers(batch)
 
@@ -77,7 +77,7 @@ def test_epochs_and_batches_are_counted() -> None:
     loader = EpochLoader(list(ROWS))
     seen = []
     for _ in range(2):
-        for _ in loader.batches():
+        for _ in loader.steps():
             seen.append((loader.epoch, loader.batch))
     assert seen[0] == (0, 1)
     assert seen[-1] == (1, 10)
@@ -86,7 +86,7 @@ def test_epochs_and_batches_are_counted() -> None:
 
 def test_a_loader_that_yields_nothing_is_an_error_with_a_remedy() -> None:
     with pytest.raises(TaskError, match="give a list, a DataLoader, or"):
-        list(EpochLoader([]).batches())
+        list(EpochLoader([]).steps())
 
 
 @pytest.mark.parametrize("name", LOADERS)

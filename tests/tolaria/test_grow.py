@@ -26,7 +26,7 @@ from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tolaria import global_random
 from esper_async.tolaria.grow import GrowResult
 from esper_async.tolaria.task import Task, TaskError
-from esper_async.tolaria.training import NonFiniteLossError
+from esper_async.tolaria.training import LossError
 from tests.growth_hosts import differing
 from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed, regression, shuffled
 
@@ -266,7 +266,7 @@ def test_a_loss_that_is_nan_at_once_fails_with_a_remedy(policy: str) -> None:
     def nothing(output: Tensor, target: Tensor) -> Tensor:
         return output.sum() * float("nan")
 
-    with pytest.raises(NonFiniteLossError, match="nan at step 1; look at the data"):
+    with pytest.raises(LossError, match="nan at step 1; look at the data"):
         grown(listed(loss=nothing), policy=policy)
 
 

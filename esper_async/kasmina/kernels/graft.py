@@ -4,14 +4,25 @@ A grown model carries its grafts as submodules and forward hooks, so that it can
 and exported with nothing of Esper but this package.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from esper_async.kasmina.kernels.confidence import ConfidenceGate
+from esper_async.kasmina.kernels.setting import SettingRefusedError
+
 Form = Literal["nchw", "ncl", "ntd", "nf"]
-BlendMode = Literal["residual", "convex"]
+Formula = Literal["residual", "convex"]
+BlendMode = Literal["residual", "convex", "per_channel", "confidence_gated"]
+BLEND_MODES: tuple[BlendMode, ...] = get_args(BlendMode)
+_ALPHA_SHAPES: dict[Form, tuple[int, ...]] = {
+    "nchw": (-1, 1, 1),
+    "ncl": (-1, 1),
+    "ntd": (-1,),
+    "nf": (-1,),
+}
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -23,18 +34,38 @@ class Graft(nn.Module):
     """Blend a kernel's output s with the host's activation h.
 
     residual: h + alpha * s, for kernels whose output is a change (near 0 at birth);
-    convex: (1 - alpha) * h + alpha * s, for those whose output replaces h.
+    convex: (1 - alpha) * h + alpha * s, for those whose output replaces h;
+    per_channel: the fitting one of the two, with an alpha for each channel that moves in its turn;
+    confidence_gated: the fitting one with alpha * g(h), where g in (0, 1) is learned.
     `alpha` in [0, 1] is a buffer, so that moving it recompiles nothing.
+
+    Args:
+        kernel: computes s; its `output` ("change" or "replacement") decides what fits.
+        form: how the activation's dimensions are laid out.
+        mode: how the two are blended.
+        channels: of the activation; per_channel and confidence_gated need it.
+
+    Raises:
+        SettingRefusedError: the mode does not fit the kernel.
     """
 
     alpha: Tensor
 
-    def __init__(self, kernel: nn.Module, *, form: Form, mode: BlendMode) -> None:
+    def __init__(
+        self, kernel: nn.Module, *, form: Form, mode: BlendMode, channels: int = 1
+    ) -> None:
         super().__init__()
         self.kernel = kernel
         self.form = form
         self.mode = mode
-        self.register_buffer("alpha", torch.zeros(()))
+        self.formula = _formula(kernel, mode)
+        self.gate: ConfidenceGate | None = None
+        if mode == "confidence_gated":
+            self.gate = ConfidenceGate(channels, channels_last=form == "ntd")
+        alpha = torch.zeros(())
+        if mode == "per_channel":
+            alpha = torch.zeros(channels).reshape(_ALPHA_SHAPES[form])
+        self.register_buffer("alpha", alpha)
 
     def forward(self, activation: Tensor) -> Tensor:
         """Return the blend, in the activation's own shape: (N,C,H,W), (N,C,L), (N,T,D) or (N,F).
@@ -54,13 +85,44 @@ class Graft(nn.Module):
             change: Tensor = self.kernel(activation.unsqueeze(2)).squeeze(2)
         else:
             change = self.kernel(activation)
-        if self.mode == "residual":
-            return activation + self.alpha * change
-        return activation + self.alpha * (change - activation)
+        strength = self.alpha if self.gate is None else self.alpha * self.gate(activation)
+        if self.formula == "convex":
+            change = change - activation
+        # under autocast each operation chooses its own precision
+        return activation + (strength * change).to(activation.dtype)
 
     def set_alpha(self, value: float) -> None:
-        """Move alpha, clamped to [0, 1]."""
-        self.alpha.fill_(min(max(value, 0.0), 1.0))
+        """Move alpha, clamped to [0, 1].
+
+        Where every channel has its own, `value` is how far they have come together: each takes half
+        of the way, the first from the start, the last to the end.
+        """
+        value = min(max(value, 0.0), 1.0)
+        if self.alpha.ndim == 0:
+            self.alpha.fill_(value)
+            return
+        starts = torch.linspace(0.0, 1.0, self.alpha.numel(), device=self.alpha.device)
+        self.alpha.copy_((2.0 * value - starts).clamp(0.0, 1.0).reshape(self.alpha.shape))
+
+
+def fitting_blend(output: str) -> Formula:
+    """Return the plain blend that fits kernels whose output is a "change" or a "replacement"."""
+    return "convex" if output == "replacement" else "residual"
+
+
+def _formula(kernel: nn.Module, mode: BlendMode) -> Formula:
+    if mode not in BLEND_MODES:
+        raise SettingRefusedError(f"no blend mode {mode!r}; known: {', '.join(BLEND_MODES)}")
+    output = getattr(kernel, "output", None)
+    if output is None and mode in ("residual", "convex"):
+        return mode
+    fitting = fitting_blend(output or "change")
+    if mode not in (fitting, "per_channel", "confidence_gated"):
+        raise SettingRefusedError(
+            f"a kernel whose output is a {output} cannot be blended {mode}; what fits it is "
+            f"{fitting}, per_channel or confidence_gated"
+        )
+    return fitting
 
 
 class GraftHook:

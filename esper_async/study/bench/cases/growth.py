@@ -35,7 +35,7 @@ from esper_async.study.statistics import paired_difference
 from esper_async.tasks.mnist1d import make_task
 from esper_async.tasks.recipe import Schedule
 from esper_async.tolaria.grow import grow
-from esper_async.tolaria.training import NonFiniteLossError
+from esper_async.tolaria.training import LossError
 
 SEEDS = tuple(range(20, 30))
 """Fixed in advance. Seeds 0 and 1 are left out: default widths of kernels were chosen on them."""
@@ -198,7 +198,7 @@ def tuning_score(plan: Plan) -> float:
     """Return a run's accuracy on the decision split; none where the rate makes it diverge."""
     try:
         return run(plan).validation
-    except NonFiniteLossError:
+    except LossError:
         return 0.0
 
 

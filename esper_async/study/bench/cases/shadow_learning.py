@@ -78,15 +78,13 @@ def _contribution(seed: int) -> tuple[dict[str, float], float]:
     return contribution, float(result.history[-1]["validation_loss"])
 
 
-def _straight_through_step(
-    call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: float
-) -> Tensor:
+def _straight_through_step(call: Call, seed: Seed, batch: Any, loss: Loss, **how: Any) -> Tensor:
     def forward(graft: Graft, activation: Tensor) -> Tensor:
         change = _whole_forward(graft, activation) - activation
         return activation + (change - change.detach())
 
     with replaced("esper_async.kasmina.kernels.graft.Graft.forward", forward):
-        return shadow_step(call, seed, batch, loss, clip_norm=clip_norm)
+        return shadow_step(call, seed, batch, loss, **how)
 
 
 _whole_forward = Graft.forward
@@ -96,7 +94,7 @@ def _absent(graft: Graft, activation: Tensor) -> Tensor:
     return activation + 0.0 * _whole_forward(graft, activation)
 
 
-def _learns_nothing(call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: float) -> Tensor:
+def _learns_nothing(call: Call, seed: Seed, batch: Any, loss: Loss, **how: Any) -> Tensor:
     seed.gradients.note(torch.ones(1))
     return torch.zeros(())
 

@@ -1,0 +1,25 @@
+"""Gradient accumulation: several batches that make one optimizer step."""
+
+from typing import Any
+
+from esper_async.kasmina.call import first_batch_size
+
+
+class MicroBatches(tuple[Any, ...]):
+    """The batches of one optimizer step; their gradients are averaged, a batch a share."""
+
+    __slots__ = ()
+
+
+def parts_of(batch: Any) -> tuple[Any, ...]:
+    """Return the batches of a step: those of `MicroBatches`, or the one batch itself."""
+    return batch if isinstance(batch, MicroBatches) else (batch,)
+
+
+def step_size(batch: Any) -> int:
+    """Return the number of samples in a step's batch or batches.
+
+    Raises:
+        BatchError: there is no tensor with a dimension in one of them.
+    """
+    return sum(map(first_batch_size, parts_of(batch)))

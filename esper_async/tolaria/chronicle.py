@@ -1,0 +1,150 @@
+"""What a run tells of itself: records in its journal, and field reports as windows close."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from esper_async.kasmina.executor import Executor
+from esper_async.kasmina.gates import SPOILT_TWIN
+from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp
+from esper_async.tamiyo.policies import Policy
+from esper_async.tamiyo.reports import ReportBook
+from esper_async.tolaria.grower import BoundaryReport, Transition
+from esper_async.tolaria.records import transition_record
+from esper_async.tolaria.run_journal import RunJournal
+
+_KEPT = ("field_report", "transition", "decision")
+
+
+class Chronicle:
+    """Tells what happened, and where the run was then.
+
+    Args:
+        journal: where it is written.
+        position: returns the present boundary, step and epoch.
+
+    Attributes:
+        told: the reports, transitions and decisions so far, for the run's outcome.
+    """
+
+    def __init__(self, journal: RunJournal, position: Callable[[], Mapping[str, Any]]) -> None:
+        self.told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KEPT}
+        self._journal = journal
+        self._position = position
+        self._reports = ReportBook("", "", "")
+
+    def name(self, run_id: str, policy: Policy) -> None:
+        """Say what field reports name: the run, and the policy that is paid for them."""
+        self._reports = ReportBook(run_id, policy.name, policy.version)
+
+    def note(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Write a record of some kind; return it."""
+        return self._journal.record(kind, self._position(), **fields)
+
+    def refuse(self, reason: str, *, request: int | None = None) -> None:
+        """Tell that a command could not be carried out; `request` numbers an operator's."""
+        self.note("command_refused", reason=reason, request=request)
+
+    def emergency(self, level: str, reason: str, *, seed: str | None = None) -> None:
+        """Tell of something that had to be put right at once."""
+        self.note("emergency", level=level, reason=reason, seed=seed)
+
+    def transitions(self, transitions: Iterable[Transition]) -> None:
+        """Tell of changes of stage, and of what went wrong with one."""
+        for transition in transitions:
+            self._tell("transition", **transition_record(transition))
+            gate = transition.gate
+            if gate is not None and SPOILT_TWIN in gate.numbers:
+                self.emergency("SEVERE", gate.reason, seed=transition.seed.id)
+
+    def decision(self, command_id: str, decision: Decision, policy: str, version: str) -> None:
+        """Tell what a policy decided."""
+        self._tell(
+            "decision",
+            command={"id": command_id, **decision.command.to_json()},
+            reason=decision.reason,
+            policy=policy,
+            policy_version=version,
+            probability=decision.probability,
+            alternatives=[dict(entry) for entry in decision.alternatives],
+        )
+
+    def request(self, command_id: str, cull: Cull, reason: str, *, by: str, number: Any) -> None:
+        """Tell that a request is obeyed or refused, as a decision of who made it."""
+        self._tell(
+            "decision",
+            command={"id": command_id, **cull.to_json()},
+            reason=reason,
+            policy=by,
+            policy_version="1",
+            probability=1.0,
+            alternatives=[],
+            request=number,
+        )
+
+    def command_id(self, name: str) -> str:
+        """Return a command's id: what is done again after a rollback is another command."""
+        return f"{name}r{self._journal.rollbacks}" if self._journal.rollbacks else name
+
+    # -- field reports -------------------------------------------------------------------------
+
+    def carried_out(self, command_id: str, report: BoundaryReport, executor: Executor) -> None:
+        """Open the window of what a boundary carried out; tell of it if it was refused."""
+        command = report.decision.command
+        if isinstance(command, NoOp):
+            return
+        if report.refused is not None:
+            self.refuse(report.refused)
+        elif isinstance(command, Germinate):
+            seeds = list(executor.seeds)[-len(command.candidates) :]
+            self.open_window(command_id, "GERMINATE", seeds, report.metrics)
+        else:
+            self.open_window(command_id, "CULL", [command.seed], report.metrics)
+
+    def open_window(
+        self, command_id: str, operation: str, seeds: list[str], metrics: Mapping[str, float]
+    ) -> None:
+        """Begin to observe what a command brings."""
+        place = self._position()
+        self._reports.open(
+            command_id,
+            operation,
+            seeds,
+            boundary=place["boundary"],
+            step=place["step"],
+            metrics=metrics,
+        )
+
+    def close_due(self, executor: Executor, metrics: Mapping[str, float]) -> None:
+        """Tell the reports of the windows that end at this boundary."""
+        boundary = self._position()["boundary"]
+        self._report(self._reports.close_due(executor.seeds, boundary=boundary, metrics=metrics))
+
+    def close_all(self, executor: Executor, metrics: Mapping[str, float]) -> None:
+        """Tell the reports of all windows: the run ends."""
+        boundary = self._position()["boundary"]
+        self._report(self._reports.close_all(executor.seeds, boundary=boundary, metrics=metrics))
+
+    def abort_after(self, executor: Executor, to_boundary: int) -> None:
+        """Tell the reports of what a rollback to a boundary undoes."""
+        boundary = self._position()["boundary"]
+        self._report(
+            self._reports.abort_after(executor.seeds, to_boundary=to_boundary, boundary=boundary)
+        )
+
+    def _report(self, reports: Iterable[Mapping[str, Any]]) -> None:
+        for report in reports:
+            self._tell("field_report", **report)
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self.told[kind].append(self.note(kind, **fields))
+
+    # -- saved and restored --------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was told and the windows that are open."""
+        return {"told": self.told, "reports": self._reports.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.told = state["told"]
+        self._reports.load_state_dict(state["reports"])

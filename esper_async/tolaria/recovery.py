@@ -1,0 +1,137 @@
+"""What a run can go back to: its newest states in memory, older ones on disk; and how often it did.
+
+Going back alone would repeat what went wrong: after a guard's rollback the run goes on at half the
+learning rate and with other random numbers, so that a shuffled loader gives other batches (after
+Chowdhery et al., "PaLM" (2022), section 5.1, who went back and skipped the batches before a spike).
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from esper_async.kasmina.snapshot import nested_tensors
+from esper_async.leyline.limits import LIMITS
+from esper_async.tolaria.checkpoint import CheckpointStore, snapshot
+
+RATE_FACTOR = 0.5
+LEVELS = ("SEVERE", "MAJOR")
+"""Of the first rollback, to the newest state, and of a second one, to a state before that."""
+Source = Literal["memory", "disk"]
+
+
+class WayBack(NamedTuple):
+    """A state that a run can go back to, and where it was kept."""
+
+    state: dict[str, Any]
+    source: Source
+
+
+class Recovery:
+    """The states of one run, newest last.
+
+    Args:
+        store: the checkpoints on disk; None keeps nothing there.
+        in_memory: how many of the newest states are kept in memory, too.
+        budget_bytes: what they may take together; checkpoints' share of the machine if None.
+    """
+
+    def __init__(
+        self, store: CheckpointStore | None, *, in_memory: int, budget_bytes: int | None = None
+    ) -> None:
+        self._store = store
+        self._limit = in_memory
+        self._budget = _share_of_memory() if budget_bytes is None else budget_bytes
+        self._ring: deque[tuple[int, dict[str, Any]]] = deque()
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """What the states in memory take."""
+        return sum(_size(state) for _, state in self._ring)
+
+    def save(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Keep a copy of what `state` returns; on disk it is written beside the caller.
+
+        Raises:
+            CheckpointError: the write before this one failed.
+        """
+        if self._store is None and not self._limit:
+            return
+        copied = snapshot(state())
+        if self._limit:
+            self._ring.append((step, copied))
+        while len(self._ring) > self._limit or self.bytes_in_memory > self._budget:
+            self._ring.popleft()
+        if self._store is not None:
+            self._store.save(step, copied)
+
+    def before(self, step: int) -> WayBack | None:
+        """Return the newest state from before `step`, from memory where it is there."""
+        for kept, state in reversed(self._ring):
+            if kept < step:
+                return WayBack(snapshot(state), "memory")
+        loaded = None if self._store is None else self._store.load_before(step)
+        return None if loaded is None else WayBack(loaded[1], "disk")
+
+    def boundaries(self, history: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the boundaries whose states are kept, oldest first; `history` has their steps.
+
+        A state from between two boundaries counts as the earlier one's.
+        """
+        steps = {step for step, _ in self._ring}
+        if self._store is not None:
+            steps |= set(self._store.steps())
+        passed = [(entry["step"], entry["boundary"]) for entry in history]
+        return [max((b for at, b in passed if at <= step), default=0) for step in sorted(steps)]
+
+    def wait(self) -> None:
+        """Wait for the write under way.
+
+        Raises:
+            CheckpointError: it failed.
+        """
+        if self._store is not None:
+            self._store.wait()
+
+    def drop_after(self, step: int) -> None:
+        """Forget the states from after `step`: a crash from here on resumes from before it."""
+        while self._ring and self._ring[-1][0] > step:
+            self._ring.pop()
+        if self._store is not None:
+            self._store.drop_after(step)
+
+
+def times_stuck(rollbacks: Sequence[Mapping[str, Any]], boundary: int) -> int:
+    """Return how many of the last rollbacks were in vain: the run got no farther than before.
+
+    `rollbacks` are those of guards, oldest first; `boundary` is where one has fired now.
+    """
+    stuck = 0
+    for rollback in rollbacks:
+        stuck = stuck + 1 if rollback["boundary"] >= boundary else 0
+    return stuck
+
+
+def remedy(in_vain: Sequence[Mapping[str, Any]], step: int) -> str:
+    """Say what can be done about a loss that the run cannot put right itself.
+
+    `in_vain` are the rollbacks that did not help; `step` is where the run is.
+    """
+    if not in_vain:
+        early = "look at the data and the loss" if step <= 1 else "lower the learning rate"
+        return f"{early}, or clip the gradients (Task.clip_norm): there is no state to go back to"
+    places = " and ".join(str(rollback["to_boundary"]) for rollback in in_vain)
+    rate = in_vain[-1]["rate_factor"]
+    return (
+        f"the run went back to boundary {places} and on at {rate:g} of the learning rate, in vain; "
+        f"lower it from the start, clip the gradients (Task.clip_norm), or look at the data"
+    )
+
+
+def _size(state: Mapping[str, Any]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for _, tensor in nested_tensors(state))
+
+
+def _share_of_memory() -> int:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(LIMITS.memory_shares["checkpoints"] * total)
