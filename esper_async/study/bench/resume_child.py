@@ -2,7 +2,7 @@
 
 It trains MNIST-1D in a run folder, from its last checkpoint if there is one. At given steps it is
 asked by an operator to cull a seed, or dies by SIGKILL. At the end it writes a digest of the
-weights to `weights.json`.
+weights to `weights.json`. The library beside the folder keeps certificates for the next process.
 """
 
 import argparse
@@ -24,11 +24,12 @@ from esper_async.tasks.mnist1d import make_task
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
+from esper_async.urza import Library
 
 EPOCHS, CHECKPOINT_EVERY = 15, 3
 DWELL_STEPS = 100
 """Shorter than the default, so that a whole trial fits into the run."""
-BLUEPRINTS = ["BP009", "BP003", "BP016", "BP014"]
+BLUEPRINTS = ["BP009", "BP014"]
 
 
 class ScriptedControl:
@@ -80,8 +81,16 @@ def main() -> None:
     )
     task = make_task(seed=3, schedule="constant")
     with _mutant(asked.mutant):
-        engine = Engine(task, options, folder=asked.folder, control=control, blueprints=BLUEPRINTS)
-        with closing(engine):
+        library = Library(asked.folder.parent / "urza", actor="resume")
+        engine = Engine(
+            task,
+            options,
+            folder=asked.folder,
+            control=control,
+            certificates=library,
+            blueprints=BLUEPRINTS,
+        )
+        with closing(library), closing(engine):
             outcome = engine.run()
     kept = [record["seed"] for record in outcome.transitions if record["to_stage"] == "FOSSILIZED"]
     result = {"weights": weights_digest(outcome.grower.model), "kept": kept}
