@@ -22,6 +22,9 @@ class Branch:
 
     Whoever steps the host's optimizer steps the seeds' ones with it: they follow by a hook, so
     that accumulation and skipped steps hold for them too.
+
+    Attributes:
+        paused: the seeds in the forward pass that are not trained for now.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Branch:
         self.seed_order: list[str] = []
         self._clip_norm = clip_norm
         self._settings_used: dict[str, list[dict[str, Any]]] = {}
+        self.paused: set[str] = set()
         self._stepped = False
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
 
@@ -46,8 +50,9 @@ class Branch:
         self._settings_used = {name: _scheduled(o) for name, o in self.optimizers().items()}
         self._stepped = True
         scaler = self.precision.scaler(optimizer)
-        for seed_optimizer in self.seed_optimizers.values():
-            if scaler is None or unscale(seed_optimizer, scaler):
+        for seed_id, seed_optimizer in self.seed_optimizers.items():
+            sound = scaler is None or unscale(seed_optimizer, scaler)
+            if sound and seed_id not in self.paused:
                 clip_gradients(seed_optimizer, self._clip_norm)
                 seed_optimizer.step()
             seed_optimizer.zero_grad(set_to_none=True)

@@ -157,9 +157,7 @@ class Executor:
         for seed in planted:
             self._plant(seed)
         for seed in planted:
-            self._move(seed, Stage.TRAINING, None)
-            start_shadow(self.branch.model, seed)
-            self._training.append(seed)
+            self.start_training(seed)
         return planted
 
     def cull(self, seed_id: str, reason: str) -> None:
@@ -168,16 +166,48 @@ class Executor:
         Raises:
             CommandRefusedError: there is no such seed, or it is not active.
         """
-        seed = self.seeds.get(seed_id)
-        if seed is None:
-            known = ", ".join(self.seeds) or "none"
-            raise CommandRefusedError(f"there is no seed {seed_id!r}; this run has: {known}")
+        seed = self.seed(seed_id)
         if seed.stage not in ACTIVE:
             raise CommandRefusedError(
                 f"seed {seed_id} is {seed.stage.name}; only a seed between GERMINATED and "
                 f"PROBATIONARY can be culled"
             )
         self._remove(seed, GateResult("G0", True, reason, {}, self.boundary))
+
+    def seed(self, seed_id: str) -> Seed:
+        """Return a seed of this run.
+
+        Raises:
+            CommandRefusedError: there is none of that name.
+        """
+        if seed_id not in self.seeds:
+            known = ", ".join(self.seeds) or "none"
+            raise CommandRefusedError(f"there is no seed {seed_id!r}; this run has: {known}")
+        return self.seeds[seed_id]
+
+    def start_training(self, seed: Seed) -> None:
+        """Let a germinated seed learn in shadow from the next batch on."""
+        self._move(seed, Stage.TRAINING, None)
+        start_shadow(self.branch.model, seed)
+        self._training.append(seed)
+
+    def hold(self, seed: Seed, *, paused: bool) -> None:
+        """Freeze a seed where it is, or let it go on."""
+        seed.paused = paused
+        self.branch.paused = {each.id for each in self.seeds.values() if each.paused}
+
+    def judge_now(self, seed: Seed) -> None:
+        """Keep the seed on trial if the window it has shows its benefit.
+
+        Raises:
+            CommandRefusedError: it does not; the seed stays on trial.
+        """
+        assert self.trial is not None
+        assert self.trial.seed is seed
+        gate = self._benefit_gate(self.trial)
+        if not gate.passed:
+            raise CommandRefusedError(f"seed {seed.id} does not pass G4 yet: {gate.reason}")
+        self._fossilize(self.trial, gate)
 
     def _make_seeds(self, candidates: Sequence[Candidate]) -> list[Seed]:
         """Build every candidate's kernel, or refuse them all."""
@@ -242,17 +272,19 @@ class Executor:
         self.compute.host_step(batch)
         if self._training:
             for seed in self._training:
-                seed.stage_steps += 1
+                seed.stage_steps += not seed.paused
             if self.steps % self.options.shadow_every == 0:
                 self._shadow(batch)
         if self.trial is not None:
-            self.trial.seed.stage_steps += 1
+            self.trial.seed.stage_steps += not self.trial.seed.paused
             self.trial.after_step(batch)
             if self.trial.has_twin:
                 self.compute.twin_step(batch)
 
     def _shadow(self, batch: Any) -> None:
         for seed in self._training:
+            if seed.paused:
+                continue
             learn = partial(
                 shadow_step,
                 self._call,
@@ -272,16 +304,17 @@ class Executor:
         self.steps_per_boundary = max(self.steps - self._steps_at_boundary, 1)
         self._steps_at_boundary = self.steps
         for seed in self.seeds.values():
-            seed.stage_boundaries += 1
+            seed.stage_boundaries += not seed.paused
         if self.trial is not None and self.trial.average is not None:
-            self.trial.boundaries_past_ramp += 1
+            self.trial.boundaries_past_ramp += not self.trial.seed.paused
 
     def variants(self) -> dict[str, Variant]:
         """Return what must be evaluated on the decision split, beside the host itself."""
         found: dict[str, Variant] = {}
         if self.trial is not None:
             found |= self.trial.variants(self._forward)
-        for seed in self._due():
+        asked = [seed for seed in self._training if seed.asked]
+        for seed in {**dict.fromkeys(self._due()), **dict.fromkeys(asked)}:
             found[f"shadow:{seed.id}"] = shadow_variant(self._call, seed)
         return found
 
@@ -311,9 +344,13 @@ class Executor:
         ready = []
         for tournament in {seed.tournament: None for seed in self._training}:
             members = [seed for seed in self._training if seed.tournament == tournament]
-            if all(seed.stage_steps >= self.options.dwell_steps for seed in members):
+            if all(map(self._is_ready, members)):
                 ready += members
         return ready
+
+    def _is_ready(self, seed: Seed) -> bool:
+        trained = seed.stage_steps >= self.options.dwell_steps or seed.hurried
+        return trained and not seed.paused
 
     def _trial_may_end(self) -> bool:
         trial = self.trial
@@ -323,12 +360,14 @@ class Executor:
 
     def _judge_tournaments(self, results: Mapping[str, Evaluation]) -> None:
         measured = [seed for seed in self._training if f"shadow:{seed.id}" in results]
-        if self.trial is not None or not measured:
-            return
-        tournament = measured[0].tournament
-        members = [seed for seed in measured if seed.tournament == tournament]
-        for seed in members:
+        for seed in measured:
             seed.clean_contribution = paired(results, "host", f"shadow:{seed.id}")
+            seed.asked = False
+        due = [seed for seed in self._due() if seed in measured]
+        if self.trial is not None or not due:
+            return
+        tournament = due[0].tournament
+        members = [seed for seed in due if seed.tournament == tournament]
         winner: Seed | None = None
         for seed in rank(members):
             verdict = trained_verdict(
@@ -383,6 +422,9 @@ class Executor:
     def _judge_trial(self, trial: Trial, results: Mapping[str, Evaluation]) -> None:
         seed = trial.seed
         seed.dependence = paired(results, "off", "host")
+        seed.asked = False
+        if seed.paused:
+            return
         if seed.stage is Stage.BLENDING:
             if trial.ramp_complete:
                 gate = GateResult("G2", True, "ramp complete", {"alpha": 1.0}, self.boundary)

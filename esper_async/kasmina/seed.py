@@ -89,6 +89,12 @@ class Seed:
     Until BLENDING the kernel is no part of the model; `optimizer` (None for a kernel without
     parameters) belongs to the seed for its whole life. `buffers` are the shadow's own copies of
     the host's buffers while it trains.
+
+    Attributes:
+        paused: its weights and alpha stay where they are.
+        hurried: it is judged at the next boundary, whatever is left of its dwell.
+        asked: it is measured at the next boundary.
+        rate: the learning rate it was given; None is the authority's own.
     """
 
     id: str
@@ -112,6 +118,10 @@ class Seed:
     parameter_count: int
     ended_boundary: int | None = None
     rest_boundaries: int = 0
+    paused: bool = False
+    hurried: bool = False
+    asked: bool = False
+    rate: float | None = None
 
     @property
     def kernel(self) -> nn.Module:

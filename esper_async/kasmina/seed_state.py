@@ -23,6 +23,10 @@ _PLAIN = (
     "parameter_count",
     "ended_boundary",
     "rest_boundaries",
+    "paused",
+    "hurried",
+    "asked",
+    "rate",
 )
 _QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
 

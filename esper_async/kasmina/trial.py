@@ -60,7 +60,9 @@ class Trial:
         self.stream = stream
         self.ramp_steps = max(ramp_steps, 1)
         self.ramp_step = 0
+        self.held = False
         self._schedule = schedule
+        self._alpha_before = 0.0
         self.boundaries_past_ramp = 0
         self._train_step = train_step
         self._horizon = horizon_steps
@@ -88,9 +90,9 @@ class Trial:
 
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step: alpha, the twin, the averages."""
-        if not self.ramp_complete:
+        if not (self.ramp_complete or self.held or self.seed.paused):
             self.ramp_step += 1
-            self.seed.graft.set_alpha(ramp(self._schedule, self.ramp_step / self.ramp_steps))
+            self.seed.graft.set_alpha(self._alpha())
         if self._twin is not None and self._train_step is not None:
             self._twin.follow_schedule(self.branch)
             for part, same in self._modes:
@@ -102,6 +104,18 @@ class Trial:
             self.average.update()
         if self.twin_average is not None:
             self.twin_average.update()
+
+    def _alpha(self) -> float:
+        share = ramp(self._schedule, self.ramp_step / self.ramp_steps)
+        return self._alpha_before + (1.0 - self._alpha_before) * share
+
+    def ramp_again(self, schedule: RampSchedule | None, steps: int | None) -> None:
+        """Let alpha go on from where it is by another ramp; None keeps what it was."""
+        self._alpha_before = self._alpha()
+        self._schedule = schedule or self._schedule
+        self.ramp_steps = self.ramp_steps if steps is None else max(steps, 1)
+        self.ramp_step = 0
+        self.held = False
 
     def start_averaging(self) -> None:
         """Begin the window: both branches are averaged from here on."""
@@ -152,6 +166,9 @@ class Trial:
             "stream": self.stream.state,
             "ramp_steps": self.ramp_steps,
             "ramp_step": self.ramp_step,
+            "held": self.held,
+            "schedule": self._schedule,
+            "alpha_before": self._alpha_before,
             "boundaries_past_ramp": self.boundaries_past_ramp,
             "horizon": self._horizon,
             "benefits": list(self.benefits),
@@ -165,8 +182,9 @@ class Trial:
         if self._twin is not None:
             self._twin.load_state_dict(state["twin"])
         self.stream.state = state["stream"]
-        for name in ("ramp_steps", "ramp_step", "boundaries_past_ramp"):
+        for name in ("ramp_steps", "ramp_step", "held", "boundaries_past_ramp"):
             setattr(self, name, state[name])
+        self._schedule, self._alpha_before = state["schedule"], state["alpha_before"]
         self.benefits = list(state["benefits"])
         self._horizon = state["horizon"]
         if state["average"] is not None:

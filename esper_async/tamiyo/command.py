@@ -1,9 +1,10 @@
 """The commands a policy can give, and the decision that carries one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from esper_async.kasmina.operations import VERBS, Tuning, Verb
 from esper_async.kasmina.seed import Candidate
 
 
@@ -43,7 +44,26 @@ class Cull:
         return {"type": "SEED", "operation": "CULL", "candidates": [], "target": self.seed}
 
 
-Command = NoOp | Germinate | Cull
+@dataclass(frozen=True, slots=True)
+class Operate:
+    """Act on one seed in another way; `kasmina.operations` says what each verb does."""
+
+    seed: str
+    verb: Verb
+    tuning: Tuning | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the command as JSON values."""
+        return {
+            "type": "SEED",
+            "operation": self.verb,
+            "candidates": [],
+            "target": self.seed,
+            "tuning": None if self.tuning is None else asdict(self.tuning),
+        }
+
+
+Command = NoOp | Germinate | Cull | Operate
 
 
 def command_from_json(data: Mapping[str, Any]) -> Command:
@@ -59,7 +79,11 @@ def command_from_json(data: Mapping[str, Any]) -> Command:
         return Cull(data["target"])
     if operation == "GERMINATE":
         return Germinate(tuple(Candidate(**candidate) for candidate in data["candidates"]))
-    raise ValueError(f"unknown seed operation {operation!r}; known: GERMINATE, CULL")
+    if operation in VERBS:
+        tuning = data.get("tuning")
+        return Operate(data["target"], operation, None if tuning is None else Tuning(**tuning))
+    known = ", ".join(("GERMINATE", "CULL", *VERBS))
+    raise ValueError(f"unknown seed operation {operation!r}; known: {known}")
 
 
 @dataclass(frozen=True, slots=True)

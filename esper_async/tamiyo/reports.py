@@ -80,7 +80,7 @@ class ReportBook:
         ]
 
     def _is_due(self, window: _Window, seeds: Mapping[str, Seed], boundary: int) -> bool:
-        if window.operation == "CULL":
+        if window.operation != "GERMINATE":
             return boundary >= window.boundary + self.cull_boundaries
         members = [seeds[seed_id] for seed_id in window.seeds]
         if any(seed.stage is Stage.FOSSILIZED or seed.windows for seed in members):

@@ -98,7 +98,8 @@ class Chronicle:
             seeds = list(executor.seeds)[-len(command.candidates) :]
             self.open_window(command_id, "GERMINATE", seeds, report.metrics)
         else:
-            self.open_window(command_id, "CULL", [command.seed], report.metrics)
+            operation = command.to_json()["operation"]
+            self.open_window(command_id, operation, [command.seed], report.metrics)
 
     def open_window(
         self, command_id: str, operation: str, seeds: list[str], metrics: Mapping[str, float]

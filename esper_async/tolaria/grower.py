@@ -28,6 +28,7 @@ from esper_async.kasmina.legal import (
 )
 from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.modes import evaluation_mode
+from esper_async.kasmina.operations import operate
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.precision import Precision, PrecisionName
@@ -298,6 +299,8 @@ class Grower:
             self.executor.germinate(command.candidates)
         elif isinstance(command, Cull):
             self.executor.cull(command.seed, "culled on command")
+        else:
+            operate(self.executor, command.seed, command.verb, command.tuning)
 
     def finish(self, validation_loader: Iterable[Any]) -> list[Transition]:
         """End growth: drop what trains in shadow, judge the trial on the window it has."""

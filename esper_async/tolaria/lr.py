@@ -56,7 +56,7 @@ class LRController:
             if seed.optimizer is not None:
                 age = self._ages.get(seed.id, 0) + 1
                 self._ages[seed.id] = age
-                rate = self._rate(seed.stage, age)
+                rate = self._rate(seed.stage, age, seed.rate)
                 for group in seed.optimizer.param_groups:
                     group["lr"] = rate
 
@@ -87,10 +87,11 @@ class LRController:
         """Return the present rate of the host's first group."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def _rate(self, stage: Stage, age: int) -> float:
+    def _rate(self, stage: Stage, age: int, given: float | None) -> float:
         if stage is Stage.FOSSILIZED:
             return self.host_rate() * min(1.0, age / self._warmup)
-        return self.factor * self._base * min(1.0, age / self._warmup)
+        base = self._base if given is None else given
+        return self.factor * base * min(1.0, age / self._warmup)
 
     def _host_rates(self) -> list[float]:
         return [float(group["lr"]) for group in self._optimizer.param_groups]
