@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper_async.kasmina.kernels.graft import attach, detach
+from esper_async.kasmina.optimizer_state import load_optimizer
 from esper_async.kasmina.precision import Precision, unscale
 from esper_async.kasmina.seed import Seed
 
@@ -149,11 +150,11 @@ class Branch:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state; the topology must be the same already."""
+        """Take over a state by copying; the topology must be the same already."""
         self.model.load_state_dict(state["model"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         for key, saved in state["seed_optimizers"].items():
-            self.seed_optimizers[key].load_state_dict(saved)
+            load_optimizer(self.seed_optimizers[key], saved)
         self.precision.load_state_of(self.optimizer, state["scaler"])
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.kernels.graft import Graft
+from esper_async.kasmina.optimizer_state import load_optimizer
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.random_state import RandomStream
 from esper_async.kasmina.seed import Candidate, GradientRecord, Seed
@@ -81,9 +82,9 @@ def restore_seed(
 def load_seed(seed: Seed, saved: Mapping[str, Any]) -> None:
     """Load the weights, buffers and optimizer state of a living seed, strictly."""
     seed.graft.load_state_dict(saved["graft"], strict=True)
-    seed.buffers = dict(saved["buffers"])
+    seed.buffers = {name: buffer.clone() for name, buffer in saved["buffers"].items()}
     if seed.optimizer is not None and saved["optimizer"] is not None:
-        seed.optimizer.load_state_dict(saved["optimizer"])
+        load_optimizer(seed.optimizer, saved["optimizer"])
     elif saved["optimizer"] is None:
         seed.optimizer = None
 

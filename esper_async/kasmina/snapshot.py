@@ -57,8 +57,8 @@ class Snapshot:
         return self._content
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self._content = state
+        """Take over a copy of what `state_dict` returned: `restore` uses its tensors up."""
+        self._content = _copied(state)
 
 
 def _content(branch: Branch) -> dict[str, Any]:

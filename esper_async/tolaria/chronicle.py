@@ -146,5 +146,5 @@ class Chronicle:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.told = state["told"]
+        self.told = {kind: list(records) for kind, records in state["told"].items()}
         self._reports.load_state_dict(state["reports"])

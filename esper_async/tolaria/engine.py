@@ -64,7 +64,6 @@ _COUNTED = (
     "host_s",
     "total_s",
     "macs_per_sample",
-    "history",
     "is_stalled",
 )
 _COMPARED_BATCHES = 2
@@ -497,8 +496,9 @@ class Engine:
 
         It is recorded first: should the process die before all is done, the next one finishes it.
         """
-        state = way.state
+        asked = time.perf_counter()
         self._recovery.wait()  # on disk before the journal names it
+        state, started = way.state, time.perf_counter()
         executor = self.grower.executor
         if executor is not None:
             self._chronicle.abort_after(executor, state["boundary"])
@@ -517,6 +517,12 @@ class Engine:
         self._load(state)
         self._go_another_way(rate_factor)
         self._rolled_back = True
+        self._chronicle.note(
+            "rolled_back",
+            source=way.source,
+            ms=way.taken_ms + 1e3 * (time.perf_counter() - started),
+            waited_ms=1e3 * (started - asked),
+        )
 
     def _go_another_way(self, rate_factor: float) -> None:
         """See to it that what a guard stopped does not come again just so."""
@@ -567,6 +573,7 @@ class Engine:
         self._loader.load_state_dict(state["loader"])
         for name in _COUNTED:
             setattr(self, f"_{name}", state[name])
+        self._history = list(state["history"])
         self._tally = Tally(**state["tally"])
         self._loss_guard.load_state_dict(state["loss_guard"])
         global_random.restore(state["random"])

@@ -1,5 +1,6 @@
 """The one authority over learning rates: no group's rate changes but through it."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 
@@ -120,7 +121,7 @@ class LRController:
         """Take over what `state_dict` returned; the optimizer's own state is loaded before."""
         if self._scheduler is not None:
             assert isinstance(state["scheduler"], dict)
-            self._scheduler.load_state_dict(state["scheduler"])
+            self._scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
         ages, violations, factor = state["ages"], state["violations"], state["factor"]
         assert isinstance(ages, dict)
         assert isinstance(violations, int)

@@ -6,6 +6,7 @@ Chowdhery et al., "PaLM" (2022), section 5.1, who went back and skipped the batc
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -21,10 +22,11 @@ Source = Literal["memory", "disk"]
 
 
 class WayBack(NamedTuple):
-    """A state that a run can go back to, and where it was kept."""
+    """A state that a run can go back to, where it was kept, and how long it took to get it."""
 
     state: dict[str, Any]
     source: Source
+    taken_ms: float
 
 
 class Recovery:
@@ -66,12 +68,23 @@ class Recovery:
             self._store.save(step, copied)
 
     def before(self, step: int) -> WayBack | None:
-        """Return the newest state from before `step`, from memory where it is there."""
+        """Return the newest state from before `step`, from memory where it is there.
+
+        Whoever loads it copies from it: it may be asked for again.
+        """
+        started = time.perf_counter()
+        found: dict[str, Any] | None = None
+        source: Source = "memory"
         for kept, state in reversed(self._ring):
             if kept < step:
-                return WayBack(snapshot(state), "memory")
-        loaded = None if self._store is None else self._store.load_before(step)
-        return None if loaded is None else WayBack(loaded[1], "disk")
+                found = state
+                break
+        if found is None and self._store is not None:
+            loaded = self._store.load_before(step)
+            found, source = (None if loaded is None else loaded[1]), "disk"
+        if found is None:
+            return None
+        return WayBack(found, source, 1e3 * (time.perf_counter() - started))
 
     def boundaries(self, history: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the boundaries whose states are kept, oldest first; `history` has their steps.

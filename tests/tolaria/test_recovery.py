@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from esper_async.tolaria.checkpoint import CheckpointStore
+from esper_async.tolaria.checkpoint import CheckpointStore, snapshot
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
@@ -21,7 +21,7 @@ from esper_async.tolaria.recovery import Recovery, times_stuck
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import LossError
 from tests.growth_hosts import differing
-from tests.tolaria.growth_tasks import listed
+from tests.tolaria.growth_tasks import BLUEPRINTS, listed
 from tests.tolaria.test_engine import Script, kinds, options, run, weights
 
 # -- the guard -------------------------------------------------------------------------------------
@@ -87,12 +87,10 @@ def test_what_is_kept_is_the_state_of_that_instant_and_stays_so(tmp_path: Path) 
     recovery = Recovery(CheckpointStore(tmp_path), in_memory=1)
     recovery.save(1, lambda: living)
     living["weights"].fill_(9.0)
-    for _ in range(2):
-        way = recovery.before(2)
-        assert way is not None
-        assert way.source == "memory"
-        assert torch.equal(way.state["weights"], torch.ones(4))
-        way.state["weights"].fill_(7.0)
+    way = recovery.before(2)
+    assert way is not None
+    assert way.source == "memory"
+    assert torch.equal(way.state["weights"], torch.ones(4))
     recovery.wait()
     loaded = CheckpointStore(tmp_path).load_latest()
     assert loaded is not None
@@ -268,6 +266,50 @@ def test_a_run_drained_after_it_went_back_goes_on_bitwise(tmp_path: Path, cut: i
     rest, _ = tripped(tmp_path / "cut")
     assert rest.history == whole.history
     assert differing(weights(rest), weights(whole)) == []
+
+
+class Watched(Script):
+    """Goes back twice, and keeps what the run was then and what it came from."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__({step: [Steer("rollback")]})
+        self.again = {step: [Steer("rollback")]}
+        self.kept: list[Any] = []
+        self.living: list[Any] = []
+
+    def went_back(self, engine: Engine) -> None:
+        ((_, kept),) = engine._recovery._ring
+        self.kept.append(_relevant(kept))
+        self.living.append(_relevant(engine._state()))
+        self.steers, self.again = self.again, {}
+
+
+def _relevant(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of what the rest of a run depends on, times left out."""
+    parts = ("grower", "random", "chronicle", "history", "loss_guard", "steps", "boundary")
+    loader = {name: state["loader"][name] for name in ("epoch", "batch", "generators")}
+    copied: dict[str, Any] = snapshot({**{part: state[part] for part in parts}, "loader": loader})
+    return copied
+
+
+@pytest.mark.parametrize("step", [14, 22, 26, 34])
+def test_a_rollback_brings_all_back_and_what_it_came_from_stays_whole(step: int) -> None:
+    """With seeds in shadow, in the ramp, on trial and kept; `step` is in the middle of an epoch."""
+    control = Watched(step)
+    engine = Engine(listed(), options(), control=control, blueprints=BLUEPRINTS)
+    whole = engine._go_back
+
+    def go_back(*arguments: Any, **how: Any) -> None:
+        whole(*arguments, **how)
+        control.went_back(engine)
+
+    engine._go_back = go_back  # type: ignore[method-assign]
+    with closing(engine):
+        engine.run()
+    assert len(control.living) == 2
+    for living in control.living:
+        assert differing(control.kept[0], living) == []
+    assert differing(control.kept[0], control.kept[1]) == []
 
 
 def test_an_operators_rollback_leaves_the_rate_alone(tmp_path: Path) -> None:

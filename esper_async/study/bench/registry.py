@@ -24,6 +24,7 @@ CASES = {
     "redis-kill": "redis_kill",
     "refusal": "refusal",
     "resume": "resume",
+    "rollback": "rollback",
     "shadow-learning": "shadow_learning",
     "start-up": "start_up",
     "static-overhead": "static_overhead",
