@@ -6,6 +6,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
 
+import torch
+
 from esper_async.runtime.logging import configure_logging
 from esper_async.study.bench.benchmark import Effort
 
@@ -26,10 +28,12 @@ def run_all(plans: Sequence[P], run: Callable[[P], R], effort: Effort) -> dict[P
 
 
 def workers() -> ProcessPoolExecutor:
-    """Return a pool with a fresh process a core; what they log goes to standard error."""
+    """Return a pool with a fresh process a core, one torch thread each."""
     return ProcessPoolExecutor(
-        os.cpu_count(),
-        mp_context=get_context("spawn"),
-        initializer=configure_logging,
-        initargs=("warning",),
+        os.cpu_count(), mp_context=get_context("spawn"), initializer=_begin_worker
     )
+
+
+def _begin_worker() -> None:
+    configure_logging("warning")  # to standard error
+    torch.set_num_threads(1)  # more of them than cores would wait for each other

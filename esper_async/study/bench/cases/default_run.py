@@ -168,7 +168,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "gates not journaled",
             "a stage change is written down without what allowed it",
-            lambda: replaced("esper_async.tolaria.engine.transition_record", _without_gate),
+            lambda: replaced("esper_async.tolaria.chronicle.transition_record", _without_gate),
             fails=("stage changes that their gate does not explain",),
         ),
         Mutant(

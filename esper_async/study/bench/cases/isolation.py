@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from esper_async.kasmina import executor, shadow
 from esper_async.kasmina.call import detached_parameters
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.seed import Candidate, Seed
 from esper_async.study.bench.benchmark import (
     Bar,
@@ -146,13 +147,12 @@ def _backward_into_host() -> Iterator[None]:
     def attached(model: nn.Module, seed: Seed) -> dict[str, Tensor]:
         return {**whole(model, seed), **dict(model.named_parameters())}
 
-    def learn(seed: Seed, value: Tensor, clip_norm: float) -> None:
+    def add_gradients(seed: Seed, value: Tensor, precision: Precision) -> None:
         value.backward()  # type: ignore[no-untyped-call]
-        seed.gradients.note(torch.ones(1))
 
     with (
         replaced(f"{shadow.__name__}.shadow_tensors", attached),
-        replaced(f"{shadow.__name__}._learn", learn),
+        replaced(f"{shadow.__name__}._add_gradients", add_gradients),
     ):
         yield
 
