@@ -593,6 +593,7 @@ class Executor:
             self.trial = self._start_trial(self.seeds[saved["seed"]], TwinChoice(**saved["choice"]))
             self.trial.load_state_dict(saved)
         self.branch.load_state_dict(state["branch"])
+        self.branch.paused = {seed.id for seed in self.seeds.values() if seed.paused}
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.compute.load_state_dict(state["compute"])

@@ -124,7 +124,7 @@ def _fine_tune(executor: "Executor", seed: Seed, tuning: Tuning) -> None:
         steps = None if boundaries is None else boundaries * executor.steps_per_boundary
         executor.trial.ramp_again(schedule, steps)
     if rate is not None:
-        seed.rate = rate
+        seed.given_rate = rate
 
 
 _DEEDS: dict[Verb, Callable[["Executor", Seed], None]] = {

@@ -94,7 +94,7 @@ class Seed:
         paused: its weights and alpha stay where they are.
         hurried: it is judged at the next boundary, whatever is left of its dwell.
         asked: it is measured at the next boundary.
-        rate: the learning rate it was given; None is the authority's own.
+        given_rate: the learning rate it was given; None is the authority's own.
     """
 
     id: str
@@ -121,7 +121,7 @@ class Seed:
     paused: bool = False
     hurried: bool = False
     asked: bool = False
-    rate: float | None = None
+    given_rate: float | None = None
 
     @property
     def kernel(self) -> nn.Module:

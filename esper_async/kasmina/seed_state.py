@@ -26,7 +26,7 @@ _PLAIN = (
     "paused",
     "hurried",
     "asked",
-    "rate",
+    "given_rate",
 )
 _QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
 

@@ -56,7 +56,7 @@ class LRController:
             if seed.optimizer is not None:
                 age = self._ages.get(seed.id, 0) + 1
                 self._ages[seed.id] = age
-                rate = self._rate(seed.stage, age, seed.rate)
+                rate = self._rate(seed.stage, age, seed.given_rate)
                 for group in seed.optimizer.param_groups:
                     group["lr"] = rate
 

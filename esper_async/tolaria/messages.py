@@ -12,6 +12,7 @@ from esper_async.leyline import (
     FieldReport,
     Ramp,
     SeedCandidate,
+    SeedCommand,
     StateForm,
     SystemStatePacket,
     TelemetryPacket,
@@ -159,6 +160,8 @@ def _command_of(record: Record) -> AdaptationCommand:
     command.seed.operation = value_of(enums.SeedOperation, told["operation"])
     if told["target"] is not None:
         command.seed_id = told["target"]
+    if told.get("tuning") is not None:
+        _fill_tuning(command.seed, told["tuning"])
     for candidate in told["candidates"]:
         command.seed.candidates.append(
             SeedCandidate(
@@ -170,6 +173,15 @@ def _command_of(record: Record) -> AdaptationCommand:
             )
         )
     return command
+
+
+def _fill_tuning(command: SeedCommand, tuning: Mapping[str, Any]) -> None:
+    if tuning["learning_rate"] is not None:
+        command.learning_rate = tuning["learning_rate"]
+    if tuning["ramp"] is not None:
+        command.ramp.schedule = value_of(enums.RampSchedule, tuning["ramp"].upper())
+    if tuning["ramp_boundaries"] is not None:
+        command.ramp.boundaries = tuning["ramp_boundaries"]
 
 
 def _ramp_of(schedule: str | None) -> Ramp | None:

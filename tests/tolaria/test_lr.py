@@ -25,6 +25,7 @@ class Newborn:
     def __init__(self, stage: Stage = Stage.TRAINING) -> None:
         self.id = "s1"
         self.stage = stage
+        self.given_rate: float | None = None
         self.optimizer: Any = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
 
     @property
@@ -46,6 +47,17 @@ def test_a_newborn_warms_up_to_the_base_rate_and_stays_there() -> None:
         rates.step([seed])
         seen.append(seed.rate)
     assert seen == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_a_seed_that_was_given_a_rate_has_it_until_it_is_kept() -> None:
+    rates = LRController(host(), warmup_steps=1)
+    seed: Any = Newborn()
+    seed.given_rate = 0.03
+    rates.step([seed])
+    assert seed.rate == pytest.approx(0.03)
+    seed.stage = Stage.FOSSILIZED
+    rates.step([seed])
+    assert seed.rate == pytest.approx(0.1)
 
 
 def test_a_newborn_does_not_starve_on_a_decayed_schedule_and_a_kept_one_follows_it() -> None:
