@@ -91,6 +91,7 @@ async def test_a_task_without_a_metric_has_six_different_tiles(opened: Open) -> 
 @pytest.mark.parametrize("width", [1400, 1100, 800, 390])
 async def test_the_tiles_fill_their_last_row(opened: Open, width: int) -> None:
     async with opened(width=width) as (page, _):
+        await expect(page.locator("#run-head .tile:last-child")).to_be_visible()
         ends: list[float] = await page.evaluate(
             """[".tiles", ".tile:last-child"].map((name) =>
                  document.querySelector(`#run-head ${name}`).getBoundingClientRect().right)"""

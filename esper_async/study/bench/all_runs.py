@@ -6,8 +6,6 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
 
-import torch
-
 from esper_async.runtime.logging import configure_logging
 from esper_async.study.bench.benchmark import Effort
 
@@ -35,5 +33,7 @@ def workers() -> ProcessPoolExecutor:
 
 
 def _begin_worker() -> None:
+    import torch  # not above: the command line's --help would wait for it
+
     configure_logging("warning")  # to standard error
     torch.set_num_threads(1)  # more of them than cores would wait for each other
