@@ -204,8 +204,10 @@ class Executor:
         """
         assert self.trial is not None
         assert self.trial.seed is seed
+        told = len(seed.gates)
         gate = self._benefit_gate(self.trial)
         if not gate.passed:
+            del seed.gates[told:]
             raise CommandRefusedError(f"seed {seed.id} does not pass G4 yet: {gate.reason}")
         self._fossilize(self.trial, gate)
 
