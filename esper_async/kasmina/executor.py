@@ -316,7 +316,7 @@ class Executor:
         if self.trial is not None:
             found |= self.trial.variants(self._forward)
         asked = [seed for seed in self._training if seed.asked]
-        for seed in {**dict.fromkeys(self._due()), **dict.fromkeys(asked)}:
+        for seed in dict.fromkeys([*self._due(), *asked]):
             found[f"shadow:{seed.id}"] = shadow_variant(self._call, seed)
         return found
 
@@ -474,6 +474,7 @@ class Executor:
         trial.keep()
         self.trial = None
         seed = trial.seed
+        self.hold(seed, paused=False)  # what is kept trains on
         if self.options.fossilized_frozen:
             self.branch.freeze(seed)
         self._move(seed, Stage.FOSSILIZED, gate)
@@ -504,6 +505,7 @@ class Executor:
             self.compute.trial_withdrawn()
         else:
             self._training.remove(seed)
+        self.hold(seed, paused=False)
         self.compute.seed_removed(seed.id)
         seed.release(self.boundary)
         seed.rest_boundaries = self.options.embargo_boundaries
@@ -549,6 +551,7 @@ class Executor:
         """
         if self.trial is not None:
             self.trial.keep()
+        self.branch.paused = set()
         for seed_id in list(self.branch.seed_order):
             self.branch.detach(self.seeds[seed_id])
 

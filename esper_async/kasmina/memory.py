@@ -52,12 +52,17 @@ class TwinChoice:
 
 
 def growth_budget_bytes(device: torch.device) -> int:
-    """Return what growth may take of a device's memory; other devices share the machine's own."""
+    """Return what growth may take of a device's memory."""
+    return share_bytes("growth", device)
+
+
+def share_bytes(share: str, device: torch.device) -> int:
+    """Return a share of a device's memory by its name; other devices share the machine's own."""
     if device.type == "cuda":
         total = int(torch.cuda.get_device_properties(device).total_memory)
     else:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(LIMITS.memory_shares["growth"] * total)
+    return int(LIMITS.memory_shares[share] * total)
 
 
 def twin_bytes(branch: Branch) -> int:

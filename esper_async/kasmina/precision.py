@@ -27,7 +27,7 @@ class Precision:
     Args:
         name: "32", "bf16-mixed" or "16-mixed"; only the last one scales gradients.
         device_type: "cpu" or "cuda".
-        scalers: those that are there already, by their optimizers.
+        scalers: the caller's own, by their optimizers; a twin is trained with the host's, then.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Precision:
         self.name = name
         self._device_type = device_type
         self._half = _HALVES.get(name)
+        self._are_the_callers = bool(scalers)
         self._scalers: WeakKeyDictionary[Optimizer, GradScaler] = WeakKeyDictionary(scalers or {})
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -58,7 +59,10 @@ class Precision:
         return self._scalers[owner]
 
     def follow(self, owner: Optimizer, other: Optimizer) -> None:
-        """Give an optimizer's scaler the state of another's."""
+        """Give an optimizer's scaler the state of another's; the caller's own serves both."""
+        if self._are_the_callers:
+            self._scalers[owner] = self._scalers[other]
+            return
         mine, theirs = self.scaler(owner), self.scaler(other)
         if mine is not None and theirs is not None:
             mine.load_state_dict(theirs.state_dict())

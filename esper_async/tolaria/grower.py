@@ -102,13 +102,14 @@ class Grower:
         progress: told of certificates being proved: `(done, total, what)`; a line on the terminal
             shows it if None.
         precision: of shadow passes: "32", "bf16-mixed" or "16-mixed", as in the caller's loop.
-        scaler: the caller's gradient scaler, with "16-mixed"; without it the gradients of seeds
-            would be taken for so many times what they are.
+        scaler: the caller's gradient scaler, which "16-mixed" needs: the gradients of seeds in the
+            forward pass are scaled by it, too.
         decide: `(policy, view) -> Decision`, called in place of `policy.decide(view)`: a run
             journals there what it is about to do.
 
     Raises:
         TypeError, ValueError: a growth option, a tier or a blueprint is not known.
+        ValueError: "16-mixed" without a scaler, or a scaler without it.
     """
 
     def __init__(
@@ -147,6 +148,10 @@ class Grower:
         self.executor: Executor | None = None
         self.history: list[dict[str, float]] = []
         if not isinstance(precision, Precision):
+            if (precision == "16-mixed") != (scaler is not None):
+                raise ValueError(
+                    'precision="16-mixed" and scaler= go together: pass the GradScaler of your loop'
+                )
             device = next(model.parameters()).device
             precision = Precision(precision, device.type, {optimizer: scaler} if scaler else None)
         self._branch = Branch(

@@ -12,7 +12,7 @@ _LEAST_SHARE = 0.1
 
 
 class LossGuard:
-    """Watches the losses of a run, one a step.
+    """Watches the losses of a run: one a step, or the mean of a boundary on a device.
 
     The running level is their exponential average. Near the end of a good run it is close to zero,
     where fifteen times of it is nothing: it counts as at least a tenth of the first loss. What may
@@ -37,7 +37,7 @@ class LossGuard:
             if self._above >= LASTING_STEPS:
                 return (
                     f"the training loss is {loss:.4g}, and has been over {EXPLODED:.0f} times its "
-                    f"level ({self._level:.4g}) for {self._above} steps"
+                    f"level ({self._level:.4g}) {self._above} times in a row"
                 )
             return None
         self._above = 0

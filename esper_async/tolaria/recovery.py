@@ -5,14 +5,15 @@ learning rate and with other random numbers, so that a shuffled loader gives oth
 Chowdhery et al., "PaLM" (2022), section 5.1, who went back and skipped the batches before a spike).
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import torch
+
+from esper_async.kasmina.memory import share_bytes
 from esper_async.kasmina.snapshot import nested_tensors
-from esper_async.leyline.limits import LIMITS
 from esper_async.tolaria.checkpoint import CheckpointStore, snapshot
 
 RATE_FACTOR = 0.5
@@ -43,7 +44,11 @@ class Recovery:
     ) -> None:
         self._store = store
         self._limit = in_memory
-        self._budget = _share_of_memory() if budget_bytes is None else budget_bytes
+        self._budget = (
+            share_bytes("checkpoints", torch.device("cpu"))
+            if budget_bytes is None
+            else budget_bytes
+        )
         self._ring: deque[tuple[int, dict[str, Any]]] = deque()
 
     @property
@@ -143,8 +148,3 @@ def remedy(in_vain: Sequence[Mapping[str, Any]], step: int) -> str:
 
 def _size(state: Mapping[str, Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for _, tensor in nested_tensors(state))
-
-
-def _share_of_memory() -> int:
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(LIMITS.memory_shares["checkpoints"] * total)

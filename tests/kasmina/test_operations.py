@@ -185,6 +185,26 @@ def test_a_paused_seed_on_trial_keeps_weights_and_alpha_and_is_not_judged() -> N
     plot.until("CULLED", limit=20)
 
 
+def test_a_paused_seed_that_is_kept_trains_on() -> None:
+    plot = on_trial(window_boundaries=50, g4_margin=-1e9)
+    seed = plot.executor.seeds["s1"]
+    while seed.stage is not Stage.PROBATIONARY:
+        plot.epoch()
+    pause(plot.executor, "s1")
+    operate(plot.executor, "s1", "FOSSILIZE")
+    before = copy.deepcopy(seed.graft.state_dict())
+    plot.epoch()
+    assert differing(before, seed.graft.state_dict()) != []
+
+
+def test_a_paused_seed_leaves_no_trace_when_it_goes() -> None:
+    plot = Plot("mlp")
+    plot.plant("BP021")
+    pause(plot.executor, "s1")
+    plot.executor.cull("s1", "asked for")
+    assert plot.branch.paused == set()
+
+
 @pytest.mark.parametrize("stage", ["TRAINING", "BLENDING"])
 def test_what_was_asked_of_a_seed_survives_a_save(stage: str) -> None:
     def make() -> Plot:

@@ -85,6 +85,15 @@ def test_a_drained_run_goes_on_bitwise(tmp_path: Path, settings: dict[str, Any])
     assert differing(weights(whole), weights(rest)) == []
 
 
+@pytest.mark.parametrize(("precision", "scaled"), [("16-mixed", False), ("bf16-mixed", True)])
+def test_half_precision_and_a_scaler_go_together(precision: Any, scaled: bool) -> None:
+    task = listed()
+    scaler = torch.amp.GradScaler("cpu") if scaled else None  # type: ignore[attr-defined]
+    optimizer = adam(task.model.parameters())
+    with pytest.raises(ValueError, match="go together"):
+        Grower(task.model, optimizer, loss=task.loss, precision=precision, scaler=scaler)
+
+
 def test_a_loop_of_somebody_elses_accumulates_with_a_grower() -> None:
     torch.manual_seed(0)
     task = listed()

@@ -41,7 +41,7 @@ def test_a_loss_far_over_its_level_fires_when_it_lasts() -> None:
     found = [guard.look(2.1 * EXPLODED) for _ in range(LASTING_STEPS)]
     assert found[:-1] == [None] * (LASTING_STEPS - 1)
     assert found[-1] is not None
-    assert "over 15 times its level (2)" in found[-1]
+    assert "over 15 times its level (2) 3 times in a row" in found[-1]
 
 
 def test_one_batch_of_outliers_is_no_explosion() -> None:
