@@ -1,6 +1,7 @@
 """Oona's supervisor side: the server, the janitor, the services' bus, and orphaned spools."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,7 +156,7 @@ class OonaService:
 
     async def _adopt(self, directory: Path) -> None:
         try:
-            spool = await asyncio.to_thread(Spool, directory, patience_s=0.0)
+            spool = await _opened(directory)
         except SpoolBusy:
             return  # its child lives
         try:
@@ -168,3 +169,14 @@ class OonaService:
             return
         finally:
             spool.close()
+
+
+async def _opened(directory: Path) -> Spool:
+    """Open a spool in a thread; one that opens after a cancellation is closed again."""
+    opening = asyncio.ensure_future(asyncio.to_thread(Spool, directory, patience_s=0.0))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with contextlib.suppress(SpoolBusy):
+            (await opening).close()
+        raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from esper_async.leyline.signing import Signer
 from esper_async.oona import Bridge, BusUnavailable, EmbeddedServer
 from esper_async.oona.connection import connect
 from esper_async.oona.service import OonaService
+from esper_async.oona.spool import Spool
 from esper_async.testing.redis import running_redis
 from tests.oona.conftest import FAST, KEY, Inbox, alert, process_exists, report, until
 from tests.oona.test_bus import consuming
@@ -100,3 +102,22 @@ async def test_an_external_server_is_used_and_left_running(tmp_path: Path) -> No
             assert service.detail()["redis"] == "external"
             await service.bus.publish(alert(1))
         assert server.pid is not None
+
+
+async def test_a_spool_that_opens_while_the_service_ends_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spool(tmp_path / "runs" / "dead" / "spool").close()
+    began, may_open = threading.Event(), threading.Event()
+
+    def slowly(directory: Path, *, patience_s: float = 5.0) -> Spool:
+        if "runs" in directory.parts:
+            began.set()
+            may_open.wait(30)
+        return Spool(directory, patience_s=patience_s)
+
+    monkeypatch.setattr("esper_async.oona.service.Spool", slowly)
+    async with running(tmp_path):
+        await asyncio.to_thread(began.wait, 30)
+        asyncio.get_running_loop().call_later(0.05, may_open.set)
+    Spool(tmp_path / "runs" / "dead" / "spool", patience_s=0.0).close()  # nobody has it

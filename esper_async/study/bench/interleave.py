@@ -15,7 +15,7 @@ import numpy as np
 from esper_async.study.statistics import Estimate, bootstrap_interval
 
 CONTROL_TOLERANCE = 0.01
-_BEYOND_NOISE = 5.0
+BEYOND_NOISE = 5.0
 """No noise explains a ratio that is over its limit by so many times what the control is off."""
 
 
@@ -57,7 +57,7 @@ class Comparison:
     def doubt(self, limit: float) -> str:
         """Why the ratio is not to be believed; empty if it is, or is far over the limit anyway."""
         off = abs(self.control.value - 1.0)
-        if off <= CONTROL_TOLERANCE or self.ratio.low > limit + _BEYOND_NOISE * off:
+        if off <= CONTROL_TOLERANCE or self.ratio.low > limit + BEYOND_NOISE * off:
             return ""
         return f"A/A control off by {off:.1%}; the machine is too noisy"
 
