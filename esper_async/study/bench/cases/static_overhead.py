@@ -181,7 +181,9 @@ class _Interleaved:
         now = _now()
         if not self._seen:
             return
-        for laps, lap in zip((self.validations.before, self.validations.after), self._by_hand_laps):
+        for laps, lap in zip(
+            (self.validations.before, self.validations.after), self._by_hand_laps, strict=True
+        ):
             laps.append(lap)
         self.validations.middle.append(
             Lap(now.cpu_s - self._ended.cpu_s, now.wall_s - self._ended.wall_s)
