@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -61,8 +61,8 @@ class CheckpointStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._thread: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Written] | None = None
         self._written: list[Written] = []
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
@@ -74,22 +74,20 @@ class CheckpointStore:
             CheckpointError: the write before this one failed.
         """
         self.wait()
-        self._thread = threading.Thread(
-            target=self._write, args=(step, state), name="checkpoint", daemon=True
-        )
-        self._thread.start()
+        self._writing = self._writer.submit(self._write, step, state)
 
     def wait(self) -> None:
         """Wait for the write under way; raise CheckpointError if it failed."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            self._written.append(writing.result())
+        except Exception as failure:
             raise CheckpointError(f"a checkpoint could not be written: {failure}") from failure
 
     def take_written(self) -> list[Written]:
-        """Return what has been written since the last call."""
+        """Return what was found written, by a `save` or `wait`, since the last call."""
         taken, self._written = self._written, []
         return taken
 
@@ -136,27 +134,23 @@ class CheckpointStore:
             )
         return None
 
-    def _write(self, step: int, state: dict[str, Any]) -> None:
+    def _write(self, step: int, state: Mapping[str, Any]) -> Written:
         started = time.perf_counter()
-        try:
-            path = self._folder / f"{step:010d}.pt"
-            _replace(path, lambda temporary: torch.save(state, temporary))
-            size_bytes = path.stat().st_size
-            manifest = {
-                "format": FORMAT,
-                "step": step,
-                "file": path.name,
-                "size_bytes": size_bytes,
-                "sha256": _digest(path),
-                "torch": torch.__version__,
-            }
-            manifest_path = path.with_suffix(".json")
-            _replace(manifest_path, lambda temporary: temporary.write_text(json.dumps(manifest)))
-            self._prune()
-            duration = 1e3 * (time.perf_counter() - started)
-            self._written.append(Written(step, path, size_bytes, duration))
-        except Exception as failure:  # noqa: BLE001 - raised by the next call, in the caller's thread
-            self._failure = failure
+        path = self._folder / f"{step:010d}.pt"
+        _replace(path, lambda temporary: torch.save(state, temporary))
+        size_bytes = path.stat().st_size
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "file": path.name,
+            "size_bytes": size_bytes,
+            "sha256": _digest(path),
+            "torch": torch.__version__,
+        }
+        manifest_path = path.with_suffix(".json")
+        _replace(manifest_path, lambda temporary: temporary.write_text(json.dumps(manifest)))
+        self._prune()
+        return Written(step, path, size_bytes, 1e3 * (time.perf_counter() - started))
 
     def _prune(self) -> None:
         for manifest in sorted(self._folder.glob("*.json"), reverse=True)[_KEPT:]:

@@ -10,15 +10,16 @@ import torch
 
 
 def capture() -> dict[str, Any]:
-    """Return every global random state as tensors, numbers and lists."""
+    """Return every global random state as numbers and tensors, which are quick to copy."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
+    words = np.asarray(keys).astype(np.int64)  # torch computes with no unsigned ones
     version, internal, gauss = random.getstate()
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if cuda else None,
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "python": [version, torch.tensor(internal), gauss],
+        "numpy": [kind, torch.from_numpy(words), position, has_gauss, cached],
     }
 
 
@@ -28,9 +29,9 @@ def restore(state: dict[str, Any]) -> None:
     if state["cuda"] is not None:
         torch.cuda.set_rng_state_all(state["cuda"])
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(internal.tolist()), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
-    words = np.asarray(keys, dtype=np.uint32)
+    words = keys.numpy().astype(np.uint32)
     np.random.set_state((kind, words, position, has_gauss, cached))
 
 

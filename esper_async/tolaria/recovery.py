@@ -30,6 +30,12 @@ class WayBack(NamedTuple):
     taken_ms: float
 
 
+class _Kept(NamedTuple):
+    step: int
+    state: dict[str, Any]
+    size_bytes: int
+
+
 class Recovery:
     """The states of one run, newest last.
 
@@ -49,12 +55,12 @@ class Recovery:
             if budget_bytes is None
             else budget_bytes
         )
-        self._ring: deque[tuple[int, dict[str, Any]]] = deque()
+        self._ring: deque[_Kept] = deque()
 
     @property
     def bytes_in_memory(self) -> int:
         """What the states in memory take."""
-        return sum(_size(state) for _, state in self._ring)
+        return sum(kept.size_bytes for kept in self._ring)
 
     def save(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
         """Keep a copy of what `state` returns; on disk it is written beside the caller.
@@ -66,7 +72,7 @@ class Recovery:
             return
         copied = snapshot(state())
         if self._limit:
-            self._ring.append((step, copied))
+            self._ring.append(_Kept(step, copied, _size(copied)))
         while len(self._ring) > self._limit or self.bytes_in_memory > self._budget:
             self._ring.popleft()
         if self._store is not None:
@@ -80,9 +86,9 @@ class Recovery:
         started = time.perf_counter()
         found: dict[str, Any] | None = None
         source: Source = "memory"
-        for kept, state in reversed(self._ring):
-            if kept < step:
-                found = state
+        for kept in reversed(self._ring):
+            if kept.step < step:
+                found = kept.state
                 break
         if found is None and self._store is not None:
             loaded = self._store.load_before(step)
@@ -96,7 +102,7 @@ class Recovery:
 
         A state from between two boundaries counts as the earlier one's.
         """
-        steps = {step for step, _ in self._ring}
+        steps = {kept.step for kept in self._ring}
         if self._store is not None:
             steps |= set(self._store.steps())
         passed = [(entry["step"], entry["boundary"]) for entry in history]
@@ -113,7 +119,7 @@ class Recovery:
 
     def drop_after(self, step: int) -> None:
         """Forget the states from after `step`: a crash from here on resumes from before it."""
-        while self._ring and self._ring[-1][0] > step:
+        while self._ring and self._ring[-1].step > step:
             self._ring.pop()
         if self._store is not None:
             self._store.drop_after(step)

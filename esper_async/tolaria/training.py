@@ -35,13 +35,12 @@ def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep
         parts = parts_of(batch)
         scaler = precision.scaler(optimizer)
         found: list[Tensor] = []
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass, which takes its memory
         for part in parts:
             with precision.autocast():
                 output, target = run_forward(forward, model, part)
                 with blaming("loss"):
                     loss = task.loss(output, target)
-            if not found:
-                optimizer.zero_grad(set_to_none=True)
             found.append(loss.detach())
             if len(parts) > 1:
                 loss = loss / len(parts)
