@@ -278,7 +278,7 @@ class Watched(Script):
         self.living: list[Any] = []
 
     def went_back(self, engine: Engine) -> None:
-        ((_, kept),) = engine._recovery._ring
+        (kept,) = (each.state for each in engine._recovery._ring)
         self.kept.append(_relevant(kept))
         self.living.append(_relevant(engine._state()))
         self.steers, self.again = self.again, {}
