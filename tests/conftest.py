@@ -1,6 +1,7 @@
 """What holds for the whole suite: with CI=true a skipped test is a failure."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,14 @@ def _logging_of_its_own() -> Iterator[None]:
     """A test that configures logging does so for itself: the next one's output is another file."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _import_path_of_its_own() -> Iterator[None]:
+    """A task file's folder leads the path of its process: not that of the tests after it."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
