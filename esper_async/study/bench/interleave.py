@@ -70,6 +70,12 @@ class Rounds:
     middle: list[Lap] = field(default_factory=list)
     after: list[Lap] = field(default_factory=list)
 
+    def add(self, before: Lap, middle: Lap, after: Lap) -> None:
+        """Append one round."""
+        self.before.append(before)
+        self.middle.append(middle)
+        self.after.append(after)
+
     def compare(self, clock: str, *, seed: int = 0) -> Comparison:
         """Compare in the clock "cpu_s" or "wall_s".
 

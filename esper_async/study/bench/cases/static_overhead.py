@@ -1,17 +1,6 @@
-"""What does Esper cost a run that never grows? The engine against a loop written by hand.
+"""What does Esper cost a run that never grows? The engine against a loop written by hand."""
 
-The engine's own training loader is the stop-watch: between two batches it hands out, it runs the
-loop by hand on a copy of the host. So the engine's whole path is timed, journal and checkpoints
-included, and both see the same machine at the same time.
-"""
-
-import copy
-import os
-import tempfile
-import time
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,239 +14,168 @@ from esper_async.study.bench.benchmark import (
     Row,
     judged,
     replaced,
-    shown,
 )
-from esper_async.study.bench.interleave import (
-    BEYOND_NOISE,
-    CONTROL_TOLERANCE,
-    Lap,
-    Rounds,
-    Stopwatch,
-)
+from esper_async.study.bench.engine_laps import Batch, EngineLaps, TimedHost
+from esper_async.study.bench.interleave import BEYOND_NOISE, CONTROL_TOLERANCE
 from esper_async.study.statistics import bootstrap_interval
 from esper_async.tasks.images import ImageHost
-from esper_async.tolaria.engine import Engine
+from esper_async.tasks.shakespeare import CharacterTransformer, sequence_cross_entropy
 from esper_async.tolaria.grower import Grower
-from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.task import Task
 
-MOST_STEP_RATIO = 1.03
 MOST_BOUNDARY_MS = 10.0
-LEAST_STEP_MS = 3.0
-STEPS_A_LAP = 5
-LAPS_AN_EPOCH = 4
-WARM_ROUNDS = 3
-VALIDATION_SAMPLES = 512
 MOST_SYNC_MS = 1.0
 """How long the disk may take to a record of a journal: a boundary waits for a few of them."""
-RECORD_BYTES = 700
+_ALPHABET, _LENGTH = 64, 64
 _EPOCHS = {Effort.SHORT: 12, Effort.FULL: 40}
 
 
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """How much slower a step may be, and from how many milliseconds on that is a fair bar."""
+
+    most_ratio: float
+    least_ms: float
+
+
+def _images(size: int, generator: torch.Generator) -> Batch:
+    images = torch.randn(size, 1, 28, 28, generator=generator)
+    return images, torch.randint(0, 10, (size,), generator=generator)
+
+
+def _characters(size: int, generator: torch.Generator) -> Batch:
+    text = torch.randint(0, _ALPHABET, (size, _LENGTH + 1), generator=generator)
+    return text[:, :-1], text[:, 1:]
+
+
+def _features(size: int, generator: torch.Generator) -> Batch:
+    features = torch.randn(size, 64, generator=generator)
+    return features, torch.randint(0, 10, (size,), generator=generator)
+
+
+def _perceptron() -> nn.Module:
+    """Return a perceptron of 51 466 parameters over features (N, 64)."""
+    return nn.Sequential(
+        nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 10)
+    )
+
+
+CONV = TimedHost(
+    "conv net",
+    lambda: ImageHost(24, depth=2, kernel_size=5, stride=2, pooled=2, classes=10),
+    _images,
+    nn.functional.cross_entropy,
+    batch_size=64,
+    lap_steps=5,
+)
+HOSTS = {
+    CONV: _Bars(1.02, 3.0),
+    TimedHost(
+        "transformer",
+        lambda: CharacterTransformer(_ALPHABET, length=_LENGTH, width=48, heads=4, depth=1),
+        _characters,
+        sequence_cross_entropy,
+        batch_size=16,
+        lap_steps=6,
+    ): _Bars(1.02, 3.0),
+    TimedHost(
+        "MLP",
+        _perceptron,
+        _features,
+        nn.functional.cross_entropy,
+        batch_size=32,
+        lap_steps=60,
+    ): _Bars(1.05, 0.4),
+}
+
+
 def measure(effort: Effort) -> list[Row]:
-    """Run the engine with the static policy and the loop by hand, interleaved."""
-    bench = _Interleaved(_EPOCHS[effort])
-    bench.run()
-    by_hand_ms = 1e3 * bench.rounds.compare("cpu_s").baseline_s / STEPS_A_LAP
+    """Run the engine with the static policy and the loop by hand, host by host."""
+    return [row for host, bars in HOSTS.items() for row in _rows(host, bars, _EPOCHS[effort])]
+
+
+def _rows(host: TimedHost, bars: _Bars, epochs: int) -> list[Row]:
+    laps = EngineLaps(host, epochs=epochs)
+    laps.run()
+    rows = _step_rows(host, bars, laps)
+    if host is CONV:
+        rows += [
+            _boundary_row(laps, "cpu_s", "thread CPU time"),
+            _boundary_row(laps, "wall_s", "wall-clock"),
+        ]
+    return [*rows, _weights_row(host, laps)]
+
+
+def _step_rows(host: TimedHost, bars: _Bars, laps: EngineLaps) -> list[Row]:
+    by_hand_ms = 1e3 * laps.rounds.compare("cpu_s").baseline_s / host.lap_steps
     too_small = (
-        f"the step by hand takes {by_hand_ms:.1f} ms; the bar is for one of {LEAST_STEP_MS:g} ms"
-        if by_hand_ms < LEAST_STEP_MS
+        f"the step by hand takes {by_hand_ms:.2f} ms; the bar is for one of {bars.least_ms:g} ms"
+        if by_hand_ms < bars.least_ms
         else ""
     )
     rows = []
     for clock, name in (("cpu_s", "thread CPU time"), ("wall_s", "wall-clock")):
-        compared = bench.rounds.compare(clock)
+        compared = laps.rounds.compare(clock)
         rows.append(
             judged(
-                f"step, {name}",
-                1e3 * compared.value_s / STEPS_A_LAP,
+                f"{host.name}: step, {name}",
+                1e3 * compared.value_s / host.lap_steps,
                 "ms",
-                Bar("at most", MOST_STEP_RATIO),
-                baseline=1e3 * compared.baseline_s / STEPS_A_LAP,
+                Bar("at most", bars.most_ratio),
+                baseline=1e3 * compared.baseline_s / host.lap_steps,
                 ratio=compared.ratio.value,
                 interval=(compared.ratio.low, compared.ratio.high),
                 note=f"A/A control {compared.control.value:.4f}",
-                doubt=too_small or compared.doubt(MOST_STEP_RATIO),
+                doubt=too_small or compared.doubt(bars.most_ratio),
             )
         )
-    rows += [
-        bench.boundary_row("cpu_s", "thread CPU time"),
-        bench.boundary_row("wall_s", "wall-clock"),
-    ]
-    return [*rows, shown("the step by hand", by_hand_ms, "ms")]
+    return rows
 
 
-class _ByHand:
-    """The loop that a user would have written."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-
-    def train(self, batches: list[tuple[Tensor, Tensor]]) -> None:
-        """Train on batches of images (N, 1, 28, 28) and labels (N,)."""
-        for inputs, targets in batches:
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = nn.functional.cross_entropy(self.model(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-
-    def validate(self, batches: list[tuple[Tensor, Tensor]]) -> float:
-        """Return the loss by sample."""
-        self.model.eval()
-        total, count = torch.zeros(()), 0
-        with torch.no_grad():
-            for inputs, targets in batches:
-                loss = nn.functional.cross_entropy(self.model(inputs), targets, reduction="sum")
-                total += loss
-                count += len(targets)
-        self.model.train()
-        return float(total) / count
+def _weights_row(host: TimedHost, laps: EngineLaps) -> Row:
+    return judged(
+        f"{host.name}: tensors that differ from the loop's",
+        float(laps.differing_weights()),
+        "",
+        Bar("at most", 0.0),
+        note="at the end of the run, bitwise",
+    )
 
 
-class _Interleaved:
-    """A training loader that times the engine it feeds, against the loop by hand."""
+def _boundary_row(laps: EngineLaps, clock: str, name: str) -> Row:
+    """Judge the boundary beyond validation itself, journal and checkpoint included.
 
-    def __init__(self, epochs: int) -> None:
-        torch.manual_seed(0)
-        model = ImageHost(24, depth=2, kernel_size=5, stride=2, pooled=2, classes=10)
-        self.rounds = Rounds()
-        self.validations = Rounds()
-        self.syncs: list[Lap] = []
-        self._epochs = epochs
-        self._model = model
-        self._by_hand = _ByHand(copy.deepcopy(model))
-        self._batches = _batches(STEPS_A_LAP, 64)
-        self._validation = _batches(VALIDATION_SAMPLES // 256, 256)
-        self._seen = 0
-        self._ended = _now()
-        self._by_hand_laps = self._ended, self._ended
-        self._record = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by `run`
+    Two validations by hand right before it are its baseline and A/A control.
+    """
+    timed = laps.boundaries
+    before, whole, after = (
+        np.array([1e3 * getattr(lap, clock) for lap in each[1:]])
+        for each in (timed.before, timed.middle, timed.after)
+    )
+    estimate = bootstrap_interval([whole - (before + after) / 2], lambda v: float(np.median(v)))
+    control = float(np.median(after / before))
+    validation_ms = float(np.median(before))
+    sync_ms = 1e3 * float(np.median([lap.wall_s for lap in laps.syncs]))
+    waits_ms = sync_ms if clock == "wall_s" else 0.0
+    return judged(
+        f"{CONV.name}: boundary beyond validation, {name}",
+        estimate.value,
+        "ms",
+        Bar("at most", MOST_BOUNDARY_MS),
+        interval=(estimate.low, estimate.high),
+        note=f"validation by hand {validation_ms:.1f} ms, A/A control {control:.4f}",
+        doubt=_boundary_doubt(estimate.low, abs(control - 1.0), validation_ms, waits_ms),
+    )
 
-    def run(self) -> None:
-        """Train to the end; the laps are then in `rounds`."""
-        task = Task(
-            model=self._model,
-            train_loader=self,
-            validation_loader=self._validation,
-            loss=nn.functional.cross_entropy,
-            optimizer=partial(torch.optim.Adam, lr=1e-3),
-        )
-        options = RunOptions(epochs=self._epochs, policy="static", threads=1)
-        with self._record, tempfile.TemporaryDirectory() as folder:
-            engine = Engine(task, options, folder=Path(folder))
-            try:
-                engine.run()
-            finally:
-                engine.close()
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._note_boundary()
-        for _ in range(LAPS_AN_EPOCH):
-            yield from self._round()
-        self._validated()  # the first after training finds its memory still warm: 8 % quicker
-        self._by_hand_laps = self._validated(), self._validated()
-        self._ended = _now()
-
-    def _round(self) -> Iterator[tuple[Tensor, Tensor]]:
-        watch = Stopwatch()
-        self._lap_by_hand(watch)
-        yield self._batches[0]  # untimed, as in the other laps
-        with watch.lap():
-            yield from self._batches  # the engine's own step runs between two of them
-        self._lap_by_hand(watch)
-        self._seen += 1
-        if self._seen > WARM_ROUNDS:
-            for laps, lap in zip(
-                (self.rounds.before, self.rounds.middle, self.rounds.after),
-                watch.laps,
-                strict=True,
-            ):
-                laps.append(lap)
-
-    def _lap_by_hand(self, watch: Stopwatch) -> None:
-        """Train by hand; a step before that is not timed, since it finds the caches cold."""
-        self._by_hand.train(self._batches[:1])
-        with watch.lap():
-            self._by_hand.train(self._batches)
-
-    def _note_boundary(self) -> None:
-        """Time the boundary between the last epoch's end and now, and what it is held against."""
-        now = _now()
-        if not self._seen:
-            return
-        for laps, lap in zip(
-            (self.validations.before, self.validations.after), self._by_hand_laps, strict=True
-        ):
-            laps.append(lap)
-        self.validations.middle.append(
-            Lap(now.cpu_s - self._ended.cpu_s, now.wall_s - self._ended.wall_s)
-        )
-        watch = Stopwatch()
-        with watch.lap():
-            self._record.write(bytes(RECORD_BYTES))
-            os.fsync(self._record.fileno())
-        self.syncs += watch.laps
-
-    def _validated(self) -> Lap:
-        watch = Stopwatch()
-        with watch.lap():
-            self._by_hand.validate(self._validation)
-        return watch.laps[0]
-
-    def boundary_row(self, clock: str, name: str) -> Row:
-        """Judge the boundary beyond validation itself, journal and checkpoint included.
-
-        Two validations by hand right before it are its baseline and A/A control.
-        """
-        before, whole, after = (
-            np.array([1e3 * getattr(lap, clock) for lap in laps[1:]])
-            for laps in (
-                self.validations.before,
-                self.validations.middle,
-                self.validations.after,
-            )
-        )
-        estimate = bootstrap_interval([whole - (before + after) / 2], lambda v: float(np.median(v)))
-        control = float(np.median(after / before))
-        return judged(
-            f"boundary beyond validation, {name}",
-            estimate.value,
-            "ms",
-            Bar("at most", MOST_BOUNDARY_MS),
-            interval=(estimate.low, estimate.high),
-            note=f"validation by hand {float(np.median(before)):.1f} ms, A/A control {control:.4f}",
-            doubt=self._doubt(clock, control, float(np.median(before)), estimate.low),
-        )
-
-    def _doubt(self, clock: str, control: float, validation_ms: float, low_ms: float) -> str:
-        """Why a boundary's time is not to be believed; empty where noise cannot explain it."""
-        sync_ms = 1e3 * float(np.median([lap.wall_s for lap in self.syncs]))
-        noise_ms = abs(control - 1.0) * validation_ms
-        if clock == "wall_s":
-            noise_ms += sync_ms
-        if low_ms > MOST_BOUNDARY_MS + BEYOND_NOISE * noise_ms:
-            return ""
-        if clock == "wall_s" and sync_ms > MOST_SYNC_MS:
-            return f"the disk takes {sync_ms:.1f} ms to a record; the bar is for {MOST_SYNC_MS:g}"
-        if abs(control - 1.0) > CONTROL_TOLERANCE:
-            return f"A/A control off by {abs(control - 1.0):.1%}; the machine is too noisy"
+def _boundary_doubt(low_ms: float, off: float, validation_ms: float, sync_ms: float) -> str:
+    """Why a boundary's time is not to be believed; empty where noise cannot explain it."""
+    if low_ms > MOST_BOUNDARY_MS + BEYOND_NOISE * (off * validation_ms + sync_ms):
         return ""
-
-
-def _now() -> Lap:
-    return Lap(time.thread_time(), time.perf_counter())
-
-
-def _batches(count: int, size: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (
-            torch.randn(size, 1, 28, 28, generator=generator),
-            torch.randint(0, 10, (size,), generator=generator),
-        )
-        for _ in range(count)
-    ]
+    if sync_ms > MOST_SYNC_MS:
+        return f"the disk takes {sync_ms:.1f} ms to a record; the bar is for {MOST_SYNC_MS:g}"
+    if off > CONTROL_TOLERANCE:
+        return f"A/A control off by {off:.1%}; the machine is too noisy"
+    return ""
 
 
 _whole_after_step = Grower.after_step
@@ -267,6 +185,12 @@ _whole_boundary = Grower.boundary
 def _with_a_forward(grower: Grower, batch: tuple[Tensor, Tensor]) -> None:
     with torch.no_grad():
         grower.model(batch[0])
+    _whole_after_step(grower, batch)
+
+
+def _with_a_touch(grower: Grower, batch: object) -> None:
+    with torch.no_grad():
+        next(grower.model.parameters()).add_(1e-9)
     _whole_after_step(grower, batch)
 
 
@@ -284,7 +208,13 @@ BENCHMARK = Benchmark(
             "a shadow pass without a seed",
             "one more forward pass after every step",
             lambda: replaced("esper_async.tolaria.grower.Grower.after_step", _with_a_forward),
-            fails=("step, *",),
+            fails=("*: step, *",),
+        ),
+        Mutant(
+            "touches a weight",
+            "a billionth is added to the host's first parameter after every step",
+            lambda: replaced("esper_async.tolaria.grower.Grower.after_step", _with_a_touch),
+            fails=("*: tensors that differ from the loop's",),
         ),
         Mutant(
             "validates twice",
@@ -292,7 +222,7 @@ BENCHMARK = Benchmark(
             lambda: replaced(
                 "esper_async.tolaria.grower.Grower.boundary", _with_a_second_validation
             ),
-            fails=("boundary beyond validation, *",),
+            fails=("*: boundary beyond validation, *",),
         ),
     ),
 )
