@@ -47,8 +47,10 @@ class Branch:
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
 
     def _step_seeds(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._settings_used = {name: _scheduled(o) for name, o in self.optimizers().items()}
         self._stepped = True
+        if not self.seed_order:
+            return
+        self._settings_used = {name: _scheduled(o) for name, o in self.optimizers().items()}
         scaler = self.precision.scaler(optimizer)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
             sound = scaler is None or unscale(seed_optimizer, scaler)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from esper_async.kasmina.user_code import blaming
 
+_SEQUENCE = (tuple, list)  # a constant: a union would be made anew for every batch
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 
 
@@ -22,12 +23,14 @@ def default_forward(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     Raises:
         BatchError: the batch is not a pair.
     """
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    if not isinstance(batch, _SEQUENCE) or len(batch) != 2:
         raise BatchError(
             f"a batch should be (input, target), not {describe(batch)}; "
             f"give the task a forward(model, batch) that returns (output, target)"
         )
     source, target = batch
+    if isinstance(source, Tensor):
+        return model(source), target
     if isinstance(source, Mapping):
         return model(**source), target
     if isinstance(source, tuple | list):
@@ -56,7 +59,7 @@ def run_forward(forward: Forward, model: nn.Module, batch: Any) -> tuple[Tensor,
     what = "model.forward" if forward is default_forward else "forward"
     with blaming(what, besides=(BatchError,)):
         result = forward(model, batch)
-    if not isinstance(result, tuple | list) or len(result) != 2:
+    if not isinstance(result, _SEQUENCE) or len(result) != 2:
         raise BatchError(f"forward should return (output, target), not {describe(result)}")
     output, target = result
     return output, target
@@ -64,7 +67,7 @@ def run_forward(forward: Forward, model: nn.Module, batch: Any) -> tuple[Tensor,
 
 def contents(batch: Any) -> str:
     """Return a few words about what a batch holds, for messages."""
-    if isinstance(batch, tuple | list) and len(batch) <= 4:
+    if isinstance(batch, _SEQUENCE) and len(batch) <= 4:
         return f"({', '.join(map(describe, batch))})"
     return f"({describe(batch)})"
 
@@ -112,6 +115,8 @@ def first_batch_size(batch: Any) -> int:
     Raises:
         BatchError: there is no tensor with a dimension in it.
     """
+    if isinstance(batch, _SEQUENCE) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return batch[0].shape[0]
     pending = [batch]
     while pending:
         value = pending.pop(0)
@@ -126,7 +131,11 @@ def first_batch_size(batch: Any) -> int:
 
 def move(batch: Any, device: torch.device) -> Any:
     """Return the batch with every tensor on `device`; tensors already there are the very same."""
-    return _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def there(tensor: Tensor) -> Tensor:
+        return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+
+    return _each(batch, there)
 
 
 def contiguous(batch: Any) -> Any:
@@ -137,10 +146,9 @@ def contiguous(batch: Any) -> Any:
 def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(batch, Tensor):
         return change(batch)
+    if isinstance(batch, _SEQUENCE):
+        changed = [_each(value, change) for value in batch]
+        return type(batch)(*changed) if hasattr(batch, "_fields") else type(batch)(changed)
     if isinstance(batch, Mapping):
         return {key: _each(value, change) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_each(value, change) for value in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(_each(value, change) for value in batch)
     return batch

@@ -22,4 +22,6 @@ def step_size(batch: Any) -> int:
     Raises:
         BatchError: there is no tensor with a dimension in one of them.
     """
-    return sum(map(first_batch_size, parts_of(batch)))
+    if isinstance(batch, MicroBatches):
+        return sum(map(first_batch_size, batch))
+    return first_batch_size(batch)

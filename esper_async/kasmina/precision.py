@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 PrecisionName = Literal["32", "bf16-mixed", "16-mixed"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 _HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_AS_IT_IS = nullcontext()
 
 
 class Precision:
@@ -47,7 +48,7 @@ class Precision:
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of a training pass: forward and loss, not backward."""
         if self._half is None:
-            return nullcontext()
+            return _AS_IT_IS
         return torch.autocast(self._device_type, dtype=self._half)
 
     def scaler(self, owner: Optimizer) -> GradScaler | None:

@@ -53,8 +53,12 @@ class blaming:  # noqa: N801 - a context manager, read as a verb
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, _NOBODYS_DOING + self._besides):
+        if isinstance(error, Exception) and _is_to_blame(error, self._besides):
             raise UserCodeError(self._what, error)
+
+
+def _is_to_blame(error: Exception, besides: tuple[type[Exception], ...] = ()) -> bool:
+    return not isinstance(error, _NOBODYS_DOING + besides)
 
 
 def batches_of(loader: Iterable[Any], what: str) -> Iterator[Any]:
@@ -62,9 +66,12 @@ def batches_of(loader: Iterable[Any], what: str) -> Iterator[Any]:
     with blaming(what):
         iterator = iter(loader)
     while True:
-        with blaming(what):
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        try:  # costs a batch nothing, where a context manager would
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            if _is_to_blame(error):
+                raise UserCodeError(what, error) from error
+            raise
         yield batch

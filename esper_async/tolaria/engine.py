@@ -259,18 +259,21 @@ class Engine:
         size = step_size(batch)
         if self._steps == 0:
             self._begin(parts_of(batch)[0])
-        taken = time.perf_counter()
-        with self.grower.step(batch):
-            started = time.perf_counter()
-            loss = self._train_step(self.task.model, self._optimizer, batch)
-            self._tally.host_s += time.perf_counter() - started
+        begun = time.perf_counter()
+        loss = self._train_step(self.task.model, self._optimizer, batch)
+        trained = time.perf_counter()
+        self.grower.after_step(batch)
         self._steps += 1
         self._samples += size
-        self._tally.add(loss, size)
         if self._guards_each_step:
-            self._guard(loss)
+            lost = float(loss)
+            self._tally.add(lost, size)
+            self._guard(lost)
+        else:
+            self._tally.add(loss.double(), size)
         self._control.heartbeat(self._steps, boundary=self._boundary)
-        self._tally.total_s += time.perf_counter() - taken
+        self._tally.host_s += trained - begun
+        self._tally.total_s += time.perf_counter() - begun
 
     def _begin(self, batch: Any) -> None:
         """Look at the first batch: find the sites, prove the kernels, count the host's cost."""
@@ -289,7 +292,7 @@ class Engine:
         )
         self._tally = Tally()  # its clock starts with the first step
 
-    def _guard(self, loss: Tensor) -> None:
+    def _guard(self, loss: Tensor | float) -> None:
         """Look at a loss (). What is wrong is put right: by a cull, by going back; or told."""
         trouble = self._loss_guard.look(float(loss))
         if trouble is None:

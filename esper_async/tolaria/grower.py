@@ -234,10 +234,12 @@ class Grower:
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step; `step` calls it."""
         executor = self.executor
+        if executor is None:
+            self._rates.step(())
+            return
         self._branch.settle()
-        self._rates.step(() if executor is None else executor.with_optimizer())
-        if executor is not None:
-            executor.after_step(batch)
+        self._rates.step(executor.with_optimizer())
+        executor.after_step(batch)
 
     def boundary(
         self, validation_loader: Iterable[Any], *, training_loss: float | None = None

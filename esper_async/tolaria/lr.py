@@ -99,6 +99,8 @@ class LRController:
     def _hold_host(self) -> None:
         groups = self._optimizer.param_groups
         for index, (group, expected) in enumerate(zip(groups, self._expected, strict=True)):
+            if group["lr"] == expected:
+                continue
             if not math.isclose(group["lr"], expected, rel_tol=_TOLERANCE):
                 self.violations += 1
                 if self._on_violation is not None:

@@ -30,12 +30,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """Sums since the last boundary: loss (), steps, samples, seconds of steps.
+    """Sums since the last boundary: loss, steps, samples, seconds of steps.
 
+    The loss is a tensor (), in float64, on a device that nobody wants to wait for each step.
     `host_s` is the host's own part of the steps, `total_s` all of them.
     """
 
-    loss: Tensor | None = None
+    loss: Tensor | float | None = None
     steps: int = 0
     samples: int = 0
     host_s: float = 0.0
@@ -51,9 +52,9 @@ class Tally:
         """Return what a resumed run needs of it: times begin anew."""
         return {"loss": self.loss, "steps": self.steps, "samples": self.samples}
 
-    def add(self, loss: Tensor, samples: int) -> None:
-        """Take in one step's loss () and number of samples."""
-        self.loss = loss.double() if self.loss is None else self.loss + loss.double()
+    def add(self, loss: Tensor | float, samples: int) -> None:
+        """Take in one step's loss and number of samples."""
+        self.loss = loss if self.loss is None else self.loss + loss
         self.steps += 1
         self.samples += samples
 

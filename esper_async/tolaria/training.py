@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
@@ -15,6 +16,9 @@ from esper_async.kasmina.trial import TrainStep
 from esper_async.kasmina.user_code import blaming
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError, told_as
+
+# Made once: they stand around every step.
+_LOSS, _BACKWARD, _STEP = blaming("loss"), blaming("loss.backward"), blaming("optimizer.step")
 
 
 class LossError(TaskError):
@@ -30,35 +34,32 @@ def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep
     forward = task.forward or default_forward
     precision = precision or Precision()
 
-    def losses(model: nn.Module, optimizer: Optimizer, batch: Any) -> list[Tensor]:
-        """Fill in the gradients; return the loss of each part."""
-        parts = parts_of(batch)
-        scaler = precision.scaler(optimizer)
-        found: list[Tensor] = []
-        optimizer.zero_grad(set_to_none=True)  # before the forward pass, which takes its memory
-        for part in parts:
-            with precision.autocast():
-                output, target = run_forward(forward, model, part)
-                with blaming("loss"):
-                    loss = task.loss(output, target)
-            found.append(loss.detach())
-            if len(parts) > 1:
-                loss = loss / len(parts)
-            if scaler is not None:
-                loss = scaler.scale(loss)
-            with blaming("loss.backward"):
-                loss.backward()  # type: ignore[no-untyped-call]
+    def gradients(model: nn.Module, part: Any, count: int, scaler: GradScaler | None) -> Tensor:
+        """Add a part's share of the gradients; return its loss ()."""
+        with precision.autocast():
+            output, target = run_forward(forward, model, part)
+            with _LOSS:
+                loss = task.loss(output, target)
+        found = loss.detach()
+        if count > 1:
+            loss = loss / count
+        if scaler is not None:
+            loss = scaler.scale(loss)
+        with _BACKWARD:
+            loss.backward()  # type: ignore[no-untyped-call]
         return found
 
     def train_step(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:
-        found = losses(model, optimizer, batch)
         scaler = precision.scaler(optimizer)
+        parts = parts_of(batch)
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass, which takes its memory
+        found = [gradients(model, part, len(parts), scaler) for part in parts]
         if scaler is not None:
             scaler.unscale_(optimizer)
         if task.clip_norm is not None:
             owned = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(owned, task.clip_norm)
-        with blaming("optimizer.step"):
+        with _STEP:
             if scaler is None:
                 optimizer.step()
             else:

@@ -145,7 +145,7 @@ def test_the_identity_has_no_dependence_and_no_benefit_beyond_rounding() -> None
 
 
 def test_a_seed_not_shown_to_help_goes_after_its_last_window() -> None:
-    plot = Plot("mlp", max_windows=2, window_boundaries=2)
+    plot = Plot("mlp", max_windows=2, window_boundaries=2, g4_margin=1e9)
     plot.plant("BP001")
     plot.until("CULLED")
     seed = plot.executor.seeds["s1"]
