@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from esper_async.kasmina.averaging import averaged_tensors
 from esper_async.kasmina.branch import Branch
-from esper_async.kasmina.snapshot import nested_tensors
+from esper_async.kasmina.snapshot import bytes_in
 from esper_async.leyline.limits import LIMITS
 
 _MB = 1e6
@@ -67,8 +66,7 @@ def share_bytes(share: str, device: torch.device) -> int:
 
 def twin_bytes(branch: Branch) -> int:
     """Return what a twin of a branch would hold: weights, buffers, optimizer state, average."""
-    tensors: list[Tensor] = [*branch.model.parameters(), *branch.model.buffers()]
-    tensors += averaged_tensors(branch.model).values()
-    for optimizer in branch.optimizers().values():
-        tensors += [tensor for _, tensor in nested_tensors(optimizer.state)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    model = [*branch.model.parameters(), *branch.model.buffers()]
+    averages = list(averaged_tensors(branch.model).values())
+    states = [optimizer.state for optimizer in branch.optimizers().values()]
+    return bytes_in([model, averages, states])

@@ -96,5 +96,16 @@ def nested_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from nested_tensors(item, f"{path}/{index}")
 
 
+def bytes_in(value: Any) -> int:
+    """Return what the tensors in nested containers take."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(bytes_in, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(bytes_in, value))
+    return 0
+
+
 def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())

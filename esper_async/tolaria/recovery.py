@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from esper_async.kasmina.memory import share_bytes
-from esper_async.kasmina.snapshot import nested_tensors
+from esper_async.kasmina.snapshot import bytes_in
 from esper_async.tolaria.checkpoint import CheckpointStore, snapshot
 
 RATE_FACTOR = 0.5
@@ -72,7 +72,7 @@ class Recovery:
             return
         copied = snapshot(state())
         if self._limit:
-            self._ring.append(_Kept(step, copied, _size(copied)))
+            self._ring.append(_Kept(step, copied, bytes_in(copied)))
         while len(self._ring) > self._limit or self.bytes_in_memory > self._budget:
             self._ring.popleft()
         if self._store is not None:
@@ -150,7 +150,3 @@ def remedy(in_vain: Sequence[Mapping[str, Any]], step: int) -> str:
         f"the run went back to boundary {places} and on at {rate:g} of the learning rate, in vain; "
         f"lower it from the start, clip the gradients (Task.clip_norm), or look at the data"
     )
-
-
-def _size(state: Mapping[str, Any]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for _, tensor in nested_tensors(state))

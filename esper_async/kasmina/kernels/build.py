@@ -1,7 +1,7 @@
 """How a kernel is built: the same bits for the same seed, and nobody else's random numbers."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -38,12 +38,19 @@ def build_kernel(
         settings = resolve(entry.settings, parameters or {}, interface)
     except SettingRefusedError as refusal:
         raise SettingRefusedError(f"{entry.id} {entry.name}: {refusal}") from None
-    with torch.inference_mode(False), torch.device("cpu"), _own_random_stream(seed):
+    with torch.inference_mode(False), _on_the_cpu(), _own_random_stream(seed):
         kernel = kernel_type(interface, **settings)
-    kernel.to(dtype=getattr(torch, interface.dtype))
+    dtype = getattr(torch, interface.dtype)
+    if dtype is not torch.get_default_dtype():
+        kernel.to(dtype=dtype)
     if interface.layout == "channels_last":
         kernel.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return kernel
+
+
+def _on_the_cpu() -> AbstractContextManager[object]:
+    """Have tensors made on the CPU; where they are anyhow, a device's mode would slow each down."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 @contextmanager

@@ -76,6 +76,12 @@ class Rounds:
         self.middle.append(middle)
         self.after.append(after)
 
+    def extend(self, other: "Rounds") -> None:
+        """Append all rounds of another."""
+        self.before += other.before
+        self.middle += other.middle
+        self.after += other.after
+
     def compare(self, clock: str, *, seed: int = 0) -> Comparison:
         """Compare in the clock "cpu_s" or "wall_s".
 
