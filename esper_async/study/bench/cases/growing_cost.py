@@ -37,7 +37,9 @@ from esper_async.tasks.images import ImageHost
 from esper_async.tolaria.grower import Grower
 
 MOST_SHADOW_RATIO = 1.45
-MOST_CPU, MOST_WALL = 3.0, 1.5
+MOST_CPU = 3.0
+MOST_WALL = {Effort.SHORT: 3.0, Effort.FULL: 1.5}
+"""In wall-clock time; the short form has too few steps to know how long the longest may be."""
 MOST_MEDIAN_MS, MOST_P99_MS = 3.0, 10.0
 KERNEL, SMALL_KERNEL = "BP009", "BP003"
 """An inverted bottleneck of 28 thousand parameters, and one that has a scale a channel."""
@@ -82,7 +84,7 @@ def measure(effort: Effort) -> list[Row]:
     try:
         return [
             *_shadow_rows(effort),
-            *_surgery_rows(_CYCLES[effort]),
+            *_surgery_rows(effort),
             *_boundary_rows(_BOUNDARIES[effort]),
         ]
     finally:
@@ -200,8 +202,9 @@ def _host_and_batches() -> tuple[nn.Module, list[Batch]]:
 # -- planting and removing -------------------------------------------------------------------------
 
 
-def _surgery_rows(cycles: int) -> list[Row]:
+def _surgery_rows(effort: Effort) -> list[Row]:
     """Plant and remove beside a run that has the seed all along; each counts to its step."""
+    cycles = _CYCLES[effort]
     model, data = _host_and_batches()
     steady = _Grown(copy.deepcopy(model), _EACH_STEP, data[0])
     steady.plant()
@@ -223,8 +226,8 @@ def _surgery_rows(cycles: int) -> list[Row]:
             planted.append(germination)
             removed.append(cull)
     return [
-        *_operation_rows("germination", planted, control),
-        *_operation_rows("cull", removed, control),
+        *_operation_rows("germination", planted, control, MOST_WALL[effort]),
+        *_operation_rows("cull", removed, control, MOST_WALL[effort]),
         judged(
             "operations after which an output differs",
             float(differing),
@@ -269,7 +272,9 @@ def _step_after(operation: Callable[[], Any], run: _Grown, batch: Batch) -> tupl
     return watch.laps[0], done
 
 
-def _operation_rows(name: str, laps: Sequence[Lap], control: Sequence[Lap]) -> list[Row]:
+def _operation_rows(
+    name: str, laps: Sequence[Lap], control: Sequence[Lap], most_wall: float
+) -> list[Row]:
     median_s = float(np.median([lap.cpu_s for lap in control]))
     longest = max(lap.cpu_s for lap in laps) / median_s
     own = max(lap.cpu_s for lap in control) / median_s
@@ -288,7 +293,7 @@ def _operation_rows(name: str, laps: Sequence[Lap], control: Sequence[Lap]) -> l
             f"longest step with a {name}, wall-clock",
             1e3 * wall_s,
             "ms",
-            Bar("at most", MOST_WALL),
+            Bar("at most", most_wall),
             baseline=1e3 * control_s,
             note=f"against the longest of {len(control)} steps without one",
         ),
@@ -372,7 +377,7 @@ def _train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) 
 _whole_germinate = Executor.germinate
 _whole_cull = Executor.cull
 _whole_advance = Executor.advance
-BURNT_S = 0.25
+BURNT_S = 1.0
 
 
 def _burn(seconds: float) -> None:
@@ -403,13 +408,13 @@ BENCHMARK = Benchmark(
     mutants=(
         Mutant(
             "proves what it plants",
-            "a germination computes for a quarter of a second",
+            "a germination computes for a second",
             _in_the_way("germinate", BURNT_S, _whole_germinate),
             fails=("longest step with a germination, *",),
         ),
         Mutant(
             "searches for what it removes",
-            "a cull computes for a quarter of a second",
+            "a cull computes for a second",
             _in_the_way("cull", BURNT_S, _whole_cull),
             fails=("longest step with a cull, *",),
         ),
