@@ -13,7 +13,7 @@ from esper_async.oona.bus import Bus
 from esper_async.oona.connection import connect, connect_once
 from esper_async.oona.courier import Courier
 from esper_async.oona.dead_letters import DeadLetters
-from esper_async.oona.errors import FAULTS, BusUnavailable, SpoolBusy
+from esper_async.oona.errors import FAULTS, BusUnavailable, ServerStartError, SpoolBusy
 from esper_async.oona.janitor import Janitor
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.server import EmbeddedServer
@@ -24,6 +24,7 @@ _LOG = structlog.get_logger(__name__)
 _ADOPT_EVERY_S = 2.0
 _ADOPT_FOR_S = 1.0
 _RESTART_PAUSE_S = 0.2
+_RESTART_PATIENCE_S = 30.0
 
 
 class OonaService:
@@ -139,13 +140,30 @@ class OonaService:
             await client.aclose()
 
     async def _keep_server(self, server: EmbeddedServer) -> None:
-        """Start the embedded server again whenever it ends; its file has its data."""
+        """Start the embedded server again whenever it ends; its file has its data.
+
+        Raises ServerStartError when it has not come up for a while: all that needs the bus ends
+        then, runs included, which is why one failed start is not enough.
+        """
         while True:
             code = await server.wait()
             self._restarts += 1
             _LOG.error("embedded_redis_ended", code=code, restarts=self._restarts)
+            await self._start_again(server)
+
+    async def _start_again(self, server: EmbeddedServer) -> None:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _RESTART_PATIENCE_S
+        while True:
             await asyncio.sleep(_RESTART_PAUSE_S)
-            await server.start()
+            try:
+                await server.start()
+            except ServerStartError as error:
+                if loop.time() >= give_up:
+                    raise
+                _LOG.warning("embedded_redis_did_not_start", error=str(error))
+            else:
+                return
 
     async def _adopt_spools(self) -> None:
         """Carry what dead children left, in short turns, so that a resumed run gets its spool."""

@@ -11,6 +11,7 @@ import pytest
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bridge, BusUnavailable, EmbeddedServer
 from esper_async.oona.connection import connect
+from esper_async.oona.errors import ServerStartError
 from esper_async.oona.service import OonaService
 from esper_async.oona.spool import Spool
 from esper_async.testing.redis import running_redis
@@ -76,6 +77,31 @@ async def test_it_starts_a_killed_server_again_with_its_data(tmp_path: Path) -> 
         await until(lambda: service.detail()["redis_restarts"] == 1)
         inbox = Inbox()
         async with consuming(service.bus, "alerts", "nissa", inbox):
+            assert await inbox.has(1) == [alert(1)]
+
+
+async def test_a_server_that_dies_again_while_it_starts_is_no_end_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that needs the bus would end with it, and runs would be drained."""
+    async with running(tmp_path) as service:
+        assert service.server is not None
+        whole, died = service.server.start, asyncio.Event()
+        up = asyncio.Event()
+
+        async def dies_once() -> None:
+            if not died.is_set():
+                died.set()
+                raise ServerStartError("the Redis server ended with code -9")
+            await whole()
+            up.set()
+
+        monkeypatch.setattr(service.server, "start", dies_once)
+        service.server.signal(9)  # type: ignore[arg-type]
+        await until(up.is_set)
+        inbox = Inbox()
+        async with consuming(service.bus, "alerts", "nissa", inbox):
+            await service.bus.publish(alert(1))
             assert await inbox.has(1) == [alert(1)]
 
 
