@@ -40,7 +40,9 @@ MOST_SHADOW_RATIO = 1.45
 MOST_CPU = 3.0
 MOST_WALL = {Effort.SHORT: 3.0, Effort.FULL: 1.5}
 """In wall-clock time; the short form has too few steps to know how long the longest may be."""
-MOST_MEDIAN_MS, MOST_P99_MS = 3.0, 10.0
+MOST_MEDIAN_MS = 3.0
+MOST_P99_MS = {Effort.SHORT: 20.0, Effort.FULL: 10.0}
+"""Of a hundred boundaries, as many as the short form has, that is the second longest."""
 KERNEL, SMALL_KERNEL = "BP009", "BP003"
 """An inverted bottleneck of 28 thousand parameters, and one that has a scale a channel."""
 _LAP_STEPS, _COLD_STEPS = 6, 2
@@ -85,7 +87,7 @@ def measure(effort: Effort) -> list[Row]:
         return [
             *_shadow_rows(effort),
             *_surgery_rows(effort),
-            *_boundary_rows(_BOUNDARIES[effort]),
+            *_boundary_rows(effort),
         ]
     finally:
         torch.set_num_threads(threads)
@@ -316,8 +318,9 @@ class _Timed(Grower):
             self.evaluation_s = time.thread_time() - started
 
 
-def _boundary_rows(count: int) -> list[Row]:
+def _boundary_rows(effort: Effort) -> list[Row]:
     """Let the heuristic grow a small host, with something to do at most boundaries."""
+    count = _BOUNDARIES[effort]
     torch.manual_seed(0)
     model = ConvHost()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -357,7 +360,7 @@ def _boundary_rows(count: int) -> list[Row]:
             "boundary without validation, 99th percentile",
             float(np.percentile(own_ms, 99)),
             "ms",
-            Bar("at most", MOST_P99_MS),
+            Bar("at most", MOST_P99_MS[effort]),
             note=note,
         ),
         shown("boundary without validation, longest", max(own_ms), "ms"),
@@ -426,8 +429,8 @@ BENCHMARK = Benchmark(
         ),
         Mutant(
             "judges slowly",
-            "advancing the seeds computes for 20 ms",
-            _in_the_way("advance", 0.02, _whole_advance),
+            "advancing the seeds computes for 50 ms",
+            _in_the_way("advance", 0.05, _whole_advance),
             fails=("boundary without validation, median", "boundary without validation, 99th *"),
         ),
     ),
