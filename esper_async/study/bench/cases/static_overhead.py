@@ -27,16 +27,21 @@ MOST_BOUNDARY_MS = 10.0
 MOST_SYNC_MS = 1.0
 """How long the disk may take to a record of a journal: a boundary waits for a few of them."""
 _ALPHABET, _LENGTH = 64, 64
-_EPOCHS = 12
-_ENGINES = {Effort.SHORT: 1, Effort.FULL: 5}
-"""Each has weights at other places in memory, which alone may make a percent."""
+_EPOCHS = {Effort.SHORT: 6, Effort.FULL: 12}
+_ENGINES = {Effort.SHORT: 3, Effort.FULL: 5}
+"""Each has weights at other places in memory, which alone may make some percent: over the bar is
+what all of them are over."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Bars:
-    """How much slower a step may be, and from how many milliseconds on that is a fair bar."""
+    """How much slower a step may be, and from how many milliseconds on that is a fair bar.
+
+    The short form times three engines, too few for the places of their weights to average out.
+    """
 
     most_ratio: float
+    most_ratio_short: float
     least_ms: float
 
 
@@ -71,7 +76,7 @@ CONV = TimedHost(
     lap_steps=5,
 )
 HOSTS = {
-    CONV: _Bars(1.02, 3.0),
+    CONV: _Bars(1.02, 1.03, 3.0),
     TimedHost(
         "transformer",
         lambda: CharacterTransformer(_ALPHABET, length=_LENGTH, width=48, heads=4, depth=1),
@@ -79,7 +84,7 @@ HOSTS = {
         sequence_cross_entropy,
         batch_size=16,
         lap_steps=6,
-    ): _Bars(1.02, 3.0),
+    ): _Bars(1.02, 1.05, 3.0),
     TimedHost(
         "MLP",
         _perceptron,
@@ -87,7 +92,7 @@ HOSTS = {
         nn.functional.cross_entropy,
         batch_size=32,
         lap_steps=60,
-    ): _Bars(1.05, 0.4),
+    ): _Bars(1.05, 1.05, 0.4),
 }
 
 
@@ -97,11 +102,11 @@ def measure(effort: Effort) -> list[Row]:
     The MLP, whose steps are short, is near its bar and left to the full form.
     """
     hosts = {h: bars for h, bars in HOSTS.items() if effort is Effort.FULL or h.name != "MLP"}
-    return [row for host, bars in hosts.items() for row in _rows(host, bars, _ENGINES[effort])]
+    return [row for host, bars in hosts.items() for row in _rows(host, bars, effort)]
 
 
-def _rows(host: TimedHost, bars: _Bars, count: int) -> list[Row]:
-    engines = [EngineLaps(host, epochs=_EPOCHS) for _ in range(count)]
+def _rows(host: TimedHost, bars: _Bars, effort: Effort) -> list[Row]:
+    engines = [EngineLaps(host, epochs=_EPOCHS[effort]) for _ in range(_ENGINES[effort])]
     rounds, boundaries = Rounds(), Rounds()
     syncs: list[Lap] = []
     for engine in engines:
@@ -109,7 +114,8 @@ def _rows(host: TimedHost, bars: _Bars, count: int) -> list[Row]:
         rounds.extend(engine.rounds)
         boundaries.extend(engine.boundaries)
         syncs += engine.syncs
-    rows = _step_rows(host, bars, rounds)
+    most_ratio = bars.most_ratio_short if effort is Effort.SHORT else bars.most_ratio
+    rows = _step_rows(host, most_ratio, bars.least_ms, rounds, engines)
     if host is CONV:
         rows += [
             _boundary_row(boundaries, syncs, "cpu_s", "thread CPU time"),
@@ -118,27 +124,39 @@ def _rows(host: TimedHost, bars: _Bars, count: int) -> list[Row]:
     return [*rows, _weights_row(host, engines)]
 
 
-def _step_rows(host: TimedHost, bars: _Bars, rounds: Rounds) -> list[Row]:
+def _step_rows(
+    host: TimedHost,
+    most_ratio: float,
+    least_ms: float,
+    rounds: Rounds,
+    engines: Sequence[EngineLaps],
+) -> list[Row]:
     by_hand_ms = 1e3 * rounds.compare("cpu_s").baseline_s / host.lap_steps
     too_small = (
-        f"the step by hand takes {by_hand_ms:.2f} ms; the bar is for one of {bars.least_ms:g} ms"
-        if by_hand_ms < bars.least_ms
+        f"the step by hand takes {by_hand_ms:.2f} ms; the bar is for one of {least_ms:g} ms"
+        if by_hand_ms < least_ms
         else ""
     )
     rows = []
     for clock, name in (("cpu_s", "thread CPU time"), ("wall_s", "wall-clock")):
         compared = rounds.compare(clock)
+        least = min(engine.rounds.compare(clock).ratio.value for engine in engines)
+        placed = (
+            f"of {len(engines)} engines one is within the bar, at {least:.3f}"
+            if least <= most_ratio < compared.ratio.low
+            else ""
+        )
         rows.append(
             judged(
                 f"{host.name}: step, {name}",
                 1e3 * compared.value_s / host.lap_steps,
                 "ms",
-                Bar("at most", bars.most_ratio),
+                Bar("at most", most_ratio),
                 baseline=1e3 * compared.baseline_s / host.lap_steps,
                 ratio=compared.ratio.value,
                 interval=(compared.ratio.low, compared.ratio.high),
                 note=f"A/A control {compared.control.value:.4f}",
-                doubt=too_small or compared.doubt(bars.most_ratio),
+                doubt=too_small or placed or compared.doubt(most_ratio),
             )
         )
     return rows
