@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import structlog
 from esper_async.leyline.signing import Signer
 from esper_async.oona.address import without_password
 from esper_async.oona.bus import Bus
-from esper_async.oona.connection import connect, connect_once
+from esper_async.oona.connection import ReconnectGate, connect, connect_once
 from esper_async.oona.courier import Courier
 from esper_async.oona.dead_letters import DeadLetters
 from esper_async.oona.errors import FAULTS, BusUnavailable, ServerStartError, SpoolBusy
@@ -154,15 +155,17 @@ class OonaService:
     async def _start_again(self, server: EmbeddedServer) -> None:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _RESTART_PATIENCE_S
+        gate = ReconnectGate("embedded server", cap_s=self._settings.reconnect_cap_s)
+        await asyncio.sleep(_RESTART_PAUSE_S)
         while True:
-            await asyncio.sleep(_RESTART_PAUSE_S)
             try:
                 await server.start()
             except ServerStartError as error:
                 if loop.time() >= give_up:
                     raise
-                _LOG.warning("embedded_redis_did_not_start", error=str(error))
+                await gate.pause(error)
             else:
+                gate.passed()
                 return
 
     async def _adopt_spools(self) -> None:
@@ -195,6 +198,6 @@ async def _opened(directory: Path) -> Spool:
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        with contextlib.suppress(SpoolBusy):
+        with contextlib.suppress(SpoolBusy, OSError, sqlite3.Error):
             (await opening).close()
         raise

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from esper_async.runtime.files import sync_directory
 
-FORMAT = 1
+FORMAT = 2
 _KEPT = 2
 
 

@@ -232,7 +232,7 @@ class Grower:
         )
 
     def after_step(self, batch: Any) -> None:
-        """Go on by one optimizer step; `step` calls it."""
+        """Go on by one optimizer step on `batch`; leaving `step` calls it."""
         executor = self.executor
         if executor is None:
             self._rates.step(())

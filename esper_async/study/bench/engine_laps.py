@@ -9,69 +9,21 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from esper_async.study.bench.interleave import Lap, Rounds, Stopwatch
+from esper_async.study.bench.timed_hosts import RATE, Batch, LoopByHand, TimedHost
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task
 
-Batch = tuple[Tensor, Tensor]
 LAPS_AN_EPOCH = 4
 RECORD_BYTES = 700
 _WARM_ROUNDS = 3
-_RATE = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class TimedHost:
-    """A host to time, a batch for it of so many samples, and how many steps make a lap."""
-
-    name: str
-    model: Callable[[], nn.Module]
-    batch: Callable[[int, torch.Generator], Batch]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    batch_size: int
-    lap_steps: int
-
-
-class LoopByHand:
-    """The loop that a user would have written, over a copy of the host."""
-
-    def __init__(self, host: TimedHost, model: nn.Module, *, epochs: int) -> None:
-        self.model = copy.deepcopy(model)
-        self._loss = host.loss
-        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=_RATE)
-        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, T_max=epochs)
-
-    def train(self, batches: list[Batch]) -> None:
-        """Train on each batch once."""
-        for inputs, targets in batches:
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(self.model(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-
-    def end_epoch(self) -> None:
-        """Let the learning rate go on by one epoch."""
-        self._schedule.step()
-
-    def validate(self, batches: list[Batch]) -> float:
-        """Return the loss by sample."""
-        self.model.eval()
-        total, count = torch.zeros(()), 0
-        with torch.no_grad():
-            for inputs, targets in batches:
-                total += self._loss(self.model(inputs), targets) * len(targets)
-                count += len(targets)
-        self.model.train()
-        return float(total) / count
 
 
 class EngineLaps:
@@ -79,24 +31,23 @@ class EngineLaps:
 
     Attributes:
         rounds: laps of `lap_steps` steps: by hand, by the engine, by hand.
-        boundaries: a validation by hand, the engine's boundary, another validation by hand; the
-            latter two are taken right before the boundary.
+        boundaries: a validation by hand, the engine's boundary, another validation by hand; both
+            validations are done right before the boundary.
         syncs: how long the disk took to a journal-sized record, once a boundary.
     """
 
-    def __init__(self, host: TimedHost, *, epochs: int, options: RunOptions | None = None) -> None:
+    def __init__(self, host: TimedHost, *, epochs: int) -> None:
         torch.manual_seed(0)
         self.rounds = Rounds()
         self.boundaries = Rounds()
         self.syncs: list[Lap] = []
         self._host = host
         self._epochs = epochs
-        self._options = options or RunOptions(epochs=epochs, policy="static", threads=1)
         self._model = host.model()
         self._untrained = copy.deepcopy(self._model)
         self._by_hand = LoopByHand(host, self._model, epochs=epochs)
         generator = torch.Generator().manual_seed(1)
-        self._batches = [host.batch(host.batch_size, generator) for _ in range(host.lap_steps)]
+        self._batches = host.lap(generator)
         self._validation = [host.batch(4 * host.batch_size, generator) for _ in range(2)]
         self._seen = 0
         self._ended = _now()
@@ -110,10 +61,11 @@ class EngineLaps:
             train_loader=self,
             validation_loader=self._validation,
             loss=self._host.loss,
-            optimizer=partial(torch.optim.Adam, lr=_RATE),
+            optimizer=partial(torch.optim.Adam, lr=RATE),
         )
+        options = RunOptions(epochs=self._epochs, policy="static", threads=1)
         with self._record, tempfile.TemporaryDirectory() as folder:
-            engine = Engine(task, self._options, folder=Path(folder))
+            engine = Engine(task, options, folder=Path(folder))
             try:
                 engine.run()
             finally:

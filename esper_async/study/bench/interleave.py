@@ -104,27 +104,33 @@ class Rounds:
 
 
 def interleaved(
-    baseline: Callable[[], object], value: Callable[[], object], *, rounds: int, warmup: int = 2
+    baseline: Callable[[], object],
+    value: Callable[[], object],
+    *,
+    rounds: int,
+    warmup: int = 2,
+    settle: bool = False,
 ) -> Rounds:
     """Run baseline, value, baseline in turn and time each; the first `warmup` rounds are dropped.
+
+    With `settle` each is run once more, untimed, right before it is timed: else the baseline finds
+    caches as another baseline left them, and the value never does.
 
     Raises:
         ValueError: fewer than one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
-    watch = Stopwatch()
     result = Rounds()
     for number in range(warmup + rounds):
-        for work, laps in (
-            (baseline, result.before),
-            (value, result.middle),
-            (baseline, result.after),
-        ):
+        watch = Stopwatch()
+        for work in (baseline, value, baseline):
+            if settle:
+                work()
             with watch.lap():
                 work()
-            if number >= warmup:
-                laps.append(watch.laps[-1])
+        if number >= warmup:
+            result.add(*watch.laps)
     return result
 
 

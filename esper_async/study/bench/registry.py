@@ -7,6 +7,7 @@ from esper_async.study.bench.benchmark import Benchmark
 
 CASES = {
     "blending": "blending",
+    "boundary-cost": "boundary_cost",
     "bus": "bus",
     "bus-away": "bus_away",
     "bus-chaos": "bus_chaos",

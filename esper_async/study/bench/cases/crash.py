@@ -33,12 +33,13 @@ def measure(effort: Effort) -> list[Row]:
         while kills < KILLS[effort]:
             killed = KilledRun(Path(scratch) / f"killed-{runs}")
             runs += 1
-            for _ in range(min(_KILLS_A_RUN, KILLS[effort] - kills)):
-                if not killed.kill_after(source.uniform(0.0, whole_s / (1 + _KILLS_A_RUN))):
-                    break
+            planned = min(_KILLS_A_RUN, KILLS[effort] - kills)
+            while planned and killed.kill_after(source.uniform(0.0, whole_s / (1 + _KILLS_A_RUN))):
+                planned -= 1
                 kills += 1
                 at.update(killed.stages())
-            killed.start()
+            if not planned:  # else it had come to its end before the next kill
+                killed.start()
             different += straight.result["weights"] != killed.result["weights"]
             expected, found = straight.told(), killed.told()
             amiss += ((found - expected) + (expected - found)).total()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esper_async.study.bench.benchmark import (
     Bar,
@@ -16,17 +16,15 @@ from esper_async.study.bench.benchmark import (
     judged,
     replaced,
 )
-from esper_async.study.bench.engine_laps import Batch, EngineLaps, TimedHost
+from esper_async.study.bench.engine_laps import EngineLaps
 from esper_async.study.bench.interleave import BEYOND_NOISE, CONTROL_TOLERANCE, Lap, Rounds
+from esper_async.study.bench.timed_hosts import CONV, PERCEPTRON, TRANSFORMER, TimedHost
 from esper_async.study.statistics import bootstrap_interval
-from esper_async.tasks.images import ImageHost
-from esper_async.tasks.shakespeare import CharacterTransformer, sequence_cross_entropy
 from esper_async.tolaria.grower import Grower
 
 MOST_BOUNDARY_MS = 10.0
 MOST_SYNC_MS = 1.0
 """How long the disk may take to a record of a journal: a boundary waits for a few of them."""
-_ALPHABET, _LENGTH = 64, 64
 _EPOCHS = {Effort.SHORT: 6, Effort.FULL: 12}
 _ENGINES = {Effort.SHORT: 3, Effort.FULL: 5}
 """Each has weights at other places in memory, which alone may make some percent: over the bar is
@@ -35,74 +33,27 @@ what all of them are over."""
 
 @dataclass(frozen=True, slots=True)
 class _Bars:
-    """How much slower a step may be, and from how many milliseconds on that is a fair bar.
-
-    The short form times three engines, too few for the places of their weights to average out.
-    """
+    """How much slower a step may be, and from how many milliseconds on that is a fair bar."""
 
     most_ratio: float
-    most_ratio_short: float
     least_ms: float
 
 
-def _images(size: int, generator: torch.Generator) -> Batch:
-    images = torch.randn(size, 1, 28, 28, generator=generator)
-    return images, torch.randint(0, 10, (size,), generator=generator)
-
-
-def _characters(size: int, generator: torch.Generator) -> Batch:
-    text = torch.randint(0, _ALPHABET, (size, _LENGTH + 1), generator=generator)
-    return text[:, :-1], text[:, 1:]
-
-
-def _features(size: int, generator: torch.Generator) -> Batch:
-    features = torch.randn(size, 64, generator=generator)
-    return features, torch.randint(0, 10, (size,), generator=generator)
-
-
-def _perceptron() -> nn.Module:
-    """Return a perceptron of 51 466 parameters over features (N, 64)."""
-    return nn.Sequential(
-        nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 10)
-    )
-
-
-CONV = TimedHost(
-    "conv net",
-    lambda: ImageHost(24, depth=2, kernel_size=5, stride=2, pooled=2, classes=10),
-    _images,
-    nn.functional.cross_entropy,
-    batch_size=64,
-    lap_steps=5,
-)
-HOSTS = {
-    CONV: _Bars(1.02, 1.03, 3.0),
-    TimedHost(
-        "transformer",
-        lambda: CharacterTransformer(_ALPHABET, length=_LENGTH, width=48, heads=4, depth=1),
-        _characters,
-        sequence_cross_entropy,
-        batch_size=16,
-        lap_steps=6,
-    ): _Bars(1.02, 1.05, 3.0),
-    TimedHost(
-        "MLP",
-        _perceptron,
-        _features,
-        nn.functional.cross_entropy,
-        batch_size=32,
-        lap_steps=60,
-    ): _Bars(1.05, 1.05, 0.4),
+BARS = {
+    CONV: _Bars(1.02, 3.0),
+    TRANSFORMER: _Bars(1.02, 3.0),
+    PERCEPTRON: _Bars(1.05, 0.4),
 }
 
 
 def measure(effort: Effort) -> list[Row]:
     """Run the engine with the static policy and the loop by hand, host by host.
 
-    The MLP, whose steps are short, is near its bar and left to the full form.
+    The short form times the convolution net alone; the others are near their bars, which a short
+    look cannot tell.
     """
-    hosts = {h: bars for h, bars in HOSTS.items() if effort is Effort.FULL or h.name != "MLP"}
-    return [row for host, bars in hosts.items() for row in _rows(host, bars, effort)]
+    hosts = BARS if effort is Effort.FULL else (CONV,)
+    return [row for host in hosts for row in _rows(host, BARS[host], effort)]
 
 
 def _rows(host: TimedHost, bars: _Bars, effort: Effort) -> list[Row]:
@@ -114,8 +65,7 @@ def _rows(host: TimedHost, bars: _Bars, effort: Effort) -> list[Row]:
         rounds.extend(engine.rounds)
         boundaries.extend(engine.boundaries)
         syncs += engine.syncs
-    most_ratio = bars.most_ratio_short if effort is Effort.SHORT else bars.most_ratio
-    rows = _step_rows(host, most_ratio, bars.least_ms, rounds, engines)
+    rows = _step_rows(host, bars, rounds, engines)
     if host is CONV:
         rows += [
             _boundary_row(boundaries, syncs, "cpu_s", "thread CPU time"),
@@ -125,16 +75,12 @@ def _rows(host: TimedHost, bars: _Bars, effort: Effort) -> list[Row]:
 
 
 def _step_rows(
-    host: TimedHost,
-    most_ratio: float,
-    least_ms: float,
-    rounds: Rounds,
-    engines: Sequence[EngineLaps],
+    host: TimedHost, bars: _Bars, rounds: Rounds, engines: Sequence[EngineLaps]
 ) -> list[Row]:
     by_hand_ms = 1e3 * rounds.compare("cpu_s").baseline_s / host.lap_steps
     too_small = (
-        f"the step by hand takes {by_hand_ms:.2f} ms; the bar is for one of {least_ms:g} ms"
-        if by_hand_ms < least_ms
+        f"the step by hand takes {by_hand_ms:.2f} ms; the bar is for one of {bars.least_ms:g} ms"
+        if by_hand_ms < bars.least_ms
         else ""
     )
     rows = []
@@ -143,7 +89,7 @@ def _step_rows(
         least = min(engine.rounds.compare(clock).ratio.value for engine in engines)
         placed = (
             f"of {len(engines)} engines one is within the bar, at {least:.3f}"
-            if least <= most_ratio < compared.ratio.low
+            if least <= bars.most_ratio < compared.ratio.low
             else ""
         )
         rows.append(
@@ -151,12 +97,12 @@ def _step_rows(
                 f"{host.name}: step, {name}",
                 1e3 * compared.value_s / host.lap_steps,
                 "ms",
-                Bar("at most", most_ratio),
+                Bar("at most", bars.most_ratio),
                 baseline=1e3 * compared.baseline_s / host.lap_steps,
                 ratio=compared.ratio.value,
                 interval=(compared.ratio.low, compared.ratio.high),
                 note=f"A/A control {compared.control.value:.4f}",
-                doubt=too_small or placed or compared.doubt(most_ratio),
+                doubt=too_small or placed or compared.doubt(bars.most_ratio),
             )
         )
     return rows
