@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +18,10 @@ from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, BusUnavailable, EmbeddedServer, Spool
 from esper_async.oona.address import sentinel_address, without_password
 from esper_async.oona.connection import connect
+from esper_async.oona.dead_letters import DeadLetters
 from esper_async.oona.errors import FAULTS
+from esper_async.oona.janitor import Janitor
+from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.server import find_binary
 from esper_async.runtime.errors import BreakerOpen
 from tests.oona.conftest import FAST, KEY, Inbox, alert, report, until
@@ -84,6 +88,55 @@ async def test_a_user_and_a_password_are_given_and_wrong_ones_are_refused(tmp_pa
         async with make_bus(f"redis://esper:wrong@127.0.0.1:{port}/0") as bus:
             with pytest.raises(BusUnavailable, match="invalid username-password"):
                 await bus.publish(alert(1))
+
+
+def commands_in_the_docs() -> list[str]:
+    """Return what docs/bus.md says that the user must be allowed, as `ACL SETUSER` takes it."""
+    page = (Path(__file__).parents[2] / "docs" / "bus.md").read_text()
+    told = re.search(r"The user needs the keys `esper:\*` and these commands: `([^`]+)`", page)
+    assert told is not None
+    return [f"+{word.lower()}" for word in told[1].split()]
+
+
+async def test_the_commands_that_the_docs_name_are_enough_for_everything_the_bus_does(
+    tmp_path: Path, spool: Spool
+) -> None:
+    port = free_port()
+    user = ("--user", "esper", "on", ">secret", "~esper:*", "-@all", *commands_in_the_docs())
+    default = ("--user", "default", "on", ">root", "~*", "+@all")
+    async with running(tmp_path / "r", "--port", str(port), *user, *default):
+        url = f"redis://esper:secret@127.0.0.1:{port}/0"
+        await answers(url)
+        client = connect(url, timeout_s=2.0)
+        root = redis.asyncio.Redis.from_url(f"redis://:root@127.0.0.1:{port}/0")
+        metrics = BusMetrics()
+        poisoned = Inbox(fails=lambda message: True)
+        reports = Inbox()
+        async with (
+            make_bus(url, spool) as bus,
+            consuming(bus, "field_reports", "simic", reports),
+            consuming(bus, "alerts", "nissa", poisoned),
+        ):
+            await bus.publish(report(1))
+            assert await reports.has(1, 30.0) == [report(1)]
+            await until(lambda: len(spool) == 0, 30.0)
+            await bus.publish(alert(1))
+            letters = DeadLetters(client)
+            await until(letters.count, 30.0)
+            (letter,) = await letters.list()
+            await letters.replay(letter.letter_id)
+            await until(letters.count, 30.0)
+            await letters.purge()
+            await Janitor(client, settings=FAST, metrics=metrics).sweep()
+            await until(lambda: _was_called(root, "xautoclaim"), 30.0)
+        refused = await root.acl_log()
+        await root.aclose()
+        await client.aclose()
+    assert [(entry["reason"], entry["object"]) for entry in refused] == []
+
+
+async def _was_called(root: redis.asyncio.Redis, command: str) -> bool:
+    return f"cmdstat_{command}" in await root.info("commandstats")
 
 
 def _make_certificate(key: Path, certificate: Path) -> None:
