@@ -9,7 +9,7 @@ effects happen once.
 from esper_async.oona.bridge import Bridge, BridgeReport
 from esper_async.oona.bus import Bus
 from esper_async.oona.dead_letters import DeadLetter, DeadLetters
-from esper_async.oona.effects import first_time, prepare_effects
+from esper_async.oona.effects import EffectLog, first_time, prepare_effects
 from esper_async.oona.errors import Backpressure, BusUnavailable, ServerStartError
 from esper_async.oona.server import EmbeddedServer
 from esper_async.oona.settings import BusSettings
@@ -24,6 +24,7 @@ __all__ = [
     "BusUnavailable",
     "DeadLetter",
     "DeadLetters",
+    "EffectLog",
     "EmbeddedServer",
     "ServerStartError",
     "Spool",

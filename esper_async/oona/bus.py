@@ -14,6 +14,7 @@ from esper_async.leyline.admission import Admission
 from esper_async.leyline.envelope import event_id_of, wrap
 from esper_async.leyline.errors import Refused
 from esper_async.leyline.names import short_name
+from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PayloadSpec, Topic, spec_of
 from esper_async.leyline.signing import Signer
 from esper_async.leyline.v1.enums_pb2 import MESSAGE_PRIORITY_CRITICAL, MessagePriority
@@ -52,7 +53,8 @@ class Bus:
     """One participant's connection to the bus; use it as an async context manager.
 
     `source` names the participant in every envelope. Durable messages need a `spool`; while the
-    context is open they are carried from it to Redis.
+    context is open they are carried from it to Redis. `nonces` remembers those of the commands that
+    came; by default in memory, so that one who starts again would take a replay of the last minute.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Bus:
         spool: Spool | None = None,
         settings: BusSettings | None = None,
         metrics: BusMetrics | None = None,
+        nonces: NonceStore | None = None,
     ) -> None:
         self.settings = settings or BusSettings()
         self.metrics = metrics or BusMetrics()
@@ -81,7 +84,7 @@ class Bus:
         )
         self._courier: Courier | None = None
         self._carrying: asyncio.Task[None] | None = None
-        self._admission = Admission(signer)
+        self._admission = Admission(signer, nonces=nonces)
         self._depths = Depths(self._client, settings=self.settings, metrics=self.metrics)
         self._publisher = Publisher(url, self._client, settings=self.settings)
         self._direct = Numbering()

@@ -7,6 +7,7 @@ with connection:                                    # one transaction
 
 import sqlite3
 import time
+from pathlib import Path
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS seen_events (
@@ -36,6 +37,37 @@ def first_time(connection: sqlite3.Connection, event_id: str, *, group: str) -> 
         "INSERT OR IGNORE INTO seen_events VALUES (?, ?, ?)", (group, event_id, time.time())
     )
     return done.rowcount == 1
+
+
+class EffectLog:
+    """What took effect, on disk, for a consumer whose effects are not in a database.
+
+    Effect and record cannot come together then: record it after the effect, which must bear being
+    done again after a crash between the two; a copy of the message that comes later changes
+    nothing. Events are forgotten after `kept_s`.
+    """
+
+    def __init__(self, path: Path, *, group: str, kept_s: float = 30 * 86_400.0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._group = group
+        self._database = sqlite3.connect(path)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        prepare_effects(self._database)
+        forget_events(self._database, older_than_s=kept_s)
+
+    def __contains__(self, event_id: str) -> bool:
+        ask = "SELECT 1 FROM seen_events WHERE consumer = ? AND event_id = ?"
+        return self._database.execute(ask, (self._group, event_id)).fetchone() is not None
+
+    def record(self, event_id: str) -> None:
+        """Write down that the event took effect, and fsync."""
+        with self._database:
+            first_time(self._database, event_id, group=self._group)
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._database.close()
 
 
 def forget_events(connection: sqlite3.Connection, *, older_than_s: float) -> int:

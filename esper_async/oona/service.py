@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.signing import Signer
 from esper_async.oona.address import without_password
 from esper_async.oona.bus import Bus
@@ -85,8 +86,9 @@ class OonaService:
         await self._start_redis()
         client = connect(self.url, timeout_s=self._settings.command_timeout_s)
         spool = Spool(self._state_dir / "oona" / "spool")
+        nonces = NonceStore(self._state_dir / "oona" / "nonces.sqlite")
         try:
-            async with self._new_bus(spool) as bus, asyncio.TaskGroup() as tasks:
+            async with self._new_bus(spool, nonces) as bus, asyncio.TaskGroup() as tasks:
                 self._bus = bus
                 self._dead_letters = DeadLetters(client)
                 janitor = Janitor(client, settings=self._settings, metrics=self._metrics)
@@ -98,6 +100,7 @@ class OonaService:
         finally:
             self._bus = self._dead_letters = None
             spool.close()
+            nonces.close()
             await client.aclose()
             if self.server is not None:
                 await self.server.stop()
@@ -115,7 +118,7 @@ class OonaService:
         """Return the state of the publishing breaker."""
         return {} if self._bus is None else {self._bus.breaker.name: self._bus.breaker.state}
 
-    def _new_bus(self, spool: Spool) -> Bus:
+    def _new_bus(self, spool: Spool, nonces: NonceStore) -> Bus:
         return Bus(
             self.url,
             signer=self._signer,
@@ -123,6 +126,7 @@ class OonaService:
             spool=spool,
             settings=self._settings,
             metrics=self._metrics,
+            nonces=nonces,
         )
 
     async def _start_redis(self) -> None:

@@ -8,6 +8,7 @@ goes on at the next start. This module never imports torch.
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import structlog
 from google.protobuf.message import Message
 
 from esper_async.leyline import EmergencyLevel, EmergencySignal, EventEnvelope
+from esper_async.oona.effects import EffectLog
 from esper_async.runtime.child import Child, ChildSpec
 from esper_async.runtime.child_exit import Cause, ChildExit
 from esper_async.runtime.clock import Clock, SystemClock
@@ -299,9 +301,19 @@ class TolariaService:
         return delay_s
 
     async def _hear_emergencies(self, bus: "Bus") -> None:
-        await bus.consume("control", self.name, self._on_emergency, consumer=self.name)
+        log_path = self._state_dir / "tolaria" / "effects.sqlite"
+        with closing(EffectLog(log_path, group=self.name)) as done:
 
-    async def _on_emergency(self, signal: Message, _envelope: EventEnvelope) -> None:
+            async def hear(signal: Message, envelope: EventEnvelope) -> None:
+                if envelope.event_id in done:
+                    log.warning("emergency_heard_before", event_id=envelope.event_id)
+                    return
+                self._on_emergency(signal)
+                done.record(envelope.event_id)
+
+            await bus.consume("control", self.name, hear, consumer=self.name)
+
+    def _on_emergency(self, signal: Message) -> None:
         """Freeze on CRITICAL, until someone resumes; lesser ones are the run's own to answer."""
         if not isinstance(signal, EmergencySignal):
             return

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,7 @@ def test_signing_a_command_for_the_bus_leaves_the_callers_object_alone() -> None
 
 def test_nonces_are_forgotten_after_their_lifetime_and_bounded_before() -> None:
     now = [0.0]
-    store = NonceStore(lifetime_s=300, capacity=2, monotonic=lambda: now[0])
+    store = NonceStore(lifetime_s=300, capacity=2, now=lambda: now[0])
     store.use(b"a", "1")
     store.use(b"b", "2")
     with pytest.raises(Refused, match="overloaded"):
@@ -190,6 +191,20 @@ def test_nonces_are_forgotten_after_their_lifetime_and_bounded_before() -> None:
     now[0] = 300.0
     store.use(b"a", "4")
     assert len(store) == 1
+
+
+def test_a_replay_is_refused_after_a_restart_too_and_a_redelivery_is_not(tmp_path: Path) -> None:
+    path, wire = tmp_path / "nonces.sqlite", wrapped(examples.germinate())
+    for _ in range(2):  # a process, and the one after it
+        with closing(NonceStore(path, now=lambda: NOW)) as nonces:
+            admission = Admission(SIGNER, now=lambda: NOW, nonces=nonces)
+            admission.admit(wire, topic="commands", delivery=("stream", "1-0"))
+    with closing(NonceStore(path, now=lambda: NOW + 1)) as nonces:
+        admission = Admission(SIGNER, now=lambda: NOW + 1, nonces=nonces)
+        with pytest.raises(Refused, match="replayed"):
+            admission.admit(wire, topic="commands", delivery=("stream", "2-0"))
+    with closing(NonceStore(path, now=lambda: NOW + 301)) as nonces:
+        assert len(nonces) == 0
 
 
 def _changed(**fields: object) -> leyline.AdaptationCommand:

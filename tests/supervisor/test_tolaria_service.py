@@ -227,10 +227,11 @@ class EmergencyBus:
 
     async def consume(self, topic: str, group: str, handler: Any, **_: Any) -> None:
         assert (topic, group) == ("control", "tolaria")
-        await self.strike.wait()
-        await handler(self.signal, EventEnvelope())
-        self.handled.set()
-        await asyncio.Event().wait()
+        while True:
+            await self.strike.wait()
+            self.strike.clear()
+            await handler(self.signal, EventEnvelope(event_id="e-1"))
+            self.handled.set()
 
 
 @pytest.mark.parametrize(
@@ -254,6 +255,24 @@ async def test_only_a_critical_emergency_freezes_and_someone_must_lift_it(
         service.resume(run.id)
         assert run.state == "running"
         await until(lambda: not service.progress(run.id)["frozen"])
+
+
+async def test_a_copy_of_an_emergency_freezes_nothing_again_even_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    """Somebody puts the signed message of last week on the stream again."""
+    bus = EmergencyBus(EmergencyLevel.EMERGENCY_LEVEL_CRITICAL)
+    async with running(service_in(tmp_path, bus=bus)) as service:
+        bus.strike.set()
+        await bus.handled.wait()
+    bus = EmergencyBus(EmergencyLevel.EMERGENCY_LEVEL_CRITICAL)
+    async with running(service_in(tmp_path, bus=bus)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        bus.strike.set()
+        await bus.handled.wait()
+        assert run.state == "running"
+        assert not service.progress(run.id)["frozen"]
 
 
 async def test_an_unknown_run_is_named(tmp_path: Path) -> None:
