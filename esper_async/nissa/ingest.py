@@ -17,10 +17,11 @@ from esper_async.nissa.event_store import LEVELS, Event, EventStore
 from esper_async.nissa.metrics import NissaMetrics
 from esper_async.nissa.telemetry_names import KNOWN, kind_of
 from esper_async.runtime.clock import Clock, SystemClock
-from esper_async.runtime.metrics import Metric, Registry
+from esper_async.runtime.metrics import Kind, Metric, Registry
 
 log = structlog.get_logger(__name__)
 RUN_RECORD = "run.record"
+SHARED = "oona."
 _LABELS = 8
 _LABEL_NAME = re.compile(r"^[a-z][a-z0-9_]{0,30}$")
 _LABEL_VALUE_LENGTH = 80
@@ -93,7 +94,7 @@ class Ingest:
 
     def _open(self, name: str, labels: Mapping[str, str]) -> Callable[..., None] | str:
         """Make the metric for a name seen for the first time, or say why it is refused."""
-        kind = kind_of(name)
+        kind = self._kind_of(name)
         if kind is None or len(name) > 100:
             return "name"
         if len(labels) > _LABELS or not all(_LABEL_NAME.match(label) for label in labels):
@@ -113,6 +114,11 @@ class Ingest:
         log.debug("metric_opened", name=metric.name, kind=kind[0])
         self._known[(name, label_names)] = put
         return put
+
+    def _kind_of(self, name: str) -> tuple[Kind, str] | None:
+        """What a name is. The bus's metrics are the supervisor's, too: children add to those."""
+        shared = self._registry.kind_of(name) if name.startswith(SHARED) else None
+        return kind_of(name) if shared is None else (shared, "")
 
     def _metric(
         self, name: str, kind: str, text: str, labels: tuple[str, ...]

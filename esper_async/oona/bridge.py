@@ -6,9 +6,11 @@ closes, or dies, stays in the spool directory for its next owner.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +21,27 @@ from google.protobuf.message import Message
 
 from esper_async.leyline.envelope import event_id_of, wrap
 from esper_async.leyline.errors import Refused
+from esper_async.leyline.limits import SCHEMA_VERSION
 from esper_async.leyline.registry import TOPICS, PayloadSpec, spec_of
 from esper_async.leyline.signing import Signer
-from esper_async.leyline.v1.enums_pb2 import MessagePriority
+from esper_async.leyline.v1.enums_pb2 import TELEMETRY_LEVEL_INFO, MessagePriority
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
+from esper_async.leyline.v1.telemetry_pb2 import TelemetryPacket
 from esper_async.leyline.validation import validate
 from esper_async.oona.bus import Bus
-from esper_async.oona.connection import ReconnectGate, connect
-from esper_async.oona.errors import FAULTS
-from esper_async.oona.outbox import Outbox, Parcel
-from esper_async.oona.publisher import Publisher
+from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.outbox import Outbox, Parcel, label_of
+from esper_async.oona.pump import Pump
 from esper_async.oona.sequence import Numbering
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
 from esper_async.oona.streams import lane_for
+from esper_async.runtime.metric_changes import MetricChanges
 
 _LOG = structlog.get_logger(__name__)
 _POLL_S = 0.01
-_LINGER_S = 0.002
 _JOIN_MARGIN_S = 2.0
+_LAST_WORD_S = 0.5
 
 Callback = Callable[[Any, EventEnvelope], None]
 
@@ -83,7 +87,11 @@ class Bridge:
         self._producer = producer
         self._settings = settings or BusSettings(drain_s=1.0)
         self._spool = Spool(spool_dir)
+        self.metrics = BusMetrics()
+        self._changes = MetricChanges(self.metrics.registry)
+        self._own = Numbering()
         self._outbox = Outbox(entries_limit=queue_entries, bytes_limit=queue_bytes)
+        self._pump = Pump(redis_url, self._outbox, settings=self._settings, metrics=self.metrics)
         self._guard = threading.Lock()
         self._direct = Numbering()
         self._spooling = threading.Lock()
@@ -93,7 +101,6 @@ class Bridge:
         self._thread = threading.Thread(target=self._run, name="oona-bridge", daemon=True)
         self._running = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
         self._stop = asyncio.Event()
         self._bus: Bus | None = None
         self._error = ""
@@ -132,8 +139,9 @@ class Bridge:
             accepted = self._outbox.put(Parcel(stream, topic, chosen, wire))
             if not accepted:
                 self._direct.give_back(stream)
-        if accepted and not self._news.is_set():
-            self._in_thread(self._news.set)
+                self.metrics.dropped.add(priority=label_of(chosen), reason="outbox")
+        if accepted and not self._pump.awake:
+            self._in_thread(self._pump.wake)
         return accepted
 
     def spool(self, message: Message, *, priority: MessagePriority.ValueType | None = None) -> None:
@@ -237,13 +245,17 @@ class Bridge:
             source=self._producer,
             spool=self._spool,
             settings=self._settings,
+            metrics=self.metrics,
         )
         async with bus, asyncio.TaskGroup() as tasks:
             self._bus = bus
             self._running.set()
-            work = [tasks.create_task(self._pump())]
+            work = [tasks.create_task(self._pump.run()), tasks.create_task(self._keep_telling())]
             work += [tasks.create_task(self._listen(bus, *each)) for each in self._subscriptions]
             await self._stop.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._tell_changes()
             for task in work:
                 task.cancel()
 
@@ -254,24 +266,27 @@ class Bridge:
         optional = group not in TOPICS[topic].required_groups
         await bus.consume(topic, group, handler, consumer=self._producer, optional=optional)
 
-    async def _pump(self) -> None:
-        """Publish the outbox in batches; while Redis is away it fills up."""
-        gate = ReconnectGate("bridge", cap_s=self._settings.reconnect_cap_s)
-        client = connect(self._url, timeout_s=self._settings.command_timeout_s)
-        publisher = Publisher(self._url, client, settings=self._settings)
-        try:
-            while True:
-                await self._news.wait()
-                await asyncio.sleep(_LINGER_S)
-                self._news.clear()
-                while batch := self._outbox.peek(self._settings.batch):
-                    try:
-                        await publisher.add(batch)
-                    except FAULTS as error:
-                        await gate.pause(error)
-                    else:
-                        self._outbox.settle(len(batch))
-                        gate.passed()
-        finally:
-            await publisher.aclose()
-            await client.aclose()
+    async def _keep_telling(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.metrics_every_s)
+            await self._tell_changes()
+
+    async def _tell_changes(self) -> None:
+        """Send what the metrics have come to, for the supervisor's own; again if it was lost."""
+        changes = self._changes.pending()
+        if not changes:
+            return
+        packet = TelemetryPacket(
+            version=SCHEMA_VERSION,
+            packet_id=f"{self._producer}/bus/{uuid.uuid4().hex}",
+            created_at=time.time(),
+            source=self._producer,
+            level=TELEMETRY_LEVEL_INFO,
+        )
+        for name, value, labels in changes:
+            packet.points.add(name=name, value=value, labels=labels)
+        spec = spec_of(packet)
+        topic, priority = spec.topic.name, spec.priority
+        wire = self._wrap(packet, spec, event_id_of(packet, spec), priority, self._own)
+        if await self._pump.send_beside(Parcel(lane_for(topic, priority), topic, priority, wire)):
+            self._changes.told(changes)

@@ -13,7 +13,6 @@ from google.protobuf.message import Message
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.envelope import event_id_of, wrap
 from esper_async.leyline.errors import Refused
-from esper_async.leyline.names import short_name
 from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PayloadSpec, Topic, spec_of
 from esper_async.leyline.signing import Signer
@@ -26,7 +25,7 @@ from esper_async.oona.courier import Courier
 from esper_async.oona.depths import Depths
 from esper_async.oona.errors import FAULTS, Backpressure, BusUnavailable
 from esper_async.oona.metrics import BusMetrics
-from esper_async.oona.outbox import Parcel
+from esper_async.oona.outbox import Parcel, label_of
 from esper_async.oona.pressure import Pressure, Verdict
 from esper_async.oona.publisher import Publisher
 from esper_async.oona.sequence import Numbering
@@ -94,7 +93,11 @@ class Bus:
     async def __aenter__(self) -> "Bus":
         if self._spool is not None:
             self._courier = Courier(
-                self._url, self._spool, settings=self.settings, metrics=self.metrics
+                self._url,
+                self._spool,
+                source=self._source,
+                settings=self.settings,
+                metrics=self.metrics,
             )
             self._carrying = asyncio.create_task(self._courier.run(), name="oona.courier")
         return self
@@ -156,7 +159,7 @@ class Bus:
             chosen = spec.priority if priority is None else priority
             keep = spec.durable if durable is None else durable
             if not keep and not await self._admit(spec.topic, chosen, deadline_s):
-                self.metrics.dropped.add(priority=_label(chosen), reason="depth")
+                self.metrics.dropped.add(priority=label_of(chosen), reason="depth")
                 event_ids.append("")
                 continue
             event_id = event_id_of(message, spec)
@@ -290,7 +293,3 @@ class Bus:
             return await self.breaker.call(self._depths.measure, topic)
         except FAULTS as error:
             raise BusUnavailable(f"redis does not answer: {error}") from error
-
-
-def _label(priority: MessagePriority.ValueType) -> str:
-    return short_name(MessagePriority, priority).lower()

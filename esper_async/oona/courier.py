@@ -40,12 +40,13 @@ class _Sent:
 
 
 class Courier:
-    """Publishes one spool. `run` goes on until cancelled; `wake` may be called in its loop."""
+    """Publishes one spool of `source`. `run` goes on until cancelled; call `wake` in its loop."""
 
     def __init__(
-        self, url: str, spool: Spool, *, settings: BusSettings, metrics: BusMetrics
+        self, url: str, spool: Spool, *, source: str, settings: BusSettings, metrics: BusMetrics
     ) -> None:
         self._url = url
+        self._depth_metric = metrics.spool_depth.bound(producer=source)
         self._spool = spool
         self._settings = settings
         self._metrics = metrics
@@ -71,6 +72,7 @@ class Courier:
                     gate.passed()
                 except FAULTS as error:
                     self._metrics.reconnects.add(role="courier")
+                    self._depth_metric.set(len(self._spool))
                     await gate.pause(error)
         finally:
             await client.aclose()
@@ -83,7 +85,7 @@ class Courier:
             await self._publish(client, batch)
         if self._sent:
             await self._collect(client)
-        self._metrics.spool_depth.set(len(self._sent))
+        self._depth_metric.set(len(self._spool))
         self._metrics.courier_rounds.add()
         if len(batch) < self._settings.batch:
             patience = self._settings.spool_poll_s if self._sent else None

@@ -14,7 +14,11 @@ from esper_async.oona.streams import lanes
 
 
 class Depths:
-    """The pressure on every topic that this producer publishes to."""
+    """The pressure on every topic that this producer publishes to.
+
+    A topic that no group requires has no depth of its own: it gives way, to the last message, where
+    another topic of this producer is in conservative mode.
+    """
 
     def __init__(
         self,
@@ -29,12 +33,16 @@ class Depths:
         self._metrics = metrics
         self._monotonic = monotonic
         self._known: dict[str, tuple[Pressure, float]] = {}
+        self._expendable = Pressure(settings)
         self._one_at_a_time = asyncio.Lock()
 
     def recent(self, topic: Topic) -> Pressure | None:
         """Return the topic's pressure when it was measured lately, or needs no measuring."""
         if not topic.required_groups:
-            return self._known.setdefault(topic.name, (Pressure(self._settings), 0.0))[0]
+            self._expendable.conservative = any(
+                each.conservative for each, _ in self._known.values()
+            )
+            return self._expendable
         if topic.name in self._known and self._one_at_a_time.locked():
             return self._known[topic.name][0]  # while one caller measures, others go by the last
         return self._fresh(topic)
@@ -54,8 +62,6 @@ class Depths:
             pressure = self._known.get(topic.name, (Pressure(self._settings), 0.0))[0]
             pressure.observe(depth)
             self._known[topic.name] = (pressure, self._monotonic())
-        self._metrics.depth.set(depth, topic=topic.name)
-        self._metrics.conservative.set(float(pressure.conservative), topic=topic.name)
         return pressure
 
     async def _ask(self, topic: Topic) -> int:

@@ -1,6 +1,7 @@
 """Keeps Redis small without ever removing what a required group has not acknowledged."""
 
 import asyncio
+from typing import Any
 
 import structlog
 
@@ -9,6 +10,7 @@ from esper_async.oona.connection import Client, ReconnectGate
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.groups import GroupState, group_states
 from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.pressure import Pressure
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import EntryId, format_id, lanes
 
@@ -22,6 +24,12 @@ class Janitor:
         self._client = client
         self._settings = settings
         self._metrics = metrics
+        self._pressures = {name: Pressure(settings) for name in TOPICS}
+
+    @property
+    def conservative(self) -> list[str]:
+        """The topics in conservative mode, as of the last sweep."""
+        return [name for name, each in self._pressures.items() if each.conservative]
 
     async def run(self) -> None:
         """Sweep until cancelled; a Redis that is away is waited for."""
@@ -48,7 +56,10 @@ class Janitor:
                 await self._remove_idle_consumers(stream, states)
                 required = [states[name] for name in topic.required_groups if name in states]
                 depth = max(depth, *(state.depth for state in required), 0)
+            pressure = self._pressures[topic.name]
+            pressure.observe(depth)
             self._metrics.depth.set(depth, topic=topic.name)
+            self._metrics.conservative.set(float(pressure.conservative), topic=topic.name)
 
     async def _evict(
         self, topic: Topic, stream: str, states: dict[str, GroupState]
@@ -88,9 +99,18 @@ class Janitor:
         )
 
     async def _remove_idle_consumers(self, stream: str, states: dict[str, GroupState]) -> None:
-        """Forget consumers that own nothing and have not been seen for long."""
-        for name in states:
+        """Forget consumers that own nothing and have not been seen for long.
+
+        One that comes back in that very moment may lose what it was just given; the group then
+        goes back to where it stood before, and gets it again.
+        """
+        for name, state in states.items():
             for row in await self._client.xinfo_consumers(stream, name):
                 idle_s = int(row["idle"]) / 1000
-                if not row["pending"] and idle_s > self._settings.idle_consumer_s:
-                    await self._client.xgroup_delconsumer(stream, name, row["name"])
+                if row["pending"] or idle_s <= self._settings.idle_consumer_s:
+                    continue
+                lost: Any = await self._client.xgroup_delconsumer(stream, name, row["name"])
+                if lost:
+                    before = format_id(state.last_delivered)
+                    await self._client.xgroup_setid(stream, name, before)
+                    _LOG.warning("removed_consumer_was_back", group=name, stream=stream, again=lost)

@@ -56,7 +56,9 @@ class BusMetrics:
         )
         self.reconnects = counter("oona.reconnects", "Times Redis had to be sought.", ("role",))
         self.courier_rounds = counter("oona.courier.rounds", "Turns of carrying a spool.")
-        self.spool_depth = gauge("oona.spool.depth", "Durable messages not yet acknowledged.")
+        self.spool_depth = gauge(
+            "oona.spool.depth", "Durable messages not yet acknowledged.", ("producer",)
+        )
         self.republished = counter(
             "oona.spool.republished", "Durable messages sent again as the server lost data."
         )

@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from esper_async.leyline.names import short_name
@@ -19,7 +20,12 @@ class Parcel(NamedTuple):  # made for every message: a frozen dataclass takes th
     @property
     def label(self) -> str:
         """Its priority as metrics and reports name it."""
-        return short_name(MessagePriority, self.priority).lower()
+        return label_of(self.priority)
+
+
+def label_of(priority: MessagePriority.ValueType) -> str:
+    """Return a priority as metrics and reports name it."""
+    return short_name(MessagePriority, priority).lower()
 
 
 class Outbox:
@@ -58,12 +64,13 @@ class Outbox:
         with self._guard:
             return [self._queue[place] for place in range(min(limit, len(self._queue)))]
 
-    def settle(self, count: int) -> None:
-        """Remove the `count` oldest parcels: they were sent."""
+    def settle(self, count: int, dropped: Sequence[Parcel] = ()) -> None:
+        """Remove the `count` oldest parcels: they were sent, but for those that were `dropped`."""
         with self._guard:
             for _ in range(count):
                 self._size_bytes -= len(self._queue.popleft().wire)
-            self.sent += count
+            self.sent += count - len(dropped)
+            self.dropped.update(parcel.label for parcel in dropped)
 
     def shut(self) -> None:
         """Drop whatever is offered from now on."""

@@ -58,6 +58,7 @@ class OonaService:
         self._bus: Bus | None = None
         self._dead_letters: DeadLetters | None = None
         self._restarts = 0
+        self._janitor: Janitor | None = None
 
     @property
     def url(self) -> str:
@@ -91,14 +92,14 @@ class OonaService:
             async with self._new_bus(spool, nonces) as bus, asyncio.TaskGroup() as tasks:
                 self._bus = bus
                 self._dead_letters = DeadLetters(client)
-                janitor = Janitor(client, settings=self._settings, metrics=self._metrics)
-                tasks.create_task(janitor.run())
+                self._janitor = Janitor(client, settings=self._settings, metrics=self._metrics)
+                tasks.create_task(self._janitor.run())
                 tasks.create_task(self._adopt_spools())
                 if self.server is not None:
                     tasks.create_task(self._keep_server(self.server))
                 ready()
         finally:
-            self._bus = self._dead_letters = None
+            self._bus = self._dead_letters = self._janitor = None
             spool.close()
             nonces.close()
             await client.aclose()
@@ -112,6 +113,7 @@ class OonaService:
             "redis": kind,
             "pid": self.server.pid if self.server else None,
             "redis_restarts": self._restarts,
+            "conservative": [] if self._janitor is None else self._janitor.conservative,
         }
 
     def breakers(self) -> dict[str, str]:
@@ -187,7 +189,13 @@ class OonaService:
         try:
             if len(spool):
                 _LOG.info("spool_adopted", messages=len(spool), directory=str(directory))
-                courier = Courier(self.url, spool, settings=self._settings, metrics=self._metrics)
+                courier = Courier(
+                    self.url,
+                    spool,
+                    source=f"left by {directory.parent.name}",
+                    settings=self._settings,
+                    metrics=self._metrics,
+                )
                 async with asyncio.timeout(_ADOPT_FOR_S):
                     await courier.run()
         except TimeoutError:

@@ -29,6 +29,7 @@ class BusSettings:
     drain_s: float = 10.0
     acknowledge_every_s: float = 0.05
     spool_poll_s: float = 0.1
+    metrics_every_s: float = 5.0
     janitor_every_s: float = 1.0
     optional_lag_limit: int = 20_000
     expendable_entries: int = 20_000

@@ -51,18 +51,23 @@ class Spool:
         self._database.execute("PRAGMA synchronous = FULL")
         with self._database:
             self._database.execute(_TABLE)
+            self._count = int(self._database.execute("SELECT COUNT(*) FROM spool").fetchone()[0])
 
     def append(self, *, event_id: str, stream: str, topic: str, wire: bytes) -> bool:
         """Write one message and fsync. False when it already waits under this event id."""
-        with self._guard, self._database:
-            done = self._database.execute(_INSERT, (event_id, stream, topic, wire))
+        with self._guard:
+            with self._database:
+                done = self._database.execute(_INSERT, (event_id, stream, topic, wire))
+            self._count += done.rowcount
         return done.rowcount == 1
 
     def append_many(self, named: Iterable[tuple[str, Parcel]]) -> None:
         """Write parcels under their event ids and fsync once; those that wait already are kept."""
         rows = [(event_id, each.stream, each.topic, each.wire) for event_id, each in named]
-        with self._guard, self._database:
-            self._database.executemany(_INSERT, rows)
+        with self._guard:
+            with self._database:
+                done = self._database.executemany(_INSERT, rows)
+            self._count += done.rowcount
 
     def waiting(self, event_ids: Iterable[str]) -> set[str]:
         """Return those of the event ids under which a message waits."""
@@ -83,13 +88,16 @@ class Spool:
 
     def remove(self, seqs: Iterable[int]) -> None:
         """Forget entries that every required group has acknowledged."""
-        with self._guard, self._database:
-            self._database.executemany("DELETE FROM spool WHERE seq = ?", [(seq,) for seq in seqs])
+        gone = [(seq,) for seq in seqs]
+        with self._guard:
+            with self._database:
+                done = self._database.executemany("DELETE FROM spool WHERE seq = ?", gone)
+            self._count -= done.rowcount
 
     def __len__(self) -> int:
         """Return how many entries wait."""
         with self._guard:
-            return int(self._database.execute("SELECT COUNT(*) FROM spool").fetchone()[0])
+            return self._count
 
     def close(self) -> None:
         """Close the files; what waits stays on disk. Idempotent."""

@@ -44,12 +44,13 @@ def exposed_value(name: str, value: float) -> float:
 class BoundMetric:
     """One metric under one set of labels."""
 
-    __slots__ = ("_add", "_name", "_observe", "_scale")
+    __slots__ = ("_add", "_name", "_observe", "_scale", "_set")
 
     def __init__(self, name: str, inner: Counter | Gauge | Histogram) -> None:
         self._name = name
         self._add = None if isinstance(inner, Histogram) else inner.inc
         self._observe = inner.observe if isinstance(inner, Histogram) else None
+        self._set = inner.set if isinstance(inner, Gauge) else None
         self._scale = exposed_value(name, 1.0)
 
     def add(self, value: float = 1.0) -> None:
@@ -57,6 +58,12 @@ class BoundMetric:
         if self._add is None:
             raise TypeError(f"{self._name} is a histogram: observe it")
         self._add(value * self._scale)
+
+    def set(self, value: float) -> None:
+        """Set a gauge; raises TypeError for the other kinds."""
+        if self._set is None:
+            raise TypeError(f"{self._name} is not a gauge: it cannot be set")
+        self._set(value * self._scale)
 
     def observe(self, value: float) -> None:
         """Add an observation to a histogram; raises TypeError for the other kinds."""
@@ -88,14 +95,21 @@ class Metric:
 
     def set(self, value: float, **labels: str) -> None:
         """Set a gauge; raises TypeError for the other kinds."""
-        target = self._child(labels)
-        if not isinstance(target, Gauge):
-            raise TypeError(f"{self.name} is not a gauge: it cannot be set")
-        target.set(exposed_value(self.name, value))
+        self.bound(**labels).set(value)
 
     def observe(self, value: float, **labels: str) -> None:
         """Add an observation to a histogram; raises TypeError for the other kinds."""
         self.bound(**labels).observe(value)
+
+    def values(self) -> list[tuple[tuple[tuple[str, str], ...], float]]:
+        """Return (sorted labels, value) of each series of a counter or a gauge."""
+        scale = exposed_value(self.name, 1.0)
+        return [
+            (tuple(sorted(sample.labels.items())), sample.value / scale)
+            for family in self._inner.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        ]
 
     def _child(self, labels: dict[str, str]) -> Counter | Gauge | Histogram:
         if set(labels) != set(self._labels):
@@ -136,6 +150,26 @@ class Registry:
     ) -> Metric:
         """Return a histogram to `observe`; `buckets` in the exposed base unit."""
         return self._get(name, "histogram", text, labels, buckets)
+
+    def kind_of(self, name: str) -> Kind | None:
+        """Return what a metric is; None if it was never asked for."""
+        with self._lock:
+            known = self._metrics.get(name)
+        return None if known is None else known[0]
+
+    def values(self) -> list[tuple[str, Kind, tuple[tuple[str, str], ...], float]]:
+        """Return (name, kind, sorted labels, value) of all counters and gauges.
+
+        Values are in the unit of the telemetry name.
+        """
+        with self._lock:
+            known = list(self._metrics.items())
+        return [
+            (name, kind, labels, value)
+            for name, (kind, metric) in known
+            if kind != "histogram"
+            for labels, value in metric.values()
+        ]
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return the text of all metrics and its content type, OpenMetrics if `accept` asks."""

@@ -7,6 +7,7 @@ import pytest
 from esper_async.leyline import EventEnvelope, TelemetryLevel, TelemetryPacket
 from esper_async.nissa.event_store import Query
 from esper_async.nissa.ingest import Ingest
+from esper_async.oona.metrics import BusMetrics
 from tests.nissa.conftest import World
 
 Points = list[tuple[str, float, dict[str, str]]]
@@ -123,3 +124,14 @@ def test_five_thousand_packets_a_second_can_be_taken(world: World, ingest: Inges
     for _ in range(2_000):
         ingest.take(one)
     assert 2_000 / (time.process_time() - started) > 5_000
+
+
+def test_a_childs_bus_metrics_add_to_the_supervisors_own(world: World, ingest: Ingest) -> None:
+    own = BusMetrics(world.context.registry)
+    own.published.add(3, topic="alerts")
+    ingest.take(packet([("oona.published", 2.0, {"topic": "alerts"})]))
+    ingest.take(packet([("oona.spool.depth", 4.0, {"producer": "tolaria/r1"})]))
+    text = exposed(world)
+    assert 'esper_oona_published_total{topic="alerts"} 5.0' in text
+    assert 'esper_oona_spool_depth{producer="tolaria/r1"} 4.0' in text
+    assert dropped(world) == {}

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from esper_async.oona import Bridge, BridgeReport, Bus, EmbeddedServer
 from esper_async.oona.connection import Client
 from esper_async.oona.outbox import Outbox, Parcel
 from esper_async.oona.streams import normal_lane
-from tests.oona.conftest import FAST, KEY, Inbox, alert, report, telemetry, until
+from tests.oona.conftest import FAST, KEY, Inbox, alert, report, request, telemetry, until
 from tests.oona.test_bus import consuming
+
+DROPPED = "esper_oona_publish_dropped_total"
 
 
 def make_bridge(server: EmbeddedServer, tmp_path: Path, **options: int) -> Bridge:
@@ -39,7 +43,7 @@ async def test_offered_and_spooled_messages_arrive(
         assert await reports.has(1) == [report(1)]
         closed = await _close(bridge)
     assert points.envelopes[0].source == "run-1"
-    assert [envelope.sequence for envelope in points.envelopes] == list(range(1, 51))
+    assert [envelope.sequence for envelope in points.envelopes[:50]] == list(range(1, 51))
     assert closed.clean
     assert (closed.offered, closed.published, closed.spooled) == (50, 50, 1)
 
@@ -59,6 +63,51 @@ async def test_without_redis_offers_are_bounded_and_counted(
     assert closed.dropped == {"low": 300}  # 200 refused, 100 never sent
     assert closed.published == 0
     assert not closed.clean
+
+
+async def test_a_topic_that_nobody_reads_takes_no_more_of_a_child_than_its_bound(
+    server: EmbeddedServer, client: Client, tmp_path: Path
+) -> None:
+    settings = replace(FAST, queue_bound=8, high_water=6, low_water=2, depth_refresh_s=0.0)
+    bridge = Bridge(server.url, tmp_path / "child", KEY, "run-1", settings=settings).start()
+    for number in range(50):
+        assert bridge.offer(request(number))  # taken: whoever offers never waits
+    await until(lambda: bridge.metrics.value(DROPPED, priority="normal", reason="depth") == 42)
+    assert bridge.offer(telemetry(1))  # nobody's: it gives way where another topic is deep
+    await until(lambda: bridge.metrics.value(DROPPED, priority="low", reason="depth") == 1)
+    closed = await _close(bridge)
+    assert await client.xlen(normal_lane("kernel_requests")) == 8
+    assert (closed.published, closed.dropped) == (8, {"normal": 42, "low": 1})
+    assert not closed.clean
+
+
+async def test_a_childs_figures_reach_the_supervisor_and_are_added_up(
+    server: EmbeddedServer, bus: Bus, tmp_path: Path
+) -> None:
+    packets = Inbox()
+    settings = replace(FAST, metrics_every_s=0.05)
+    bridge = Bridge(server.url, tmp_path / "child", KEY, "run-1", settings=settings).start()
+    async with consuming(bus, "telemetry", "nissa", packets, optional=True):
+        bridge.spool(report(1))  # nobody acknowledges it
+        for number in range(5):
+            bridge.offer(request(number))
+        await until(lambda: _sums(packets).get(("oona.published", "kernel_requests")) == 5.0)
+        for number in range(5, 8):
+            bridge.offer(request(number))
+        await _close(bridge, 0.1)
+        await until(lambda: _sums(packets).get(("oona.published", "kernel_requests")) == 8.0)
+    assert _sums(packets)["oona.published", "field_reports"] == 1.0
+    assert _sums(packets)["oona.spool.depth", "run-1"] == 1.0
+
+
+def _sums(packets: Inbox) -> dict[tuple[str, str], float]:
+    """Add up what was told, by name and first label."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for packet in packets.messages:
+        assert isinstance(packet, leyline.TelemetryPacket)
+        for point in packet.points:
+            sums[point.name, next(iter(point.labels.values()), "")] += point.value
+    return dict(sums)
 
 
 async def test_what_was_not_acknowledged_at_close_is_left_for_the_next_owner(

@@ -2,10 +2,12 @@
 
 import asyncio
 import dataclasses
+import functools
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -242,6 +244,59 @@ async def test_the_janitor_never_trims_what_a_required_group_has_not_acknowledge
     await client.xgroup_destroy(STREAM, "simic")
     await janitor.sweep()
     assert await client.xlen(STREAM) == 4  # a required group that is gone acknowledges nothing
+
+
+async def test_a_consumer_that_comes_back_while_it_is_forgotten_loses_nothing(
+    client: Client, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = normal_lane("alerts")
+    await bus.publish(alert(1))
+    await client.xreadgroup("nissa", "old", {stream: ">"})
+    await client.xack(stream, "nissa", (await client.xrange(stream))[0][0])
+    looked_up = client.xinfo_consumers
+
+    async def then_it_comes_back(*which: str) -> Any:
+        rows = await looked_up(*which)
+        await bus.publish(alert(2))
+        await client.xreadgroup("nissa", "old", {stream: ">"})
+        return rows
+
+    monkeypatch.setattr(client, "xinfo_consumers", then_it_comes_back)
+    settings = dataclasses.replace(FAST, idle_consumer_s=-1.0)
+    await Janitor(client, settings=settings, metrics=BusMetrics()).sweep()
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        assert await inbox.has(1) == [alert(2)]
+
+
+async def test_conservative_mode_is_seen_and_ends_without_anybody_publishing(
+    client: Client, bus: Bus
+) -> None:
+    metrics = BusMetrics()
+    settings = dataclasses.replace(FAST, high_water=3, low_water=2)
+    janitor = Janitor(client, settings=settings, metrics=metrics)
+    for number in range(4):
+        await bus.publish(alert(number))
+    await janitor.sweep()
+    assert janitor.conservative == ["alerts"]
+    assert metrics.value("esper_oona_conservative_mode", topic="alerts") == 1.0
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        await inbox.has(4)
+    await janitor.sweep()
+    assert janitor.conservative == []
+    assert metrics.value("esper_oona_conservative_mode", topic="alerts") == 0.0
+
+
+async def test_the_spools_depth_is_told_while_redis_is_away(
+    server: EmbeddedServer, spool: Spool
+) -> None:
+    await server.stop()
+    async with make_bus(server, spool=spool) as bus:
+        for number in range(5):
+            await bus.publish(report(number))
+        shown = functools.partial(bus.metrics.value, "esper_oona_spool_depth", producer="test")
+        await until(lambda: shown() == 5.0)
 
 
 async def test_the_janitor_respects_optional_groups_up_to_their_lag_limit(

@@ -246,7 +246,7 @@ async def test_a_bridge_numbers_what_it_sends(
         await points.has(3)
         await reports.has(2)
         await asyncio.to_thread(bridge.close)
-    assert [envelope.sequence for envelope in points.envelopes] == [1, 2, 3]
+    assert [envelope.sequence for envelope in points.envelopes[:3]] == [1, 2, 3]
     assert [envelope.sequence for envelope in reports.envelopes] == [1, 2]
     assert points.envelopes[0].incarnation != reports.envelopes[0].incarnation
 

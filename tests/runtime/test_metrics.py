@@ -2,6 +2,7 @@
 
 import pytest
 
+from esper_async.runtime.metric_changes import MetricChanges
 from esper_async.runtime.metrics import OTHER, Registry, prometheus_name
 
 
@@ -49,3 +50,22 @@ def test_one_name_is_one_metric_and_one_kind() -> None:
     assert registry.gauge("urza.assets", "n") is registry.gauge("urza.assets", "n")
     with pytest.raises(ValueError, match="already registered as a gauge"):
         registry.counter("urza.assets", "n")
+
+
+def test_changes_are_told_once_counters_by_what_was_added_and_gauges_by_their_value() -> None:
+    registry = Registry()
+    sent = registry.counter("oona.published", "sent", ["topic"])
+    depth = registry.gauge("oona.wait_ms", "wait")
+    registry.histogram("oona.took_ms", "took").observe(1.0)
+    changes = MetricChanges(registry)
+    assert changes.pending() == []
+    sent.add(2, topic="a")
+    depth.set(1_500.0)
+    first = changes.pending()
+    assert first == [("oona.published", 2.0, {"topic": "a"}), ("oona.wait_ms", 1_500.0, {})]
+    assert changes.pending() == first  # nobody was told yet
+    changes.told(first)
+    assert changes.pending() == []
+    sent.add(topic="a")
+    depth.set(0.0)
+    assert changes.pending() == [("oona.published", 1.0, {"topic": "a"}), ("oona.wait_ms", 0.0, {})]

@@ -1,0 +1,40 @@
+"""What a registry's counters and gauges have come to since they were last asked.
+
+A child process tells its parent so: counters by what was added, gauges by what they show now.
+"""
+
+from typing import NamedTuple
+
+from esper_async.runtime.metrics import Registry
+
+
+class Change(NamedTuple):
+    """A counter's increase or a gauge's value, in the unit of its telemetry name."""
+
+    name: str
+    value: float
+    labels: dict[str, str]
+
+
+class MetricChanges:
+    """Reads one registry. Histograms are left out: their observations cannot be added up."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._told: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def pending(self) -> list[Change]:
+        """Return what has changed since what was `told`."""
+        return [
+            Change(name, value - (before or 0.0) if kind == "counter" else value, dict(labels))
+            for name, kind, labels, value in self._registry.values()
+            if (before := self._told.get((name, labels))) != value and (value or before is not None)
+        ]
+
+    def told(self, changes: list[Change]) -> None:
+        """Take in that these have reached somebody; the others will be told again."""
+        kinds = {name: kind for name, kind, _, _ in self._registry.values()}
+        for name, value, labels in changes:
+            key = name, tuple(sorted(labels.items()))
+            known = self._told.get(key, 0.0) if kinds[name] == "counter" else 0.0
+            self._told[key] = known + value
