@@ -72,6 +72,7 @@ class Consumer:
         self._ahead: asyncio.Future[list[Any]] | None = None
         self._ahead_entries: list[Entry] = []
         self._reader_id: int | None = None
+        self._looked_at = 0.0
         self._client = connect(url, timeout_s=settings.command_timeout_s)
         tracker = Tracker()
         self._delivery = Delivery(
@@ -224,7 +225,7 @@ class Consumer:
     async def _cycle(self) -> None:
         """Deliver one round: what was claimed, what is due again, what is new."""
         await self._deliver_all(self._leases.take_claimed())
-        await self._delivery.retry_due()
+        await self._retry_due()
         emergency, normal = self._streams
         if self._ahead is not None:
             urgent = self._delivery.take(await self._read({emergency: ">"}))
@@ -269,21 +270,31 @@ class Consumer:
         What is done is acknowledged along with the next read.
         """
         emergency = self._streams[0]
-        clock = asyncio.get_running_loop().time
-        looked_at = clock()
+        self._looked_at = time.monotonic()
         for entry in batch:
             if self._stopping:
                 break
-            if entry.stream != emergency and (
-                clock() - looked_at > self._settings.emergency_every_s
-            ):
-                for urgent in self._delivery.take(await self._read({emergency: ">"})):
-                    await self._delivery.deliver(urgent)
-                looked_at = clock()
+            if entry.stream != emergency:
+                await self._let_emergencies_pass()
             await self._delivery.deliver(entry)
         if self._stopping:
             await self._delivery.flush()
             self._delivery.let_go()
+
+    async def _retry_due(self) -> None:
+        """Attempt again what is due, letting emergencies pass in front."""
+        self._looked_at = time.monotonic()
+        while self._delivery.is_due and not self._stopping:
+            await self._delivery.retry()
+            await self._let_emergencies_pass()
+
+    async def _let_emergencies_pass(self) -> None:
+        """Deliver what is on the emergency lane, unless it was looked at a moment ago."""
+        if time.monotonic() - self._looked_at <= self._settings.emergency_every_s:
+            return
+        for urgent in self._delivery.take(await self._read({self._streams[0]: ">"})):
+            await self._delivery.deliver(urgent)
+        self._looked_at = time.monotonic()
 
     async def _read(
         self, streams: dict[str, str], *, block_s: float | None = None, redelivered: bool = False

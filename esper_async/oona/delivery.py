@@ -134,18 +134,22 @@ class Delivery:
             return
         await self._attempt(entry, message, envelope, attempt=1)
 
-    async def retry_due(self) -> None:
-        """Attempt again what is due."""
-        while self._waiting and self._waiting[0][0] <= time.monotonic():
-            _, _, entry, attempt = heapq.heappop(self._waiting)
-            try:
-                message, envelope = self._admission.admit(
-                    entry.wire, topic=self._topic, delivery=entry.key
-                )
-            except Refused as refused:
-                await self._refuse(entry, refused)
-            else:
-                await self._attempt(entry, message, envelope, attempt)
+    @property
+    def is_due(self) -> bool:
+        """Whether an entry waits whose next attempt is due."""
+        return bool(self._waiting) and self._waiting[0][0] <= time.monotonic()
+
+    async def retry(self) -> None:
+        """Attempt again the entry that has been due for longest."""
+        _, _, entry, attempt = heapq.heappop(self._waiting)
+        try:
+            message, envelope = self._admission.admit(
+                entry.wire, topic=self._topic, delivery=entry.key
+            )
+        except Refused as refused:
+            await self._refuse(entry, refused)
+        else:
+            await self._attempt(entry, message, envelope, attempt)
 
     def acknowledgements(self) -> list[bytes]:
         """Return the packed commands that acknowledge what is done; `acknowledged` follows."""

@@ -443,6 +443,32 @@ async def test_a_critical_message_rides_the_emergency_lane(
     assert bus.metrics.value("esper_oona_publish_rerouted_total", topic="alerts") == 1
 
 
+async def test_an_emergency_passes_in_front_of_retries_that_are_due(server: EmbeddedServer) -> None:
+    """Each attempt takes a while, all fail once, and all are due together."""
+    settings = dataclasses.replace(
+        FAST, retry_base_s=0.2, retry_cap_s=0.2, emergency_every_s=0.0, batch=100
+    )
+    order: list[str] = []
+    urgent_sent = asyncio.Event()
+
+    async with make_bus(server, settings=settings) as bus:
+
+        async def handler(message: leyline.Alert, _envelope: leyline.EventEnvelope) -> None:
+            order.append(message.alert_id)
+            if order.count(message.alert_id) == 1 and message.alert_id != "a99":
+                raise ValueError("once")
+            if len(order) == 45:
+                await bus.publish(alert(99), priority=4)
+                urgent_sent.set()
+
+        for number in range(40):
+            await bus.publish(alert(number))
+        async with consuming(bus, "alerts", "nissa", handler):
+            await until(lambda: len(order) == 81)
+    assert urgent_sent.is_set()
+    assert order.index("a99") < 50
+
+
 async def test_two_consumers_of_a_group_share_the_work(bus: Bus) -> None:
     one, two = Inbox(), Inbox()
     async with (

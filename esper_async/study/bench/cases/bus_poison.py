@@ -230,7 +230,8 @@ async def _waits_in_place(delivery: Delivery, *failure: Any) -> None:
     await _whole_failed(delivery, *failure)
     while delivery._waiting:
         await asyncio.sleep(delivery.next_due_s() + 0.05)
-        await delivery.retry_due()
+        while delivery.is_due:
+            await delivery.retry()
 
 
 async def _gives_up(
