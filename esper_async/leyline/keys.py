@@ -9,6 +9,7 @@ for reading, each until the Unix time that may stand behind it:
 `esper_async.leyline.rotate` puts a new key in front.
 """
 
+import math
 import os
 import stat
 import time
@@ -28,7 +29,7 @@ def load_key(path: Path, environment: Mapping[str, str] | None = None) -> bytes:
 
 def load_signer(path: Path, environment: Mapping[str, str] | None = None) -> Signer:
     """Return a signer under the first key that accepts the others; see `load_keys`."""
-    key, *older = load_keys(path, environment)
+    (key, _), *older = _load(path, environment, time.time())
     return Signer(key, also_accept=older)
 
 
@@ -40,9 +41,17 @@ def load_keys(
     The variable holds 64 hex digits a key, several separated by commas. Raises ValueError when
     one is no key, PermissionError when others can read the file.
     """
+    return [key for key, _ in _load(path, environment, time.time() if now is None else now)]
+
+
+def _load(
+    path: Path, environment: Mapping[str, str] | None, now: float
+) -> list[tuple[bytes, float]]:
+    """Return the keys, each with the Unix time until which it is accepted."""
     secret = (os.environ if environment is None else environment).get(SECRET_VARIABLE)
     if secret:
-        return [_decode(each.strip(), SECRET_VARIABLE) for each in secret.split(",")]
+        keys = [_decode(each.strip(), SECRET_VARIABLE) for each in secret.split(",")]
+        return [(key, math.inf) for key in keys]
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -50,21 +59,20 @@ def load_keys(
     with os.fdopen(handle) as file:
         if stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
             raise PermissionError(f"{path} can be read by others; run: chmod 600 {path}")
-        return _read(file.read(), str(path), time.time() if now is None else now)
+        return _read(file.read(), str(path), now)
 
 
-def _read(text: str, origin: str, now: float) -> list[bytes]:
+def _read(text: str, origin: str, now: float) -> list[tuple[bytes, float]]:
     """Return the keys of a file that are still accepted; the first one always is."""
-    keys: list[bytes] = []
+    keys: list[tuple[bytes, float]] = []
     for words in filter(None, map(key_words, text.splitlines())):
-        until = words[1].removeprefix(UNTIL) if len(words) > 1 else "inf"
         try:
-            accepted = not keys or now < float(until)
+            until = float(words[1].removeprefix(UNTIL)) if len(words) > 1 else math.inf
         except ValueError:
             raise ValueError(f"{origin}: {words[1]!r} is not {UNTIL}UNIX_TIME") from None
-        if accepted:
-            keys.append(_decode(words[0], origin))
-    return keys or [_decode("", origin)]
+        if not keys or now < until:
+            keys.append((_decode(words[0], origin), until))
+    return keys or [(_decode("", origin), math.inf)]
 
 
 def key_words(line: str) -> list[str]:
@@ -82,17 +90,17 @@ def _decode(text: str, origin: str) -> bytes:
     return key
 
 
-def _make_file(path: Path) -> list[bytes]:
+def _make_file(path: Path) -> list[tuple[bytes, float]]:
     """Create the key file atomically; of several makers the first one wins."""
     key = os.urandom(KEY_BYTES)
     scratch = write_private(path, [key.hex()])
     try:
         os.link(scratch, path)
     except FileExistsError:
-        return load_keys(path, {})
+        return _load(path, {}, time.time())
     finally:
         scratch.unlink()
-    return [key]
+    return [(key, math.inf)]
 
 
 def write_private(path: Path, lines: Sequence[str]) -> Path:

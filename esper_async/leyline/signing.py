@@ -1,6 +1,7 @@
 """Signatures: HMAC-SHA256 over whatever crosses the bus, and what makes a command fresh."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
@@ -39,22 +40,30 @@ class _PreparedKey:
 class Signer:
     """HMAC-SHA256 under one key; further keys are accepted for reading while they overlap.
 
-    Its methods may be called from any thread.
+    Each of `also_accept` is (key, the Unix time from which it is accepted no longer). Its methods
+    may be called from any thread.
     """
 
-    def __init__(self, key: bytes, *, also_accept: Sequence[bytes] = ()) -> None:
-        keys = (key, *also_accept)
-        if any(len(each) != KEY_BYTES for each in keys):
+    def __init__(
+        self,
+        key: bytes,
+        *,
+        also_accept: Sequence[tuple[bytes, float]] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        if any(len(each) != KEY_BYTES for each in (key, *(older for older, _ in also_accept))):
             raise ValueError(f"a signing key has {KEY_BYTES} bytes")
-        self._keys = tuple(map(_PreparedKey, keys))
-        self.sign: Callable[[bytes], bytes] = self._keys[0].digest
+        self._key = _PreparedKey(key)
+        self._older = tuple((_PreparedKey(older), until) for older, until in also_accept)
+        self._now = now
+        self.sign: Callable[[bytes], bytes] = self._key.digest
         """Return the 32-byte signature of some bytes."""
 
     def verify(self, data: bytes, signature: bytes) -> bool:
         """Tell whether one of the keys made `signature`; takes constant time a key."""
-        good = compare_digest(self._keys[0].digest(data), signature)
-        for key in self._keys[1:]:
-            good |= compare_digest(key.digest(data), signature)
+        good = compare_digest(self._key.digest(data), signature)
+        for key, until in self._older:
+            good |= compare_digest(key.digest(data), signature) and self._now() < until
         return good
 
 

@@ -1,6 +1,7 @@
 """What crosses the bus is authentic, fresh and new, or refused under its reason."""
 
 import hmac
+import math
 import os
 from contextlib import closing
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_another_key_is_refused_as_forged_unless_it_overlaps() -> None:
     other = os.urandom(32)
     with pytest.raises(Refused, match="forged"):
         unwrap(wire, signer=Signer(other))
-    unwrap(wire, signer=Signer(other, also_accept=[KEY]))
+    unwrap(wire, signer=Signer(other, also_accept=[(KEY, math.inf)]))
 
 
 @settings(max_examples=200, deadline=None, database=None)
@@ -294,8 +295,13 @@ def test_after_a_rotation_the_old_key_is_read_until_the_overlap_ends(tmp_path: P
     assert [each.name for each in tmp_path.iterdir()] == ["leyline.key"]
     assert load_keys(path, {}, now=1_100.0) == [newest, middle]
     assert load_keys(path, {}, now=1_550.0) == [newest]
-    after = Signer(newest, also_accept=[middle, oldest])
+    clock = [1_099.0]
+    overlaps = [(middle, 1_550.0), (oldest, 1_100.0)]
+    after = Signer(newest, also_accept=overlaps, now=lambda: clock[0])
     unwrap(wire, signer=after)
+    clock[0] = 1_100.0  # the process that has read the keys goes on, the overlap does not
+    with pytest.raises(Refused, match="forged"):
+        unwrap(wire, signer=after)
     unwrap(wrap(examples.field_report(), source="test", signer=after), signer=Signer(newest))
     with pytest.raises(Refused, match="forged"):
         unwrap(wire, signer=Signer(newest))
