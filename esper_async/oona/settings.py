@@ -21,7 +21,7 @@ class BusSettings:
     batch: int = 100
     linger_s: float = 0.001
     block_s: float = 1.0
-    emergency_every_s: float = 0.005
+    emergency_every_s: float = 0.002
     retry_base_s: float = 0.1
     retry_cap_s: float = 5.0
     lease_s: float = 30.0

@@ -1,15 +1,15 @@
-"""Load for the bus's benchmarks: what is published, a handler that counts, and the loop's lag."""
+"""Load for the bus's benchmarks: what is published, a handler that counts, the machine's lag."""
 
 import asyncio
 import inspect
+import json
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-
-import redis.asyncio
 
 from esper_async.leyline import Alert, EventEnvelope, Signer
 from esper_async.oona import Bus, BusSettings, EmbeddedServer
@@ -20,8 +20,8 @@ KEY = bytes(range(32))
 PAYLOAD_BYTES = 280
 SETTINGS = BusSettings(queue_bound=10**9, high_water=10**9 - 1, low_water=1)
 TOPIC, GROUP = "alerts", "nissa"
-_PROBE = "bench:probe"
-_TICK_S = 0.005
+PROBE, TICK_S = "bench:probe", 0.005
+PERCENTILES = (50, 99)
 
 
 def alert(number: int) -> Alert:
@@ -86,32 +86,25 @@ async def consuming(bus: Bus, handler: Any, *, consumer: str = "bench") -> Async
 
 
 @asynccontextmanager
-async def watching_lag(raw: redis.asyncio.Redis, lags_ms: list[float]) -> AsyncIterator[None]:
-    """Note how late a tick of this loop with one plain write to Redis is, whoever is to blame.
+async def watching_lag(url: str, lags_ms: dict[int, float]) -> AsyncIterator[None]:
+    """Have a process of its own note how late plain writes to the server are, meanwhile.
 
-    A tick that is late by several stands for those that could not even begin meanwhile, as for the
-    messages that were due then. It is not cancelled: redis-py's time-outs swallow that on Python
-    3.11.
+    `lags_ms` has the `PERCENTILES` of that afterwards.
     """
-    over = False
-
-    async def ticks() -> None:
-        while not over:
-            due = time.perf_counter() + _TICK_S
-            await asyncio.sleep(_TICK_S)
-            await raw.set(_PROBE, b"")
-            late_s = time.perf_counter() - due
-            lags_ms.append(1e3 * late_s)
-            lags_ms.extend(
-                1e3 * (late_s - missed * _TICK_S) for missed in range(1, int(late_s / _TICK_S) + 1)
-            )
-
-    task = asyncio.create_task(ticks())
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "esper_async.study.bench.lag_child", url,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None
     try:
+        await child.stdout.readline()  # it has begun
         yield
+        told, _ = await child.communicate(b"")
+        lags_ms.update(zip(PERCENTILES, json.loads(told), strict=True))
     finally:
-        over = True
-        await task
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
 
 
 async def until(condition: Callable[[], Any], *, for_s: float = 10.0) -> None:
