@@ -33,6 +33,7 @@ from esper_async.study.bench.benchmark import (
     Row,
     judged,
     replaced,
+    shown,
 )
 from esper_async.study.bench.interleave import Comparison, Lap, Rounds
 
