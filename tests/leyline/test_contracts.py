@@ -243,6 +243,13 @@ def test_the_limits_agree_with_each_other() -> None:
     assert math.isclose(math.fsum(leyline.LIMITS.memory_shares.values()), 1.0)
 
 
+def test_every_part_of_a_boundary_has_its_budget() -> None:
+    limits = leyline.LIMITS
+    assert limits.boundary_budgets_ms == {
+        "assembly": 3.5, "decision": 12.0, "apply": 1.5, "guard": 1.0, "total": 18.0
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
