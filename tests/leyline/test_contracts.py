@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_async import leyline
 from esper_async.leyline import generate
-from esper_async.leyline.compatibility import breaking_changes
 from esper_async.leyline.v1 import enums_pb2
 from tests.leyline import examples
 
@@ -190,45 +188,6 @@ def test_a_stale_or_left_over_file_is_named() -> None:
     rendered["state_pb2.py"] += "# older\n"
     del rendered["control_pb2.py"]
     assert generate.stale_files(rendered) == ["control_pb2.py", "state_pb2.py"]
-
-
-def _released() -> FileDescriptorSet:
-    return FileDescriptorSet.FromString(generate.RELEASED.read_bytes())
-
-
-def test_nothing_released_is_broken() -> None:
-    current = FileDescriptorSet.FromString(generate.descriptor_set())
-    assert breaking_changes(_released(), current) == []
-
-
-def _state(files: FileDescriptorSet) -> object:
-    return next(file for file in files.file if file.name.endswith("state.proto"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (lambda file: file.message_type.pop(), "SystemStatePacket is gone"),
-        (lambda file: file.message_type[0].field.pop(0), "device_type (field 1) is gone"),
-        (lambda file: setattr(file.message_type[0].field[0], "type", 12), "means something else"),
-        (lambda file: setattr(file.message_type[0].field[0], "name", "x"), "means something else"),
-        (lambda file: setattr(file.message_type[0].field[0], "number", 99), "is gone"),
-    ],
-)
-def test_a_breaking_change_of_a_message_is_found(damage: object, says: str) -> None:
-    changed = _released()
-    damage(_state(changed))  # type: ignore[operator]
-    assert any(says in found for found in breaking_changes(_released(), changed))
-
-
-def test_a_moved_enum_value_is_found_and_an_appended_one_is_not() -> None:
-    changed = _released()
-    enums = next(file for file in changed.file if file.name.endswith("enums.proto"))
-    stage = enums.enum_type[0]
-    stage.value.add(name="SEED_LIFECYCLE_STAGE_LATER", number=12)
-    assert breaking_changes(_released(), changed) == []
-    stage.value[1].number = 13
-    assert len(breaking_changes(_released(), changed)) == 1
 
 
 def test_short_names_go_both_ways_and_an_unknown_one_names_the_known() -> None:
