@@ -86,22 +86,34 @@ def test_the_wire_bytes_stay_what_they_were(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "incarnation"), [("EventEnvelope", 0), ("EventEnvelope-incarnation", 2**63 + 1)]
+    ("name", "incarnation", "since_then"),
+    [
+        ("EventEnvelope", 0, ["routing_keys"]),
+        ("EventEnvelope-incarnation", 2**63 + 1, ["routing_keys"]),
+        ("EventEnvelope-routed", 2**63 + 1, []),
+    ],
 )
-def test_an_envelope_stays_what_it_was(name: str, incarnation: int) -> None:
-    """The first was written before envelopes had an incarnation; it says what it always said."""
+def test_an_envelope_stays_what_it_was(name: str, incarnation: int, since_then: list[str]) -> None:
+    """The first were written before envelopes had what is named; they say what they always said."""
+    signer = leyline.Signer(bytes(range(32)))
     wire = leyline.wrap(
         examples.field_report(),
         source="tolaria/digits-1",
-        signer=leyline.Signer(bytes(range(32))),
+        signer=signer,
         created_at=1_790_000_002.0,
         sequence=7,
         incarnation=incarnation,
         correlation_id="digits-1/c7",
     )
     golden = (GOLDEN / f"{name}.binpb").read_bytes()
-    assert wire == golden
-    envelope = leyline.EventEnvelope.FromString(golden)
+    assert (wire == golden) is not since_then
+    message, envelope = leyline.unwrap(golden, signer=signer)
+    assert message == examples.field_report()
+    present = leyline.EventEnvelope.FromString(wire)
+    for each in ("signature", *since_then):
+        present.ClearField(each)
+    envelope.ClearField("signature")
+    assert envelope == present
     assert (envelope.sequence, envelope.incarnation) == (7, incarnation)
 
 
