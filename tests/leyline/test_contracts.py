@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from esper_async import leyline
 from esper_async.leyline import generate
 from esper_async.leyline.v1 import enums_pb2
+from esper_async.leyline.validation import validate
 from tests.leyline import examples
+from tests.leyline.complete_examples import commands, complete
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -76,13 +78,52 @@ def test_every_payload_has_an_example() -> None:
     assert examples.payloads().keys() == leyline.PAYLOADS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(examples.payloads()))
+GOLDEN_MESSAGES = {**examples.payloads(), **complete()}
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN_MESSAGES))
 def test_the_wire_bytes_stay_what_they_were(name: str) -> None:
     """A golden file is written once, by hand; a difference means that the wire format moved."""
-    message = examples.payloads()[name]
+    message = GOLDEN_MESSAGES[name]
     golden = (GOLDEN / f"{name}.binpb").read_bytes()
     assert message.SerializeToString(deterministic=True) == golden
     assert type(message).FromString(golden) == message
+
+
+def test_every_field_of_every_message_occurs_in_a_golden_file() -> None:
+    declared = {field.full_name for kind in message_types() for field in kind.DESCRIPTOR.fields}
+    found: set[str] = set()
+    for path in GOLDEN.glob("*.binpb"):
+        kind = getattr(leyline, path.stem.partition("-")[0])
+        found |= _fields_set_in(kind.FromString(path.read_bytes()))
+    assert sorted(declared - found) == []
+    assert len(declared) > 300
+
+
+def _fields_set_in(message: Message) -> set[str]:
+    """Name every field that says something, here and in what is inside."""
+    names: set[str] = set()
+    for field, value in message.ListFields():
+        names.add(field.full_name)
+        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for inner in value if field.is_repeated else [value]:
+                names |= _fields_set_in(inner)
+    return names
+
+
+def test_every_choice_of_a_command_has_an_example_of_its_own() -> None:
+    chosen = [command.WhichOneof("payload") for command in commands().values()]
+    payload = leyline.AdaptationCommand.DESCRIPTOR.oneofs_by_name["payload"]
+    assert set(chosen) == {field.name for field in payload.fields}
+    assert {command.WhichOneof("target") for command in commands().values()} == {
+        "site", "seed_id", None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN_MESSAGES.keys() - {"EventEnvelope-complete"}))
+def test_every_example_may_be_published(name: str) -> None:
+    message = GOLDEN_MESSAGES[name]
+    validate(message, leyline.spec_of(message))
 
 
 @pytest.mark.parametrize(
