@@ -13,6 +13,7 @@ from esper_async import leyline
 from esper_async.leyline import generate
 from esper_async.leyline.v1 import enums_pb2
 from esper_async.leyline.validation import validate
+from esper_async.study.bench import reference_messages
 from tests.leyline import examples
 from tests.leyline.complete_examples import commands, complete
 
@@ -168,6 +169,18 @@ def test_a_quantity_that_was_not_measured_is_absent_and_a_measured_zero_is_not()
 def test_the_reference_messages_stay_within_280_bytes() -> None:
     assert len(examples.state_packet().SerializeToString()) < 280
     assert len(examples.field_report().SerializeToString()) < 280
+
+
+def test_the_reference_state_has_six_metrics_in_all_and_larger_ones_are_measured_too() -> None:
+    packet = examples.state_packet()
+    fixed = [name for name in ("validation_accuracy", "validation_loss", "training_loss")
+             if packet.HasField(name)]  # fmt: skip
+    assert len(fixed) + len(packet.metrics) == 6
+    assert reference_messages.state() == packet
+    nine, run = reference_messages.state_with_nine_metrics(), reference_messages.state_of_a_run()
+    assert len(nine.metrics) == 6
+    assert all(seed.site and seed.blueprint_id and seed.HasField("alpha") for seed in run.seeds)
+    assert reference_messages.state() == packet
 
 
 def test_a_form_that_is_filled_again_keeps_nothing_of_the_last_boundary() -> None:
