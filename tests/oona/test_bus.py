@@ -131,6 +131,15 @@ async def test_a_failed_handling_is_tried_again(bus: Bus) -> None:
     assert inbox.attempts == 3
 
 
+async def test_what_failed_once_is_handled_behind_what_followed_it(bus: Bus) -> None:
+    """Order holds but for failures, which hold nobody up; docs/bus.md says so."""
+    failures = iter([True])
+    inbox = Inbox(fails=lambda message: message == alert(0) and next(failures, False))
+    await bus.publish_many([alert(number) for number in range(3)])
+    async with consuming(bus, "alerts", "nissa", inbox):
+        assert await inbox.has(3) == [alert(1), alert(2), alert(0)]
+
+
 async def test_poison_becomes_a_dead_letter_and_holds_nobody_up(
     bus: Bus, client: redis.asyncio.Redis
 ) -> None:
