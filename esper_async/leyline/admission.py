@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 from google.protobuf.message import Message
 
-from esper_async.leyline.envelope import unwrap
+from esper_async.leyline.envelope import unwrap, with_attempts
 from esper_async.leyline.errors import Refusal, Refused
 from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PAYLOADS
@@ -52,9 +52,19 @@ class Admission:
             raise
         return message, envelope
 
+    def tried(self, wire: bytes, *, attempts: int) -> bytes:
+        """Return a message that says how often it was tried in all; see `with_attempts`."""
+        return with_attempts(wire, attempts, signer=self._signer)
+
     def _check_age(self, envelope: EventEnvelope) -> None:
-        if not envelope.time_to_live_ms:
+        life_ms, deadline_ms = envelope.time_to_live_ms, envelope.processing_deadline_ms
+        if not life_ms and not deadline_ms:
             return
         age_s = self._now() - envelope.created_at
-        if not age_s * 1000 <= envelope.time_to_live_ms:
-            raise Refused(Refusal.EXPIRED, f"{age_s:.1f} s old")
+        if life_ms and not age_s * 1000 <= life_ms:
+            raise Refused(Refusal.EXPIRED, f"lived for {life_ms} ms, is {age_s:.1f} s old")
+        if deadline_ms and not age_s * 1000 <= deadline_ms:
+            raise Refused(
+                Refusal.EXPIRED,
+                f"its handling was to begin within {deadline_ms} ms, it is {age_s:.1f} s old",
+            )

@@ -49,14 +49,19 @@ def wrap(
     """Return `message` in a signed envelope. Raises Refused when it must not be published.
 
     The caller has validated `message` (`validation.validate`); commands are signed themselves,
-    too, on a copy. `sequence` counts what `incarnation` puts on one stream.
+    too, on a copy. `sequence` counts what `incarnation` puts on one stream. An answer's
+    `correlation_id` is the id of what it answers, unless another is given.
     """
     spec = spec_of(message)
-    if isinstance(message, AdaptationCommand):
+    deadline_ms = 0
+    if spec.message is AdaptationCommand:  # `isinstance` asks the metaclass: ten times as long
         command = AdaptationCommand()
-        command.CopyFrom(message)
+        command.CopyFrom(cast(AdaptationCommand, message))
         sign_command(command, signer)
         message = command
+        deadline_ms = command.execution_deadline_ms
+    if spec.answers and not correlation_id:
+        correlation_id = getattr(message, spec.answers)
     fixed = _fixed_part(
         spec.name,
         source,
@@ -64,17 +69,18 @@ def wrap(
         time_to_live_ms,
         attempts_allowed,
         incarnation,
+        deadline_ms,
+        getattr(message, spec.run) if spec.run else "",
     )
-    body = (
-        fixed
-        + EventEnvelope(
-            event_id=event_id or event_id_of(message, spec),
-            created_at=time.time() if created_at is None else created_at,
-            payload=message.SerializeToString(),
-            correlation_id=correlation_id,
-            sequence=sequence,
-        ).SerializeToString()
+    rest = EventEnvelope(
+        event_id=event_id or event_id_of(message, spec),
+        created_at=time.time() if created_at is None else created_at,
+        payload=message.SerializeToString(),
+        sequence=sequence,
     )
+    if correlation_id:
+        rest.correlation_id = correlation_id
+    body = fixed + rest.SerializeToString()
     if len(body) + _TRAILER_BYTES > LIMITS.message_bytes:
         raise Refused(
             Refusal.OVERSIZED,
@@ -82,6 +88,19 @@ def wrap(
             f"{LIMITS.message_bytes}; put large data in the library and send its digest",
         )
     return b"".join((body, _TRAILER, signer.sign(body)))
+
+
+def with_attempts(wire: bytes, attempts: int, *, signer: Signer) -> bytes:
+    """Return `wire` with an envelope that says how often it was tried, signed again.
+
+    One that has no room left for it stays as it was. Raises Refused as `open_envelope`.
+    """
+    envelope = open_envelope(wire, signer=signer)
+    envelope.attempts_made = attempts
+    envelope.ClearField("signature")
+    body = envelope.SerializeToString()
+    tried = b"".join((body, _TRAILER, signer.sign(body)))
+    return tried if len(tried) <= LIMITS.message_bytes else wire
 
 
 @functools.lru_cache(maxsize=1_024)
@@ -92,22 +111,27 @@ def _fixed_part(
     time_to_live_ms: int,
     attempts_allowed: int,
     incarnation: int,
+    processing_deadline_ms: int,
+    run_id: str,
 ) -> bytes:
     """Return, encoded, what is the same in every envelope of this kind from this source.
 
     One encoded message followed by another is the encoding of the two merged: the rest of an
     envelope is put behind these bytes.
     """
+    topic = PAYLOADS[payload_type].topic
     return EventEnvelope(
         version=SCHEMA_VERSION,
-        type=PAYLOADS[payload_type].topic.name,
+        type=topic.name,
         source=source,
+        processing_deadline_ms=processing_deadline_ms,
         time_to_live_ms=time_to_live_ms,
         payload_type=payload_type,
         payload_encoding=enums.PAYLOAD_ENCODING_PROTOBUF,
         priority=priority,
-        delivery=enums.DELIVERY_GUARANTEE_AT_LEAST_ONCE,
+        delivery=topic.delivery,
         attempts_allowed=attempts_allowed,
+        routing_keys=(run_id,) if run_id else (),
         incarnation=incarnation,
     ).SerializeToString()
 

@@ -2,7 +2,8 @@
 
     python -m esper_async.leyline.generate            write the modules and their stubs
     python -m esper_async.leyline.generate --check    fail when what is committed is stale
-    python -m esper_async.leyline.generate --release  declare the present protos released
+    python -m esper_async.leyline.generate --release  declare the present protos released, unless
+                                                      they break what was released before
 
 Needs the `test` extra (grpcio-tools and mypy-protobuf). Run as a plain file it works even while
 `v1` is broken.
@@ -68,6 +69,19 @@ def stale_files(rendered: dict[str, str]) -> list[str]:
     return sorted(changed | (present - rendered.keys()))
 
 
+def broken_by(present: bytes) -> list[str]:
+    """Name what a release of `present` would break for those who hold the released protos."""
+    # only here, as the package cannot be imported while `v1` is broken
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from esper_async.leyline.compatibility import breaking_changes
+
+    if not RELEASED.exists():
+        return []
+    released = FileDescriptorSet.FromString(RELEASED.read_bytes())
+    return breaking_changes(released, FileDescriptorSet.FromString(present))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -82,6 +96,12 @@ def main(argv: list[str] | None = None) -> int:
                 f"stale: {', '.join(stale)}; run python -m esper_async.leyline.generate\n"
             )
         return 1 if stale else 0
+    if options.release and (broken := broken_by(descriptor_set())):
+        sys.stderr.write(
+            f"not released: {'; '.join(broken)}; put back what was released, and append what is "
+            "new under numbers of its own\n"
+        )
+        return 1
     OUTPUT_DIR.mkdir(exist_ok=True)
     for name in stale:
         if name in rendered:

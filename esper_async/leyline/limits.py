@@ -28,6 +28,7 @@ class Limits:
     seeds_per_epoch: int = 100
     retries: int = 3
     pause_quota: int = 10_000
+    """Pauses a controller may ask for. Nobody reads it yet: Tamiyo's risk engine will (issue 6)."""
     candidates: int = 8
     nonce_lifetime_s: float = 300.0
     nonce_capacity: int = 100_000
@@ -43,6 +44,17 @@ class Limits:
     apply_ms: float = 1.5
     guard_ms: float = 1.0
     memory_shares: Mapping[str, float] = field(default_factory=lambda: _MEMORY_SHARES)
+
+    @property
+    def boundary_budgets_ms(self) -> dict[str, float]:
+        """Return what each part of a boundary may take, by its name in the boundary's record."""
+        return {
+            "assembly": self.assembly_ms,
+            "decision": self.decision_ms,
+            "apply": self.apply_ms,
+            "guard": self.guard_ms,
+            "total": self.boundary_ms,
+        }
 
     def problems(self) -> list[str]:
         """Say everything that is inconsistent; empty when all is well."""
@@ -69,7 +81,10 @@ class Limits:
     def check(self) -> None:
         """Raise ValueError naming every inconsistency."""
         if found := self.problems():
-            raise ValueError("limits contradict each other: " + "; ".join(found))
+            raise ValueError(
+                f"limits contradict each other: {'; '.join(found)}; "
+                "mend esper_async/leyline/limits.py"
+            )
 
 
 LIMITS = Limits()

@@ -14,10 +14,13 @@ from esper_async.leyline.v1 import reports_pb2 as reports
 from esper_async.leyline.v1 import state_pb2 as state
 from esper_async.leyline.v1 import telemetry_pb2 as telemetry
 from esper_async.leyline.v1.enums_pb2 import (
+    DELIVERY_GUARANTEE_AT_LEAST_ONCE,
+    DELIVERY_GUARANTEE_AT_MOST_ONCE,
     MESSAGE_PRIORITY_CRITICAL,
     MESSAGE_PRIORITY_HIGH,
     MESSAGE_PRIORITY_LOW,
     MESSAGE_PRIORITY_NORMAL,
+    DeliveryGuarantee,
     MessagePriority,
 )
 
@@ -35,6 +38,13 @@ class Topic:
         """How long after its making a message of this topic may still be handled; 0: for ever."""
         return int((self.retention_s or 0.0) * 1000)
 
+    @property
+    def delivery(self) -> DeliveryGuarantee.ValueType:
+        """What the bus does for its messages: nobody keeps what no group is required to read."""
+        if self.required_groups:
+            return DELIVERY_GUARANTEE_AT_LEAST_ONCE
+        return DELIVERY_GUARANTEE_AT_MOST_ONCE
+
 
 @dataclass(frozen=True, slots=True)
 class PayloadSpec:
@@ -42,7 +52,8 @@ class PayloadSpec:
 
     `identity` names the field that identifies a message for ever; a durable message's event id
     is made from it, so that publishing it again is recognised. `fresh` messages are refused when
-    they are old, from the future or a replay.
+    they are old, from the future or a replay. `answers` names the field with the id of what the
+    message answers, its correlation id.
     """
 
     message: type[Message]
@@ -51,11 +62,16 @@ class PayloadSpec:
     priority: MessagePriority.ValueType = MESSAGE_PRIORITY_NORMAL
     durable: bool = False
     fresh: bool = False
+    answers: str = ""
     name: str = field(init=False)
     """The payload type as it stands in an envelope."""
+    run: str = field(init=False)
+    """The field with the run that the message is about; empty for a type that has none."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.message.DESCRIPTOR.name)
+        described = self.message.DESCRIPTOR
+        object.__setattr__(self, "name", described.name)
+        object.__setattr__(self, "run", "run_id" if "run_id" in described.fields_by_name else "")
 
 
 TOPICS: dict[str, Topic] = {
@@ -89,7 +105,13 @@ PAYLOADS: dict[str, PayloadSpec] = {
         PayloadSpec(
             telemetry.TelemetryPacket, TOPICS["telemetry"], "packet_id", MESSAGE_PRIORITY_LOW
         ),
-        PayloadSpec(reports.FieldReport, TOPICS["field_reports"], "report_id", durable=True),
+        PayloadSpec(
+            reports.FieldReport,
+            TOPICS["field_reports"],
+            "report_id",
+            durable=True,
+            answers="command_id",
+        ),
         PayloadSpec(control.PolicyUpdate, TOPICS["policy_updates"], "update_id", durable=True),
         PayloadSpec(
             control.EmergencySignal,
@@ -102,8 +124,12 @@ PAYLOADS: dict[str, PayloadSpec] = {
         PayloadSpec(catalogue.BlueprintQuery, TOPICS["kernel_requests"], "query_id"),
         PayloadSpec(catalogue.KernelRequest, TOPICS["kernel_requests"], "request_id"),
         PayloadSpec(catalogue.BlueprintDescriptor, TOPICS["kernel_events"], "blueprint_id"),
-        PayloadSpec(catalogue.KernelReady, TOPICS["kernel_events"], "kernel_id"),
-        PayloadSpec(catalogue.KernelError, TOPICS["kernel_events"], "request_id"),
+        PayloadSpec(
+            catalogue.KernelReady, TOPICS["kernel_events"], "kernel_id", answers="request_id"
+        ),
+        PayloadSpec(
+            catalogue.KernelError, TOPICS["kernel_events"], "request_id", answers="request_id"
+        ),
         PayloadSpec(catalogue.CatalogueUpdate, TOPICS["kernel_events"], "update_id"),
     )
 }

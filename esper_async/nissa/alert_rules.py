@@ -4,22 +4,22 @@ from esper_async.leyline import LIMITS
 from esper_async.nissa.alerts import Finding, Rule
 from esper_async.nissa.signals import Signals
 
-BOUNDARY_LIMIT_MS = 18.0
 DISK_FREE = 0.05
 
 
 def training_latency_high(signals: Signals) -> list[Finding]:
     """The last three boundaries of a run were all over their limit."""
+    limit_ms = LIMITS.boundary_ms
     return [
         Finding(
             (("run", run),),
-            f"Three boundaries of run {run} took over {BOUNDARY_LIMIT_MS:g} ms, "
+            f"Three boundaries of run {run} took over {limit_ms:g} ms, "
             f"the last one {times[-1]:.1f} ms.",
             times[-1],
-            BOUNDARY_LIMIT_MS,
+            limit_ms,
         )
         for run, times in signals.boundary_ms.items()
-        if len(times) >= 3 and min(times[-3:]) > BOUNDARY_LIMIT_MS
+        if len(times) >= 3 and min(times[-3:]) > limit_ms
     ]
 
 

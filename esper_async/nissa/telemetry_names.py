@@ -15,6 +15,7 @@ KNOWN: dict[str, tuple[Kind, str]] = {
     "tolaria.training.accuracy": ("gauge", "Training accuracy, 0 to 1"),
     "tolaria.epoch.duration_ms": ("histogram", "Time an epoch took"),
     "tolaria.boundary.duration_ms": ("histogram", "Time a boundary took beyond validation"),
+    "tolaria.boundary.over_budget": ("counter", "Boundaries that took over a budget, by part"),
     "tolaria.shadow.cost_ratio": ("gauge", "Cost of shadow passes against the host's own steps"),
     "tolaria.seeds.active": ("gauge", "Seeds in the run"),
     "tolaria.throughput.samples_per_s": ("gauge", "Training samples a second"),

@@ -130,7 +130,12 @@ class Delivery:
             await self._acknowledge(entry)
             return
         if entry.redelivered and await self._died_before(entry, envelope):
-            await self._set_aside(entry, "its handling ended without an answer each time")
+            await self._give_up(
+                entry,
+                envelope,
+                "its handling ended without an answer each time",
+                attempts=envelope.attempts_allowed or LIMITS.retries,
+            )
             return
         await self._attempt(entry, message, envelope, attempt=1)
 
@@ -200,7 +205,8 @@ class Delivery:
             error=repr(error),
         )
         if attempt >= (envelope.attempts_allowed or LIMITS.retries):
-            await self._set_aside(entry, f"{type(error).__name__}: {error}", attempts=attempt)
+            reason = f"{type(error).__name__}: {error}"
+            await self._give_up(entry, envelope, reason, attempts=attempt)
             return
         ceiling_s = min(
             self._settings.retry_cap_s, self._settings.retry_base_s * 2 ** (attempt - 1)
@@ -228,6 +234,14 @@ class Delivery:
             attempts_key(self._topic, self._group), "/".join(entry.key), 1
         )
         return int(began) > (envelope.attempts_allowed or LIMITS.retries)
+
+    async def _give_up(
+        self, entry: Entry, envelope: EventEnvelope, reason: str, *, attempts: int
+    ) -> None:
+        """Set an admitted entry aside; should it be replayed, it says how often it was tried."""
+        in_all = envelope.attempts_made + attempts
+        wire = self._admission.tried(entry.wire, attempts=in_all)
+        await self._set_aside(entry._replace(wire=wire), reason, attempts=in_all)
 
     async def _set_aside(self, entry: Entry, reason: str, *, attempts: int = 0) -> None:
         """Move the entry to the dead letters, in one transaction with its acknowledgement."""

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from esper_async.leyline.keys import load_signer
+from esper_async.leyline.limits import LIMITS
 from esper_async.nissa.access import ENVIRONMENT as TOKEN_VARIABLE
 from esper_async.nissa.access import load_token
 from esper_async.runtime.cell import Cell
@@ -26,7 +27,7 @@ from esper_async.runtime.loop_lag import LoopLag
 from esper_async.runtime.metrics import Registry
 from esper_async.runtime.restart import RestartPolicy
 from esper_async.supervisor.assembly import Services, assemble
-from esper_async.supervisor.errors import StateDirError, SupervisorError
+from esper_async.supervisor.errors import StartError, StateDirError, SupervisorError
 from esper_async.supervisor.http import is_loopback
 from esper_async.supervisor.notify import Notifier
 from esper_async.supervisor.settings import Settings
@@ -150,6 +151,7 @@ class Supervisor:
 
     def _assemble(self) -> None:
         check_exposure(self.settings, self.state_dir)
+        check_limits()
         try:
             signer = load_signer(self.state_dir / "leyline.key")
             token = load_token(self.state_dir, os.environ.get(TOKEN_VARIABLE))
@@ -254,6 +256,14 @@ def check_exposure(settings: Settings, state_dir: Path) -> None:
         f"http.host = {host!r} listens beyond this machine, and there is no token yet: set "
         f"{TOKEN_VARIABLE}, or start once on 127.0.0.1, which makes {state_dir / 'token'}"
     )
+
+
+def check_limits() -> None:
+    """Refuse to start on limits that contradict each other: parts would obey different ones."""
+    try:
+        LIMITS.check()
+    except ValueError as error:
+        raise StartError("leyline", error) from None
 
 
 def _tell_failure(companion: asyncio.Future[None]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from esper_async.leyline import (
+    LIMITS,
     SCHEMA_VERSION,
     AdaptationCommand,
     DecisionRecord,
@@ -59,7 +60,21 @@ def telemetry_of(record: Record) -> TelemetryPacket:
     if record["kind"] == "boundary":
         for name, value, unit in _points(record):
             packet.points.add(name=name, value=value, unit=unit, labels={"run": record["run"]})
+        for part in _over_budget(record["boundary_ms"]):
+            labels = {"run": record["run"], "part": part}
+            packet.points.add(
+                name="tolaria.boundary.over_budget", value=1.0, unit="1", labels=labels
+            )
     return packet
+
+
+def _over_budget(parts_ms: Mapping[str, float]) -> list[str]:
+    """Name the parts of a boundary that took longer than their budgets; `total` is one of them."""
+    return [
+        part
+        for part, budget_ms in LIMITS.boundary_budgets_ms.items()
+        if parts_ms.get(part, 0.0) > budget_ms
+    ]
 
 
 def _points(record: Record) -> list[tuple[str, float, str]]:

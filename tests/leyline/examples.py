@@ -1,4 +1,7 @@
-"""One full example of every payload, the reference messages of the size limits among them."""
+"""A plain example of every payload, the reference messages of the size limits among them.
+
+`complete_examples` has one with every field.
+"""
 
 from google.protobuf.message import Message
 
@@ -6,7 +9,8 @@ from esper_async import leyline
 from esper_async.leyline import long_name
 
 
-def _enum(name: str, short: str) -> int:
+def enum_value(name: str, short: str) -> int:
+    """Return the number of an enum's value by its short name."""
     enum = getattr(leyline, name)
     return enum.Value(long_name(enum, short))
 
@@ -19,8 +23,8 @@ def quantity(mean: float, *, estimated: bool = False) -> leyline.Quantity:
         high=mean + 0.01,
         n=360,
         estimated=estimated,
-        unit=_enum("QuantityUnit", "NATS"),
-        paired_by=_enum("PairedBy", "SAMPLE"),
+        unit=enum_value("QuantityUnit", "NATS"),
+        paired_by=enum_value("PairedBy", "SAMPLE"),
     )
 
 
@@ -29,7 +33,7 @@ def state_packet() -> leyline.SystemStatePacket:
     seeds = [
         leyline.SeedState(
             seed_id=f"s{index}",
-            stage=_enum("SeedLifecycleStage", "TRAINING"),
+            stage=enum_value("SeedLifecycleStage", "TRAINING"),
             gradient_norm=0.25 + index,
             learning_rate=0.01,
             layer_depth=index,
@@ -52,7 +56,7 @@ def state_packet() -> leyline.SystemStatePacket:
         training_loss=0.375,
         metrics={"gradient": 1.5, "speed": 90_000.0, "gap": 0.125},
         primary_metric="validation_loss",
-        primary_direction=_enum("MetricDirection", "MINIMISE"),
+        primary_direction=enum_value("MetricDirection", "MINIMISE"),
         hardware=leyline.HardwareContext(
             device_type="cpu",
             memory_total_bytes=8 << 30,
@@ -72,7 +76,7 @@ def germinate() -> leyline.AdaptationCommand:
             site="block.1",
             blueprint_id=blueprint,
             parameters={"expansion": 2.0},
-            blend=_enum("BlendMode", "RESIDUAL"),
+            blend=enum_value("BlendMode", "RESIDUAL"),
             ramp=leyline.Ramp(boundaries=3, target=1.0),
         )
         for blueprint in ("BP009", "BP016")
@@ -82,16 +86,16 @@ def germinate() -> leyline.AdaptationCommand:
         command_id="digits-1/c7",
         run_id="digits-1",
         boundary=7,
-        type=_enum("CommandType", "SEED"),
+        type=enum_value("CommandType", "SEED"),
         execution_deadline_ms=18,
         issued_at=1_790_000_000.5,
         issued_by="tamiyo",
         nonce=bytes(range(16)),
         risk=leyline.RiskRationale(
-            level=_enum("RiskLevel", "GREEN"), score=0.125, reason_code="plateau"
+            level=enum_value("RiskLevel", "GREEN"), score=0.125, reason_code="plateau"
         ),
         seed=leyline.SeedCommand(
-            operation=_enum("SeedOperation", "GERMINATE"), candidates=candidates
+            operation=enum_value("SeedOperation", "GERMINATE"), candidates=candidates
         ),
     )
 
@@ -106,7 +110,7 @@ def field_report() -> leyline.FieldReport:
         seed_id="digits-1/s1",
         site="block.1",
         blueprint_id="BP009",
-        outcome=_enum("FieldReportOutcome", "SUCCESS"),
+        outcome=enum_value("FieldReportOutcome", "SUCCESS"),
         observed_change=leyline.ObservedChange(
             accuracy=0.03125, loss=-0.125, step_time_ms=0.25, memory_bytes=-4_096
         ),
@@ -131,10 +135,10 @@ def telemetry_packet() -> leyline.TelemetryPacket:
         packet_id="t1",
         created_at=1_790_000_000.25,
         source="tolaria",
-        level=_enum("TelemetryLevel", "INFO"),
+        level=enum_value("TelemetryLevel", "INFO"),
         points=points,
         events=[leyline.TelemetryEvent(name="run.record", fields={"json": "{}"})],
-        health=leyline.SystemHealth(status=_enum("HealthStatus", "HEALTHY"), summary="well"),
+        health=leyline.SystemHealth(status=enum_value("HealthStatus", "HEALTHY"), summary="well"),
         run_id="digits-1",
     )
 
@@ -181,7 +185,7 @@ def payloads() -> dict[str, Message]:
             version=1,
             blueprint_id="BP009",
             name="residual_block",
-            tier=_enum("BlueprintTier", "PRODUCTION"),
+            tier=enum_value("BlueprintTier", "PRODUCTION"),
             stage=1,
             risk=0.25,
             interface_kinds=["spatial"],
@@ -193,14 +197,17 @@ def payloads() -> dict[str, Message]:
         leyline.KernelReady(version=1, kernel_id="k1", interface=site, forward_ms=0.5),
         leyline.KernelError(version=1, request_id="k1", reason="numerics", attempts=2),
         leyline.CatalogueUpdate(
-            version=1, update_id="u1", lifecycle=_enum("AssetLifecycle", "ACTIVE")
+            version=1, update_id="u1", lifecycle=enum_value("AssetLifecycle", "ACTIVE")
         ),
         leyline.PolicyUpdate(version=1, update_id="p1", artifact_sha256=bytes(32)),
         leyline.EmergencySignal(
-            version=1, signal_id="e1", level=_enum("EmergencyLevel", "SEVERE"), reason="NaN loss"
+            version=1,
+            signal_id="e1",
+            level=enum_value("EmergencyLevel", "SEVERE"),
+            reason="NaN loss",
         ),
         leyline.Alert(
-            version=1, alert_id="a1", state=_enum("AlertState", "FIRING"), labels={"run": "x"}
+            version=1, alert_id="a1", state=enum_value("AlertState", "FIRING"), labels={"run": "x"}
         ),
     ]
     return {type(message).__name__: message for message in examples}

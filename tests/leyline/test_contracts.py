@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_async import leyline
 from esper_async.leyline import generate
-from esper_async.leyline.compatibility import breaking_changes
 from esper_async.leyline.v1 import enums_pb2
+from esper_async.leyline.validation import validate
+from esper_async.study.bench import reference_messages
 from tests.leyline import examples
+from tests.leyline.complete_examples import commands, complete
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -78,32 +79,83 @@ def test_every_payload_has_an_example() -> None:
     assert examples.payloads().keys() == leyline.PAYLOADS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(examples.payloads()))
+GOLDEN_MESSAGES = {**examples.payloads(), **complete()}
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN_MESSAGES))
 def test_the_wire_bytes_stay_what_they_were(name: str) -> None:
     """A golden file is written once, by hand; a difference means that the wire format moved."""
-    message = examples.payloads()[name]
+    message = GOLDEN_MESSAGES[name]
     golden = (GOLDEN / f"{name}.binpb").read_bytes()
     assert message.SerializeToString(deterministic=True) == golden
     assert type(message).FromString(golden) == message
 
 
+def test_every_field_of_every_message_occurs_in_a_golden_file() -> None:
+    declared = {field.full_name for kind in message_types() for field in kind.DESCRIPTOR.fields}
+    found: set[str] = set()
+    for path in GOLDEN.glob("*.binpb"):
+        kind = getattr(leyline, path.stem.partition("-")[0])
+        found |= _fields_set_in(kind.FromString(path.read_bytes()))
+    assert sorted(declared - found) == []
+    assert len(declared) > 300
+
+
+def _fields_set_in(message: Message) -> set[str]:
+    """Name every field that says something, here and in what is inside."""
+    names: set[str] = set()
+    for field, value in message.ListFields():
+        names.add(field.full_name)
+        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for inner in value if field.is_repeated else [value]:
+                names |= _fields_set_in(inner)
+    return names
+
+
+def test_every_choice_of_a_command_has_an_example_of_its_own() -> None:
+    chosen = [command.WhichOneof("payload") for command in commands().values()]
+    payload = leyline.AdaptationCommand.DESCRIPTOR.oneofs_by_name["payload"]
+    assert set(chosen) == {field.name for field in payload.fields}
+    assert {command.WhichOneof("target") for command in commands().values()} == {
+        "site", "seed_id", None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN_MESSAGES.keys() - {"EventEnvelope-complete"}))
+def test_every_example_may_be_published(name: str) -> None:
+    message = GOLDEN_MESSAGES[name]
+    validate(message, leyline.spec_of(message))
+
+
 @pytest.mark.parametrize(
-    ("name", "incarnation"), [("EventEnvelope", 0), ("EventEnvelope-incarnation", 2**63 + 1)]
+    ("name", "incarnation", "since_then"),
+    [
+        ("EventEnvelope", 0, ["routing_keys"]),
+        ("EventEnvelope-incarnation", 2**63 + 1, ["routing_keys"]),
+        ("EventEnvelope-routed", 2**63 + 1, []),
+    ],
 )
-def test_an_envelope_stays_what_it_was(name: str, incarnation: int) -> None:
-    """The first was written before envelopes had an incarnation; it says what it always said."""
+def test_an_envelope_stays_what_it_was(name: str, incarnation: int, since_then: list[str]) -> None:
+    """The first were written before envelopes had what is named; they say what they always said."""
+    signer = leyline.Signer(bytes(range(32)))
     wire = leyline.wrap(
         examples.field_report(),
         source="tolaria/digits-1",
-        signer=leyline.Signer(bytes(range(32))),
+        signer=signer,
         created_at=1_790_000_002.0,
         sequence=7,
         incarnation=incarnation,
         correlation_id="digits-1/c7",
     )
     golden = (GOLDEN / f"{name}.binpb").read_bytes()
-    assert wire == golden
-    envelope = leyline.EventEnvelope.FromString(golden)
+    assert (wire == golden) is not since_then
+    message, envelope = leyline.unwrap(golden, signer=signer)
+    assert message == examples.field_report()
+    present = leyline.EventEnvelope.FromString(wire)
+    for each in ("signature", *since_then):
+        present.ClearField(each)
+    envelope.ClearField("signature")
+    assert envelope == present
     assert (envelope.sequence, envelope.incarnation) == (7, incarnation)
 
 
@@ -117,6 +169,18 @@ def test_a_quantity_that_was_not_measured_is_absent_and_a_measured_zero_is_not()
 def test_the_reference_messages_stay_within_280_bytes() -> None:
     assert len(examples.state_packet().SerializeToString()) < 280
     assert len(examples.field_report().SerializeToString()) < 280
+
+
+def test_the_reference_state_has_six_metrics_in_all_and_larger_ones_are_measured_too() -> None:
+    packet = examples.state_packet()
+    fixed = [name for name in ("validation_accuracy", "validation_loss", "training_loss")
+             if packet.HasField(name)]  # fmt: skip
+    assert len(fixed) + len(packet.metrics) == 6
+    assert reference_messages.state() == packet
+    nine, run = reference_messages.state_with_nine_metrics(), reference_messages.state_of_a_run()
+    assert len(nine.metrics) == 6
+    assert all(seed.site and seed.blueprint_id and seed.HasField("alpha") for seed in run.seeds)
+    assert reference_messages.state() == packet
 
 
 def test_a_form_that_is_filled_again_keeps_nothing_of_the_last_boundary() -> None:
@@ -192,45 +256,6 @@ def test_a_stale_or_left_over_file_is_named() -> None:
     assert generate.stale_files(rendered) == ["control_pb2.py", "state_pb2.py"]
 
 
-def _released() -> FileDescriptorSet:
-    return FileDescriptorSet.FromString(generate.RELEASED.read_bytes())
-
-
-def test_nothing_released_is_broken() -> None:
-    current = FileDescriptorSet.FromString(generate.descriptor_set())
-    assert breaking_changes(_released(), current) == []
-
-
-def _state(files: FileDescriptorSet) -> object:
-    return next(file for file in files.file if file.name.endswith("state.proto"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (lambda file: file.message_type.pop(), "SystemStatePacket is gone"),
-        (lambda file: file.message_type[0].field.pop(0), "device_type (field 1) is gone"),
-        (lambda file: setattr(file.message_type[0].field[0], "type", 12), "means something else"),
-        (lambda file: setattr(file.message_type[0].field[0], "name", "x"), "means something else"),
-        (lambda file: setattr(file.message_type[0].field[0], "number", 99), "is gone"),
-    ],
-)
-def test_a_breaking_change_of_a_message_is_found(damage: object, says: str) -> None:
-    changed = _released()
-    damage(_state(changed))  # type: ignore[operator]
-    assert any(says in found for found in breaking_changes(_released(), changed))
-
-
-def test_a_moved_enum_value_is_found_and_an_appended_one_is_not() -> None:
-    changed = _released()
-    enums = next(file for file in changed.file if file.name.endswith("enums.proto"))
-    stage = enums.enum_type[0]
-    stage.value.add(name="SEED_LIFECYCLE_STAGE_LATER", number=12)
-    assert breaking_changes(_released(), changed) == []
-    stage.value[1].number = 13
-    assert len(breaking_changes(_released(), changed)) == 1
-
-
 def test_short_names_go_both_ways_and_an_unknown_one_names_the_known() -> None:
     stage = leyline.SeedLifecycleStage
     assert leyline.value_of(stage, "DORMANT") == stage.SEED_LIFECYCLE_STAGE_DORMANT
@@ -241,6 +266,13 @@ def test_short_names_go_both_ways_and_an_unknown_one_names_the_known() -> None:
 def test_the_limits_agree_with_each_other() -> None:
     leyline.LIMITS.check()
     assert math.isclose(math.fsum(leyline.LIMITS.memory_shares.values()), 1.0)
+
+
+def test_every_part_of_a_boundary_has_its_budget() -> None:
+    limits = leyline.LIMITS
+    assert limits.boundary_budgets_ms == {
+        "assembly": 3.5, "decision": 12.0, "apply": 1.5, "guard": 1.0, "total": 18.0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

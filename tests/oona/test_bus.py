@@ -131,6 +131,15 @@ async def test_a_failed_handling_is_tried_again(bus: Bus) -> None:
     assert inbox.attempts == 3
 
 
+async def test_what_failed_once_is_handled_behind_what_followed_it(bus: Bus) -> None:
+    """Order holds but for failures, which hold nobody up; docs/bus.md says so."""
+    failures = iter([True])
+    inbox = Inbox(fails=lambda message: message == alert(0) and next(failures, False))
+    await bus.publish_many([alert(number) for number in range(3)])
+    async with consuming(bus, "alerts", "nissa", inbox):
+        assert await inbox.has(3) == [alert(1), alert(2), alert(0)]
+
+
 async def test_poison_becomes_a_dead_letter_and_holds_nobody_up(
     bus: Bus, client: redis.asyncio.Redis
 ) -> None:
@@ -171,10 +180,27 @@ async def test_dead_letters_can_be_shown_replayed_and_purged(
         broken[0] = False
         await letters.replay(first.letter_id)
         assert await inbox.has(1) == [unwrap(first.wire, signer=Signer(KEY))[0]]
+    assert [each.attempts_made for each in inbox.envelopes] == [3]
     assert await letters.purge(second.letter_id) == 1
     assert await letters.count() == 0
     with pytest.raises(KeyError):
         await letters.replay(first.letter_id)
+
+
+async def test_a_dead_letter_says_how_often_it_was_tried_in_all(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    letters = DeadLetters(client)
+    inbox = Inbox(fails=lambda _: True)
+    async with consuming(bus, "alerts", "nissa", inbox):
+        await bus.publish(alert(1))
+        for tried in (3, 6):
+            await until(letters.count)
+            (letter,) = await letters.list()
+            envelope = unwrap(letter.wire, signer=Signer(KEY))[1]
+            assert (letter.attempts, envelope.attempts_made) == (tried, tried)
+            await letters.replay(letter.letter_id)
+    assert bus.refusals == {}
 
 
 async def _two(letters: DeadLetters) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from esper_async.leyline.v1 import enums_pb2 as enums
-from esper_async.tolaria.messages import Primary, form_of, system_state_of
+from esper_async.tolaria.messages import Primary, form_of, system_state_of, telemetry_of
 from esper_async.tolaria.task import Task
 from tests.tolaria.growth_tasks import listed, regression
 
@@ -36,3 +36,28 @@ def test_a_state_packet_names_the_primary_metric_and_its_direction(
     packet = system_state_of(BOUNDARY, form=form_of("r", "run", primary))
     assert (packet.primary_metric, packet.primary_direction) == (key, direction)
     assert packet.primary_metric in BOUNDARY["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "over"),
+    [
+        ({"assembly": 3.5, "decision": 12.0, "apply": 1.5, "total": 17.0}, []),
+        ({"assembly": 3.6, "decision": 1.0, "apply": 0.1, "total": 4.7}, ["assembly"]),
+        ({"assembly": 1.0, "decision": 16.0, "apply": 1.6, "total": 18.6},
+         ["apply", "decision", "total"]),
+    ],
+)  # fmt: skip
+def test_a_boundary_counts_each_part_that_took_longer_than_its_budget(
+    parts: dict[str, float], over: list[str]
+) -> None:
+    record = {
+        **BOUNDARY, "seq": 1, "kind": "boundary", "samples_per_s": 1.0,
+        "boundary_ms": {"validation": 900.0, **parts},
+    }  # fmt: skip
+    found = [
+        point
+        for point in telemetry_of(record).points
+        if point.name == "tolaria.boundary.over_budget"
+    ]
+    assert sorted(point.labels["part"] for point in found) == over
+    assert {point.value for point in found} <= {1.0}

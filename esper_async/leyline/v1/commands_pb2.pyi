@@ -342,6 +342,7 @@ class AdaptationCommand(_message.Message):
     site: _builtins.str
     seed_id: _builtins.str
     execution_deadline_ms: _builtins.int
+    """on the bus, from when it was published; 0: none"""
     issued_at: _builtins.float
     """Unix time, seconds"""
     issued_by: _builtins.str

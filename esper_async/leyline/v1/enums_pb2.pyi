@@ -207,15 +207,24 @@ class _DeliveryGuaranteeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Del
     DESCRIPTOR: _descriptor.EnumDescriptor
     DELIVERY_GUARANTEE_UNKNOWN: _DeliveryGuarantee.ValueType  # 0
     DELIVERY_GUARANTEE_AT_LEAST_ONCE: _DeliveryGuarantee.ValueType  # 1
+    """kept until every required group has acknowledged it"""
     DELIVERY_GUARANTEE_AT_MOST_ONCE: _DeliveryGuarantee.ValueType  # 2
+    """sent once and kept for nobody"""
     DELIVERY_GUARANTEE_EXACTLY_ONCE: _DeliveryGuarantee.ValueType  # 3
+    """reserved; no bus can promise it, and none is sent"""
 
-class DeliveryGuarantee(_DeliveryGuarantee, metaclass=_DeliveryGuaranteeEnumTypeWrapper): ...
+class DeliveryGuarantee(_DeliveryGuarantee, metaclass=_DeliveryGuaranteeEnumTypeWrapper):
+    """What the bus does for a message it has taken. A reader that does not acknowledge an entry gets it
+    again in any case; that effects happen once is the reader's doing, by the event's id.
+    """
 
 DELIVERY_GUARANTEE_UNKNOWN: DeliveryGuarantee.ValueType  # 0
 DELIVERY_GUARANTEE_AT_LEAST_ONCE: DeliveryGuarantee.ValueType  # 1
+"""kept until every required group has acknowledged it"""
 DELIVERY_GUARANTEE_AT_MOST_ONCE: DeliveryGuarantee.ValueType  # 2
+"""sent once and kept for nobody"""
 DELIVERY_GUARANTEE_EXACTLY_ONCE: DeliveryGuarantee.ValueType  # 3
+"""reserved; no bus can promise it, and none is sent"""
 Global___DeliveryGuarantee: _TypeAlias = DeliveryGuarantee  # noqa: Y015
 
 class _TelemetryLevel:

@@ -52,22 +52,29 @@ class EventEnvelope(_message.Message):
     created_at: _builtins.float
     """Unix time, seconds"""
     processing_deadline_ms: _builtins.int
+    """from created_at: expired if it is not begun by then; 0: none"""
     time_to_live_ms: _builtins.int
+    """from created_at: expired after it; 0: none"""
     payload_type: _builtins.str
     payload_encoding: _enums_pb2.PayloadEncoding.ValueType
     payload: _builtins.bytes
     priority: _enums_pb2.MessagePriority.ValueType
     correlation_id: _builtins.str
+    """of what it answers: a kernel's request, a report's command"""
     delivery: _enums_pb2.DeliveryGuarantee.ValueType
     attempts_allowed: _builtins.int
+    """each time it is delivered; then it is a dead letter"""
     signature: _builtins.bytes
     attempts_made: _builtins.int
+    """in all, until it last became a dead letter; 0: it was none yet"""
     sequence: _builtins.int
     """of this incarnation on its stream, from 1; 0: not numbered"""
     incarnation: _builtins.int
     """who numbers: a producer has another at each start, and one for its spool"""
     @_builtins.property
-    def routing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def routing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the run it is about: known without reading the payload"""
+
     def __init__(
         self,
         *,

@@ -1,4 +1,10 @@
-"""The reference messages of the contracts' bars, built as the parts of Esper build them."""
+"""The reference messages of the contracts' bars, built as the parts of Esper build them.
+
+The six metrics of the reference state are the three with fields of their own (both losses and the
+accuracy) and three in the map. Six in the map besides would be nine: that packet is larger than
+the bar unless its names are short, and so is the packet of a run of the supervisor. Both are
+measured as well.
+"""
 
 from esper_async.leyline import (
     FieldReport,
@@ -11,6 +17,7 @@ from esper_async.leyline.v1 import enums_pb2 as enums
 from esper_async.leyline.v1.enums_pb2 import SEED_LIFECYCLE_STAGE_TRAINING
 
 _METRICS = {"gradient": 1.5, "speed": 90_000.0, "gap": 0.125}
+_FURTHER_METRICS = {"twin_loss": 0.5, "averaged_loss": 0.5, "f1": 0.875}
 _SEEDS = ("s0", "s1", "s2")
 _NAMES = tuple(f"tolaria.metric_{index}" for index in range(10))
 FORM = StateForm(
@@ -42,6 +49,30 @@ def state() -> SystemStatePacket:
         seed.gradient_norm, seed.learning_rate = 0.25 + depth, 0.01
         seed.risk_score = 0.125
     return packet
+
+
+def state_with_nine_metrics() -> SystemStatePacket:
+    """Build the reference state with six metrics in the map instead of three."""
+    packet = _copied(state())
+    packet.metrics.update(_FURTHER_METRICS)
+    return packet
+
+
+def state_of_a_run() -> SystemStatePacket:
+    """Build the reference state as a run fills it: a longer id, and where each seed is."""
+    packet = _copied(state())
+    packet.run_id = "digits-20260921-142640-9f2c41"
+    packet.packet_id = f"{packet.run_id}/b{packet.boundary}"
+    for seed in packet.seeds:
+        seed.site, seed.blueprint_id, seed.alpha = "block.1", "BP009", 0.5
+    return packet
+
+
+def _copied(packet: SystemStatePacket) -> SystemStatePacket:
+    """Return a packet that is not the form's, which keeps what is the run's."""
+    copy = SystemStatePacket()
+    copy.CopyFrom(packet)
+    return copy
 
 
 def telemetry() -> TelemetryPacket:
