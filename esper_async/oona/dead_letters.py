@@ -1,11 +1,24 @@
-"""Messages that could not be handled: list them, look at one, send it again, or throw it away."""
+"""Messages that could not be handled: list them, look at one, send it again, or throw it away.
+
+Forged ones lie on a stream of their own, so that a flood of them costs no others their place; their
+ids begin with `forged-`. Here the two are one list.
+"""
 
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from esper_async.oona.connection import Client
-from esper_async.oona.streams import DEAD_LETTERS, WIRE_FIELD
+from esper_async.oona.streams import (
+    DEAD_LETTERS,
+    FORGED_LETTERS,
+    WIRE_FIELD,
+    EntryId,
+    parse_id,
+)
+
+_PREFIXES = {DEAD_LETTERS: "", FORGED_LETTERS: "forged-"}
+_ORDER = {stream: number for number, stream in enumerate(_PREFIXES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +67,20 @@ class DeadLetters:
 
     async def list(self, *, limit: int = 100, after: str = "-") -> "list[DeadLetter]":
         """Return up to `limit` letters behind the id `after`."""
-        start = after if after == "-" else f"({after}"
-        rows: Any = await self._client.xrange(DEAD_LETTERS, min=start, count=limit)
-        return [_letter(*row) for row in rows]
+        found: list[tuple[EntryId, int, DeadLetter]] = []
+        for stream, order in _ORDER.items():
+            start = "-" if after == "-" else _behind(after, order)
+            rows: Any = await self._client.xrange(stream, min=start, count=limit)
+            found += [(parse_id(row[0]), order, _letter(stream, *row)) for row in rows]
+        return [letter for *_, letter in sorted(found, key=lambda each: each[:2])[:limit]]
 
     async def show(self, letter_id: str) -> DeadLetter:
         """Return one letter. Raises KeyError when there is none of this id."""
-        rows: Any = await self._client.xrange(DEAD_LETTERS, min=letter_id, max=letter_id)
+        stream, entry_id = _place(letter_id)
+        rows: Any = await self._client.xrange(stream, min=entry_id, max=entry_id)
         if not rows:
             raise KeyError(letter_id)
-        return _letter(*rows[0])
+        return _letter(stream, *rows[0])
 
     async def replay(self, letter_id: str) -> None:
         """Put the message back on its stream, unchanged, and remove the letter, both or neither.
@@ -72,25 +89,44 @@ class DeadLetters:
         Raises KeyError when there is no such letter.
         """
         letter = await self.show(letter_id)
+        stream, entry_id = _place(letter_id)
         async with self._client.pipeline(transaction=True) as pipeline:
             pipeline.xadd(letter.stream, {WIRE_FIELD: letter.wire})
-            pipeline.xdel(DEAD_LETTERS, letter_id)
+            pipeline.xdel(stream, entry_id)
             await pipeline.execute()
 
     async def purge(self, *letter_ids: str) -> int:
         """Throw letters away, all of them when none is named; return how many there were."""
-        if letter_ids:
-            return int(await self._client.xdel(DEAD_LETTERS, *letter_ids))
-        return int(await self._client.xtrim(DEAD_LETTERS, maxlen=0, approximate=False))
+        if not letter_ids:
+            return sum(
+                [
+                    int(await self._client.xtrim(each, maxlen=0, approximate=False))
+                    for each in _PREFIXES
+                ]
+            )
+        return sum([int(await self._client.xdel(*_place(each))) for each in letter_ids])
 
     async def count(self) -> int:
         """Return how many letters there are."""
-        return int(await self._client.xlen(DEAD_LETTERS))
+        return sum([int(await self._client.xlen(stream)) for stream in _PREFIXES])
 
 
-def _letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+def _place(letter_id: str) -> tuple[str, str]:
+    """Return the stream and the entry that a letter's id means."""
+    forged = letter_id.startswith(_PREFIXES[FORGED_LETTERS])
+    stream = FORGED_LETTERS if forged else DEAD_LETTERS
+    return stream, letter_id.removeprefix(_PREFIXES[stream])
+
+
+def _behind(letter_id: str, order: int) -> str:
+    """Return where the stream of this order goes on behind a letter, perhaps of another stream."""
+    stream, entry_id = _place(letter_id)
+    return entry_id if order > _ORDER[stream] else f"({entry_id}"
+
+
+def _letter(stream: str, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     return DeadLetter(
-        letter_id=letter_id.decode(),
+        letter_id=f"{_PREFIXES[stream]}{entry_id.decode()}",
         topic=fields[b"topic"].decode(),
         stream=fields[b"stream"].decode(),
         group=fields[b"group"].decode(),

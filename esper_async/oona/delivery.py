@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.errors import Refusal, Refused
 from esper_async.leyline.limits import LIMITS
+from esper_async.leyline.registry import TOPICS
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.oona.connection import Client
 from esper_async.oona.dead_letters import dead_letter_fields
@@ -22,7 +23,7 @@ from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.resp import pack
 from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
-from esper_async.oona.streams import DEAD_LETTERS, attempts_key
+from esper_async.oona.streams import DEAD_LETTERS, FORGED_LETTERS, attempts_key
 
 _LOG = structlog.get_logger(__name__)
 _REMEMBERED = 10_000
@@ -31,6 +32,10 @@ _KEPT_FOR_PEOPLE = frozenset(
     {Refusal.WRONG_VERSION, Refusal.UNKNOWN_TYPE, Refusal.INVALID, Refusal.MALFORMED}
 )
 """Authentic messages that this version cannot act on: set aside, not thrown away."""
+_ANOTHER_KEY = (
+    "it was signed with a key that this consumer does not accept, or is not from us; put that key "
+    "behind the present one (docs/bus.md, 'The signing key'), restart, and replay this letter"
+)
 
 
 class Entry(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
@@ -75,6 +80,7 @@ class Delivery:
         self._admission = admission
         self._settings = settings
         self._metrics = metrics
+        self._is_required = group in TOPICS[topic].required_groups
         self.in_hand: set[tuple[str, str]] = set()
         self._waiting: list[tuple[float, int, Entry, int]] = []
         self._order = itertools.count()
@@ -211,6 +217,9 @@ class Delivery:
         )
         if refused.reason in _KEPT_FOR_PEOPLE:
             await self._set_aside(entry, str(refused))
+        elif refused.reason is Refusal.FORGED and self._is_required:
+            # perhaps it is a durable one, which its producer forgets now, and a key is missing here
+            await self._set_aside(entry, f"{refused}; {_ANOTHER_KEY}", among=FORGED_LETTERS)
         else:
             await self._acknowledge(entry)
 
@@ -225,7 +234,9 @@ class Delivery:
         )
         return int(began) > (envelope.attempts_allowed or LIMITS.retries)
 
-    async def _set_aside(self, entry: Entry, reason: str, *, attempts: int = 0) -> None:
+    async def _set_aside(
+        self, entry: Entry, reason: str, *, attempts: int = 0, among: str = DEAD_LETTERS
+    ) -> None:
         """Move the entry to the dead letters, in one transaction with its acknowledgement."""
         fields = dead_letter_fields(
             entry.wire,
@@ -239,7 +250,7 @@ class Delivery:
         words = [word for pair in fields.items() for word in pair]
         *_, results = await self._line().call(  # redis-py's pipeline would hold the line up longer
             pack("MULTI"),
-            pack("XADD", DEAD_LETTERS, "*", *words),
+            pack("XADD", among, "*", *words),
             pack("XACK", entry.stream, self._group, entry.entry_id),
             pack("HDEL", attempts_key(self._topic, self._group), "/".join(entry.key)),
             pack("EXEC"),

@@ -14,7 +14,7 @@ from esper_async.nissa.route import LIMIT, Call, Parameter, Route
 from esper_async.nissa.schemas import array, ref
 from esper_async.oona.dead_letters import DeadLetter
 
-_ID = re.compile(r"^\d{1,20}-\d{1,20}$")
+_ID = re.compile(r"^(forged-)?\d{1,20}-\d{1,20}$")
 
 
 async def list_letters(call: Call) -> web.Response:

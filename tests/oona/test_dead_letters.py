@@ -1,0 +1,113 @@
+"""What nobody could handle, or nobody could believe, is kept for people, within bounds."""
+
+import redis.asyncio
+
+from esper_async.leyline.envelope import wrap
+from esper_async.leyline.signing import Signer
+from esper_async.oona import Bus, EmbeddedServer, Spool
+from esper_async.oona.connection import Client
+from esper_async.oona.dead_letters import DeadLetters
+from esper_async.oona.streams import FORGED_LETTERS, WIRE_FIELD, normal_lane
+from tests.oona.conftest import FAST, KEY, Inbox, alert, make_bus, report, telemetry, until
+from tests.oona.test_bus import consuming, pending
+
+OTHER_KEY = bytes(reversed(KEY))
+
+
+def with_keys(server: EmbeddedServer, key: bytes, *also: bytes) -> Bus:
+    """Return a participant that signs with `key` and accepts others."""
+    signer = Signer(key, also_accept=also)
+    return Bus(server.url, signer=signer, source="test", settings=FAST)
+
+
+async def lying(letters: DeadLetters, count: int) -> None:
+    """Wait until so many letters lie there."""
+
+    async def enough() -> bool:
+        return await letters.count() == count
+
+    await until(enough)
+
+
+async def test_a_durable_message_under_another_key_is_brought_once_the_key_is_put_right(
+    server: EmbeddedServer, spool: Spool, client: Client
+) -> None:
+    """It was acknowledged, so that nothing of it is in its producer's spool any more."""
+    letters = DeadLetters(client)
+    async with (
+        make_bus(server, spool=spool) as producer,
+        with_keys(server, OTHER_KEY) as lacking,
+        consuming(lacking, "field_reports", "simic", Inbox()),
+    ):
+        await producer.publish(report(1))
+        await until(lambda: len(spool) == 0)
+        await lying(letters, 1)
+    assert lacking.refusals == {"forged": 1}
+    (letter,) = await letters.list()
+    assert (letter.topic, letter.group) == ("field_reports", "simic")
+    for words in ("forged", "key", "docs/bus.md", "replay"):
+        assert words in letter.reason
+    inbox = Inbox()
+    async with (
+        with_keys(server, OTHER_KEY, KEY) as mended,
+        consuming(mended, "field_reports", "simic", inbox),
+    ):
+        await letters.replay(letter.letter_id)
+        assert await inbox.has(1) == [report(1)]
+    assert await letters.count() == 0
+
+
+async def test_noise_without_a_signature_is_only_acknowledged(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        await client.xadd(normal_lane("alerts"), {WIRE_FIELD: b"noise"})
+        await bus.publish(alert(1))
+        await inbox.has(1)
+    assert bus.refusals == {"unsigned": 1}
+    assert await DeadLetters(client).count() == 0
+
+
+async def test_forged_messages_are_kept_only_for_groups_that_are_owed_them(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    """A dashboard under another key would fill the letters with what the others have handled."""
+    forged = Signer(OTHER_KEY)
+    inbox, dashboard = Inbox(), Inbox()
+    async with (
+        consuming(bus, "telemetry", "nissa", inbox, optional=True),
+        consuming(bus, "alerts", "dashboard", dashboard, optional=True),
+    ):
+        for topic, made in (("telemetry", telemetry(1)), ("alerts", alert(1))):
+            wire = wrap(made, source="x", signer=forged)
+            await client.xadd(normal_lane(topic), {WIRE_FIELD: wire})
+        await bus.publish(telemetry(2))
+        await bus.publish(alert(2))
+        assert (await inbox.has(1), await dashboard.has(1)) == ([telemetry(2)], [alert(2)])
+    assert bus.refusals == {"forged": 2}
+    assert await DeadLetters(client).count() == 0
+    assert await pending(client, normal_lane("alerts"), "dashboard") == 0
+
+
+async def test_letters_of_both_kinds_are_one_list_in_order_of_their_death(client: Client) -> None:
+    """Even where two of them died in the same millisecond."""
+    letters = DeadLetters(client)
+    fields = {
+        WIRE_FIELD: b"x", "topic": "alerts", "stream": normal_lane("alerts"), "group": "nissa",
+        "entry_id": "1-0", "reason": "why", "attempts": 0, "died_at": 1.0,
+    }  # fmt: skip
+    for entry_id in ("1-0", "1-1", "4-0"):
+        await client.xadd("esper:dead_letters", fields, id=entry_id)
+    for entry_id in ("1-1", "3-0"):
+        await client.xadd(FORGED_LETTERS, fields, id=entry_id)
+    expected = ["1-0", "1-1", "forged-1-1", "forged-3-0", "4-0"]
+    assert [each.letter_id for each in await letters.list()] == expected
+    seen, after = [], "-"
+    while page := await letters.list(limit=1, after=after):
+        after = page[0].letter_id
+        seen.append(after)
+    assert seen == expected
+    assert await letters.show("forged-1-1") != await letters.show("1-1")
+    assert await letters.purge("forged-1-1", "4-0", "9-9") == 2
+    assert [each.letter_id for each in await letters.list()] == ["1-0", "1-1", "forged-3-0"]
