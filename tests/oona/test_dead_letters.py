@@ -1,12 +1,16 @@
 """What nobody could handle, or nobody could believe, is kept for people, within bounds."""
 
+import dataclasses
+
 import redis.asyncio
+from structlog.testing import capture_logs
 
 from esper_async.leyline.envelope import wrap
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, EmbeddedServer, Spool
 from esper_async.oona.connection import Client
 from esper_async.oona.dead_letters import DeadLetters
+from esper_async.oona.janitor import Janitor
 from esper_async.oona.streams import FORGED_LETTERS, WIRE_FIELD, normal_lane
 from tests.oona.conftest import FAST, KEY, Inbox, alert, make_bus, report, telemetry, until
 from tests.oona.test_bus import consuming, pending
@@ -111,3 +115,46 @@ async def test_letters_of_both_kinds_are_one_list_in_order_of_their_death(client
     assert await letters.show("forged-1-1") != await letters.show("1-1")
     assert await letters.purge("forged-1-1", "4-0", "9-9") == 2
     assert [each.letter_id for each in await letters.list()] == ["1-0", "1-1", "forged-3-0"]
+
+
+async def test_the_newest_letters_are_kept_and_what_goes_is_counted_and_said(
+    bus: Bus, client: Client
+) -> None:
+    letters = DeadLetters(client)
+    async with consuming(bus, "alerts", "nissa", Inbox(fails=lambda _: True)):
+        for number in range(5):
+            await bus.publish(alert(number))
+        await lying(letters, 5)
+    before = await letters.list()
+    settings = dataclasses.replace(FAST, dead_letters_kept=3)
+    janitor = Janitor(client, settings=settings, metrics=bus.metrics)
+    with capture_logs() as logs:
+        await janitor.sweep()
+        await janitor.sweep()
+    assert await letters.list() == before[2:]
+    trimmed = bus.metrics.value("esper_oona_dead_letters_trimmed_total", kind="unhandled")
+    assert trimmed == 2
+    (line,) = [each for each in logs if each["event"] == "dead_letters_trimmed"]
+    assert (line["log_level"], line["removed"], line["kept"]) == ("error", 2, 3)
+    assert "oona.dead_letters_kept" in line["remedy"]
+
+
+async def test_a_flood_of_forged_messages_costs_no_other_letter_its_place(
+    bus: Bus, client: Client
+) -> None:
+    letters = DeadLetters(client)
+    inbox = Inbox(fails=lambda message: message == alert(0))
+    wire = wrap(alert(1), source="x", signer=Signer(OTHER_KEY))
+    settings = dataclasses.replace(FAST, dead_letters_kept=10)
+    janitor = Janitor(client, settings=settings, metrics=bus.metrics)
+    async with consuming(bus, "alerts", "nissa", inbox):
+        await bus.publish(alert(0))
+        await lying(letters, 1)
+        (poison,) = await letters.list()
+        for _ in range(50):
+            await client.xadd(normal_lane("alerts"), {WIRE_FIELD: wire})
+        await lying(letters, 1 + 50)
+    await janitor.sweep()
+    assert await letters.show(poison.letter_id) == poison
+    assert await letters.count() == 1 + 10
+    assert bus.metrics.value("esper_oona_dead_letters_trimmed_total", kind="forged") == 40
