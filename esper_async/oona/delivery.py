@@ -39,12 +39,16 @@ _ANOTHER_KEY = (
 
 
 class Entry(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
-    """One entry of a stream. `redelivered`: somebody may have begun to handle it before."""
+    """One entry of a stream. `redelivered`: somebody may have begun to handle it before.
+
+    `gone`: it was trimmed or deleted while it was pending.
+    """
 
     stream: str
     entry_id: str
     wire: bytes
     redelivered: bool = False
+    gone: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -118,8 +122,8 @@ class Delivery:
 
     async def deliver(self, entry: Entry) -> None:
         """Bring one entry, which was taken, to its end or to its next attempt."""
-        if not entry.wire:
-            await self._acknowledge(entry)  # trimmed or deleted while it was pending
+        if entry.gone:
+            await self._acknowledge(entry)
             return
         try:
             message, envelope = self._admission.admit(

@@ -13,7 +13,7 @@ from esper_async.leyline import Admission, Refusal, Refused, Signer, wrap
 from esper_async.oona import Bus
 from esper_async.oona.streams import WIRE_FIELD, normal_lane
 from tests.leyline import examples
-from tests.oona.conftest import KEY, Inbox, report
+from tests.oona.conftest import KEY, Inbox, alert, report
 from tests.oona.test_bus import consuming
 
 SIGNER = Signer(KEY)
@@ -78,14 +78,33 @@ async def test_a_consumer_among_fuzzed_messages_handles_the_good_ones_and_counts
     noise = [fuzzed(source, good[:1])[:-1] for _ in range(500)]  # cut: none can be valid
     stream = normal_lane("field_reports")
     for place, wire in enumerate([*noise, *good]):
-        await client.xadd(stream, {WIRE_FIELD: wire or b"\0"})
+        await client.xadd(stream, {WIRE_FIELD: wire})
         if place == 250:
             await client.xadd(stream, {"something": "else"})
     inbox = Inbox()
     async with consuming(bus, "field_reports", "simic", inbox):
         assert await inbox.has(5, 60.0) == [report(number) for number in range(5)]
-    assert sum(bus.refusals.values()) == 500
+    assert sum(bus.refusals.values()) == 501
     assert (await client.xpending(stream, "simic"))["pending"] == 0
+
+
+async def test_an_entry_without_an_envelope_is_refused_and_counted_a_deleted_one_is_not(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    stream = normal_lane("alerts")
+    await client.xgroup_create(stream, "nissa", id="0", mkstream=True)
+    deleted = await client.xadd(stream, {WIRE_FIELD: b"x"})
+    await client.xadd(stream, {WIRE_FIELD: b""})
+    await client.xadd(stream, {"something": "else"})
+    await client.xreadgroup("nissa", "c1", {stream: ">"})  # all three are delivered again
+    await client.xdel(stream, deleted)
+    await client.xadd(stream, {WIRE_FIELD: b""})
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        await bus.publish(alert(1))
+        await inbox.has(1)
+    assert bus.refusals == {"unsigned": 3}
+    assert (await client.xpending(stream, "nissa"))["pending"] == 0
 
 
 @pytest.mark.parametrize("reason", ["unsigned", "forged"])
