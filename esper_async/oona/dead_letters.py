@@ -5,6 +5,7 @@ ids begin with `forged-`. Here the two are one list.
 """
 
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from esper_async.oona.streams import (
 )
 
 _PREFIXES = {DEAD_LETTERS: "", FORGED_LETTERS: "forged-"}
+_PAGE = 100
 _ORDER = {stream: number for number, stream in enumerate(_PREFIXES)}
 
 
@@ -59,20 +61,26 @@ def dead_letter_fields(
     }
 
 
+_Letters = list[DeadLetter]  # the class below has a `list` of its own
+
+
 class DeadLetters:
     """The dead letters of one bus, oldest first."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def list(self, *, limit: int = 100, after: str = "-") -> "list[DeadLetter]":
-        """Return up to `limit` letters behind the id `after`."""
-        found: list[tuple[EntryId, int, DeadLetter]] = []
-        for stream, order in _ORDER.items():
-            start = "-" if after == "-" else _behind(after, order)
-            rows: Any = await self._client.xrange(stream, min=start, count=limit)
-            found += [(parse_id(row[0]), order, _letter(stream, *row)) for row in rows]
-        return [letter for *_, letter in sorted(found, key=lambda each: each[:2])[:limit]]
+    async def list(self, *, limit: int = 100, after: str = "-", topic: str = "") -> _Letters:
+        """Return up to `limit` letters, of `topic` if one is named, behind the id `after`."""
+        size = max(limit, _PAGE) if topic else limit
+        found: _Letters = []
+        while len(found) < limit:
+            page = await self._merged(after, size)
+            found += [letter for letter in page if topic in ("", letter.topic)]
+            if len(page) < size:
+                break
+            after = page[-1].letter_id
+        return found[:limit]
 
     async def show(self, letter_id: str) -> DeadLetter:
         """Return one letter. Raises KeyError when there is none of this id."""
@@ -88,27 +96,70 @@ class DeadLetters:
         Every group of the topic sees it again; their effects are recorded under its event id.
         Raises KeyError when there is no such letter.
         """
-        letter = await self.show(letter_id)
-        stream, entry_id = _place(letter_id)
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(letter.stream, {WIRE_FIELD: letter.wire})
-            pipeline.xdel(stream, entry_id)
-            await pipeline.execute()
+        await self._replay([await self.show(letter_id)])
+
+    async def replay_all(self, *, topic: str = "") -> int:
+        """Replay every letter, of `topic` if one is named; return how many.
+
+        Those that are there when it begins: what dies again meanwhile stays.
+        """
+        replayed = 0
+        async for page in self._pages(topic):
+            await self._replay(page)
+            replayed += len(page)
+        return replayed
 
     async def purge(self, *letter_ids: str) -> int:
-        """Throw letters away, all of them when none is named; return how many there were."""
-        if not letter_ids:
-            return sum(
-                [
-                    int(await self._client.xtrim(each, maxlen=0, approximate=False))
-                    for each in _PREFIXES
-                ]
-            )
-        return sum([int(await self._client.xdel(*_place(each))) for each in letter_ids])
+        """Throw these letters away; return how many there were."""
+        places = [_place(each) for each in letter_ids]
+        purged = 0
+        for stream in _PREFIXES:
+            if entry_ids := [entry_id for lies_on, entry_id in places if lies_on == stream]:
+                purged += int(await self._client.xdel(stream, *entry_ids))
+        return purged
+
+    async def purge_all(self, *, topic: str = "") -> int:
+        """Throw every letter away, of `topic` if one is named; return how many there were."""
+        purged = 0
+        async for page in self._pages(topic):
+            purged += await self.purge(*[letter.letter_id for letter in page])
+        return purged
 
     async def count(self) -> int:
         """Return how many letters there are."""
         return sum([int(await self._client.xlen(stream)) for stream in _PREFIXES])
+
+    async def _merged(self, after: str, limit: int) -> _Letters:
+        """Return the next letters of both streams, oldest first."""
+        found: list[tuple[EntryId, int, DeadLetter]] = []
+        for stream, order in _ORDER.items():
+            start = "-" if after == "-" else _behind(after, order)
+            rows: Any = await self._client.xrange(stream, min=start, count=limit)
+            found += [(parse_id(row[0]), order, _letter(stream, *row)) for row in rows]
+        return [letter for *_, letter in sorted(found, key=lambda each: each[:2])[:limit]]
+
+    async def _pages(self, topic: str) -> AsyncIterator[_Letters]:
+        """Yield the letters that are there now, some at a time, stream by stream."""
+        for stream in _PREFIXES:
+            newest: Any = await self._client.xrevrange(stream, count=1)
+            start = "-"
+            while newest:
+                rows: Any = await self._client.xrange(
+                    stream, min=start, max=newest[0][0], count=_PAGE
+                )
+                letters = [_letter(stream, *row) for row in rows]
+                if page := [letter for letter in letters if topic in ("", letter.topic)]:
+                    yield page
+                if len(rows) < _PAGE:
+                    break
+                start = f"({rows[-1][0].decode()}"
+
+    async def _replay(self, letters: _Letters) -> None:
+        async with self._client.pipeline(transaction=True) as pipeline:
+            for letter in letters:
+                pipeline.xadd(letter.stream, {WIRE_FIELD: letter.wire})
+                pipeline.xdel(*_place(letter.letter_id))
+            await pipeline.execute()
 
 
 def _place(letter_id: str) -> tuple[str, str]:

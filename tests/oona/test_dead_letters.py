@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import redis.asyncio
 from structlog.testing import capture_logs
 
@@ -9,9 +10,9 @@ from esper_async.leyline.envelope import wrap
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, EmbeddedServer, Spool
 from esper_async.oona.connection import Client
-from esper_async.oona.dead_letters import DeadLetters
+from esper_async.oona.dead_letters import DeadLetter, DeadLetters, dead_letter_fields
 from esper_async.oona.janitor import Janitor
-from esper_async.oona.streams import FORGED_LETTERS, WIRE_FIELD, normal_lane
+from esper_async.oona.streams import DEAD_LETTERS, FORGED_LETTERS, WIRE_FIELD, normal_lane
 from tests.oona.conftest import FAST, KEY, Inbox, alert, make_bus, report, telemetry, until
 from tests.oona.test_bus import consuming, pending
 
@@ -158,3 +159,58 @@ async def test_a_flood_of_forged_messages_costs_no_other_letter_its_place(
     assert await letters.show(poison.letter_id) == poison
     assert await letters.count() == 1 + 10
     assert bus.metrics.value("esper_oona_dead_letters_trimmed_total", kind="forged") == 40
+
+
+async def put_letters(client: Client, *, topic: str, count: int, forged: bool = False) -> None:
+    """Put letters there as a consumer would, each with a message that can be handled by now."""
+    for number in range(count):
+        made = alert(number) if topic == "alerts" else report(number)
+        fields = dead_letter_fields(
+            wrap(made, source="x", signer=Signer(KEY)), topic=topic, stream=normal_lane(topic),
+            group="g", entry_id="1-0", reason="why", attempts=3,
+        )  # fmt: skip
+        await client.xadd(FORGED_LETTERS if forged else DEAD_LETTERS, fields)
+
+
+async def test_all_letters_of_a_topic_are_listed_replayed_and_purged_at_once(
+    bus: Bus, client: Client
+) -> None:
+    letters = DeadLetters(client)
+    await put_letters(client, topic="alerts", count=150)
+    await put_letters(client, topic="field_reports", count=3)
+    await put_letters(client, topic="alerts", count=2, forged=True)
+    assert [each.topic for each in await letters.list(topic="field_reports")] == [
+        "field_reports"
+    ] * 3
+    assert len(await letters.list(topic="alerts", limit=151)) == 151
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        assert await letters.replay_all(topic="alerts") == 152
+        handled = await inbox.has(152)
+    assert handled == [alert(number) for number in (*range(150), *range(2))]
+    assert await letters.count() == 3
+    assert await letters.purge_all(topic="alerts") == 0
+    assert await letters.purge_all(topic="field_reports") == 3
+    await put_letters(client, topic="alerts", count=3)
+    await put_letters(client, topic="alerts", count=2, forged=True)
+    assert await letters.purge_all() == 5
+    assert await letters.count() == 0
+
+
+async def test_a_replay_of_all_does_not_replay_what_dies_again_meanwhile(
+    bus: Bus, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would go round for ever."""
+    letters = DeadLetters(client)
+    await put_letters(client, topic="alerts", count=3)
+    whole, pages = DeadLetters._replay, []
+
+    async def meanwhile(box: DeadLetters, page: "list[DeadLetter]") -> None:
+        pages.append(len(page))
+        await whole(box, page)
+        await put_letters(client, topic="alerts", count=3)
+
+    monkeypatch.setattr(DeadLetters, "_replay", meanwhile)
+    assert await letters.replay_all() == 3
+    assert pages == [3]
+    assert await letters.count() == 3
