@@ -47,13 +47,15 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", f"{path}?{urllib.parse.urlencode(given)}" if given else path)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = _TIMEOUT_S
+    ) -> Any:
         """Ask for a change and return the answer."""
-        return self._call("POST", path, body or {})
+        return self._call("POST", path, body or {}, timeout_s=timeout_s)
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, *, timeout_s: float = _TIMEOUT_S) -> Any:
         """Delete what is at `path`."""
-        return self._call("DELETE", path)
+        return self._call("DELETE", path, timeout_s=timeout_s)
 
     def readiness(self) -> dict[str, Any]:
         """Return the body of `/readyz`, ready or not."""
@@ -65,6 +67,7 @@ class Client:
         path: str,
         body: Mapping[str, Any] | None = None,
         accept: tuple[int, ...] = (),
+        timeout_s: float = _TIMEOUT_S,
     ) -> Any:
         headers = {"Accept": "application/json"}
         data = None
@@ -77,7 +80,7 @@ class Client:
             self.url + path, data, headers, method=method
         )
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
+            with self._opener.open(request, timeout=timeout_s) as answer:
                 return _document(answer.read())
         except urllib.error.HTTPError as error:
             with error:

@@ -41,6 +41,11 @@ Config = Annotated[Path | None, typer.Option("--config", help="A settings file (
 RunName = Annotated[str, typer.Argument(help="A run file, or the name of one that comes along.")]
 RunId = Annotated[str, typer.Argument(help="The run's id, as `runs` shows it.")]
 LetterId = Annotated[str, typer.Argument(help="The letter's id, as `dead-letters` shows it.")]
+OneLetter = Annotated[str | None, typer.Argument(help="The letter's id; or give --all.")]
+AllLetters = Annotated[bool, typer.Option("--all", help="Every letter.")]
+LettersTopic = Annotated[
+    str | None, typer.Option("--topic", help="Only letters of this topic, such as field_reports.")
+]
 
 
 def _output() -> Output:
@@ -293,14 +298,20 @@ def policies(state_dir: StateDir = None) -> None:
 
 @letters_app.callback()
 @reported
-def letters(context: typer.Context, state_dir: StateDir = None) -> None:
+def letters(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Only those behind this id.")] = None,
+    topic: LettersTopic = None,
+    state_dir: StateDir = None,
+) -> None:
     """List the dead letters, oldest first."""
     context.obj = state_dir
     if context.invoked_subcommand is None:
-        from esper_async.cli import running
+        from esper_async.cli import letters
 
-        columns = {"id": "ID", "topic": "TOPIC", "group": "GROUP", "reason": "REASON"}
-        running.show_table(_client(state_dir), _output(), "/api/dead-letters", columns)
+        client = _client(state_dir)
+        letters.show_letters(client, _output(), limit=limit, after=after, topic=topic)
 
 
 @letters_app.command("show")
@@ -316,24 +327,45 @@ def letters_show(context: typer.Context, letter: LetterId, state_dir: StateDir =
 
 @letters_app.command("replay")
 @reported
-def letters_replay(context: typer.Context, letter: LetterId, state_dir: StateDir = None) -> None:
-    """Deliver a dead letter again."""
-    from esper_async.cli import running
+def letters_replay(
+    context: typer.Context,
+    letter: OneLetter = None,
+    everything: AllLetters = False,
+    topic: LettersTopic = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Deliver a dead letter again, or all, or a topic's."""
+    from esper_async.cli import letters
 
+    letters.check_which(letter, everything=everything, topic=topic)
     client = _client(state_dir or context.obj)
-    path = f"/api/dead-letters/{letter}/replay"
-    running.ask(client, _output(), lambda: client.post(path), f"{letter} is delivered again")
+    if letter is None:
+        letters.replay_all(client, _output(), topic)
+    else:
+        letters.replay(client, _output(), letter)
 
 
 @letters_app.command("purge")
 @reported
-def letters_purge(context: typer.Context, letter: LetterId, state_dir: StateDir = None) -> None:
-    """Throw a dead letter away."""
-    from esper_async.cli import running
+def letters_purge(
+    context: typer.Context,
+    letter: OneLetter = None,
+    everything: AllLetters = False,
+    topic: LettersTopic = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --all.")] = False,
+    state_dir: StateDir = None,
+) -> None:
+    """Throw a dead letter away, or all, or a topic's."""
+    from esper_async.cli import letters
 
+    letters.check_which(letter, everything=everything, topic=topic)
     client = _client(state_dir or context.obj)
-    path = f"/api/dead-letters/{letter}"
-    running.ask(client, _output(), lambda: client.delete(path), f"{letter} is gone")
+    if letter is None:
+        if not yes:
+            letters.confirm_purge(topic)
+        letters.purge_all(client, _output(), topic)
+    else:
+        letters.purge(client, _output(), letter)
 
 
 @app.command()

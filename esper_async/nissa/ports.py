@@ -85,8 +85,10 @@ class Policies(Protocol):
 class DeadLetterBox(Protocol):
     """The bus's dead letters, oldest first. Calls raise what the bus raises when it is away."""
 
-    async def list(self, *, limit: int = 100, after: str = "-") -> list[DeadLetter]:
-        """Letters behind the id `after`."""
+    async def list(
+        self, *, limit: int = 100, after: str = "-", topic: str = ""
+    ) -> list[DeadLetter]:
+        """Letters behind the id `after`, of a topic if one is named."""
         ...
 
     async def show(self, letter_id: str) -> DeadLetter:
@@ -97,8 +99,16 @@ class DeadLetterBox(Protocol):
         """Deliver it again; raises KeyError."""
         ...
 
+    async def replay_all(self, *, topic: str = "") -> int:
+        """Deliver all again, of a topic if one is named; return how many."""
+        ...
+
     async def purge(self, *letter_ids: str) -> int:
         """Throw letters away; return how many there were."""
+        ...
+
+    async def purge_all(self, *, topic: str = "") -> int:
+        """Throw all away, of a topic if one is named; return how many there were."""
         ...
 
 

@@ -325,14 +325,14 @@ def _entries(reply: Any, streams: Iterable[str], *, redelivered: bool = False) -
     """Return the entries in XREADGROUP's reply, stream by stream in the order given."""
     by_stream = {name.decode(): rows for name, rows in reply or ()}
     return [
-        Entry(stream, entry_id.decode(), _wire(fields), redelivered)
+        Entry(stream, entry_id.decode(), _wire(fields), redelivered, not fields)
         for stream in streams
         for entry_id, fields in by_stream.get(stream, ())
     ]
 
 
 def _wire(fields: list[bytes] | None) -> bytes:
-    """Return the envelope among an entry's fields; nothing when the entry was deleted."""
+    """Return the envelope among an entry's fields; nothing when there is none."""
     if not fields:
         return b""
     if fields[0] == WIRE_FIELD:

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.errors import Refusal, Refused
 from esper_async.leyline.limits import LIMITS
+from esper_async.leyline.registry import TOPICS
 from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.oona.connection import Client
 from esper_async.oona.dead_letters import dead_letter_fields
@@ -22,7 +23,7 @@ from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.resp import pack
 from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
-from esper_async.oona.streams import DEAD_LETTERS, attempts_key
+from esper_async.oona.streams import DEAD_LETTERS, FORGED_LETTERS, attempts_key
 
 _LOG = structlog.get_logger(__name__)
 _REMEMBERED = 10_000
@@ -31,15 +32,23 @@ _KEPT_FOR_PEOPLE = frozenset(
     {Refusal.WRONG_VERSION, Refusal.UNKNOWN_TYPE, Refusal.INVALID, Refusal.MALFORMED}
 )
 """Authentic messages that this version cannot act on: set aside, not thrown away."""
+_ANOTHER_KEY = (
+    "it was signed with a key that this consumer does not accept, or is not from us; put that key "
+    "behind the present one (docs/bus.md, 'The signing key'), restart, and replay this letter"
+)
 
 
 class Entry(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
-    """One entry of a stream. `redelivered`: somebody may have begun to handle it before."""
+    """One entry of a stream. `redelivered`: somebody may have begun to handle it before.
+
+    `gone`: it was trimmed or deleted while it was pending.
+    """
 
     stream: str
     entry_id: str
     wire: bytes
     redelivered: bool = False
+    gone: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -75,6 +84,7 @@ class Delivery:
         self._admission = admission
         self._settings = settings
         self._metrics = metrics
+        self._is_required = group in TOPICS[topic].required_groups
         self.in_hand: set[tuple[str, str]] = set()
         self._waiting: list[tuple[float, int, Entry, int]] = []
         self._order = itertools.count()
@@ -112,8 +122,8 @@ class Delivery:
 
     async def deliver(self, entry: Entry) -> None:
         """Bring one entry, which was taken, to its end or to its next attempt."""
-        if not entry.wire:
-            await self._acknowledge(entry)  # trimmed or deleted while it was pending
+        if entry.gone:
+            await self._acknowledge(entry)
             return
         try:
             message, envelope = self._admission.admit(
@@ -221,6 +231,9 @@ class Delivery:
         )
         if refused.reason in _KEPT_FOR_PEOPLE:
             await self._set_aside(entry, str(refused))
+        elif refused.reason is Refusal.FORGED and self._is_required:
+            # perhaps it is a durable one, which its producer forgets now, and a key is missing here
+            await self._set_aside(entry, f"{refused}; {_ANOTHER_KEY}", among=FORGED_LETTERS)
         else:
             await self._acknowledge(entry)
 
@@ -243,7 +256,9 @@ class Delivery:
         wire = self._admission.tried(entry.wire, attempts=in_all)
         await self._set_aside(entry._replace(wire=wire), reason, attempts=in_all)
 
-    async def _set_aside(self, entry: Entry, reason: str, *, attempts: int = 0) -> None:
+    async def _set_aside(
+        self, entry: Entry, reason: str, *, attempts: int = 0, among: str = DEAD_LETTERS
+    ) -> None:
         """Move the entry to the dead letters, in one transaction with its acknowledgement."""
         fields = dead_letter_fields(
             entry.wire,
@@ -257,7 +272,7 @@ class Delivery:
         words = [word for pair in fields.items() for word in pair]
         *_, results = await self._line().call(  # redis-py's pipeline would hold the line up longer
             pack("MULTI"),
-            pack("XADD", DEAD_LETTERS, "*", *words),
+            pack("XADD", among, "*", *words),
             pack("XACK", entry.stream, self._group, entry.entry_id),
             pack("HDEL", attempts_key(self._topic, self._group), "/".join(entry.key)),
             pack("EXEC"),

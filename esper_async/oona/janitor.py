@@ -12,7 +12,7 @@ from esper_async.oona.groups import GroupState, group_states
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.pressure import Pressure
 from esper_async.oona.settings import BusSettings
-from esper_async.oona.streams import EntryId, format_id, lanes
+from esper_async.oona.streams import LETTER_STREAMS, EntryId, format_id, lanes
 
 _LOG = structlog.get_logger(__name__)
 
@@ -60,6 +60,7 @@ class Janitor:
             pressure.observe(depth)
             self._metrics.depth.set(depth, topic=topic.name)
             self._metrics.conservative.set(float(pressure.conservative), topic=topic.name)
+        await self._bound_dead_letters()
 
     async def _evict(
         self, topic: Topic, stream: str, states: dict[str, GroupState]
@@ -97,6 +98,22 @@ class Janitor:
                 stream, maxlen=self._settings.expendable_entries, approximate=False
             )
         )
+
+    async def _bound_dead_letters(self) -> None:
+        """Keep the newest of each kind: nobody may ever look, and Redis's memory is everybody's."""
+        kept = self._settings.dead_letters_kept
+        for kind, stream in LETTER_STREAMS.items():
+            removed = int(await self._client.xtrim(stream, maxlen=kept, approximate=False))
+            if removed:
+                self._metrics.dead_letters_trimmed.add(removed, kind=kind)
+                _LOG.error(
+                    "dead_letters_trimmed",
+                    kind=kind,
+                    removed=removed,
+                    kept=kept,
+                    remedy="mend what refuses them; replay or purge them with `dead-letters`; "
+                    "or raise oona.dead_letters_kept",
+                )
 
     async def _remove_idle_consumers(self, stream: str, states: dict[str, GroupState]) -> None:
         """Forget consumers that own nothing and have not been seen for long.

@@ -98,7 +98,13 @@ class Leases:
             )
             self._cursors[stream] = reply[0].decode()
             found = self._delivery.take(
-                Entry(stream, entry_id.decode(), (fields or {}).get(WIRE_FIELD, b""), True)
+                Entry(
+                    stream,
+                    entry_id.decode(),
+                    (fields or {}).get(WIRE_FIELD, b""),
+                    redelivered=True,
+                    gone=not fields,
+                )
                 for entry_id, fields in reply[1]
                 if entry_id is not None  # deleted; 6.2 reports it so
             )

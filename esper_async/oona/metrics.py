@@ -50,6 +50,9 @@ class BusMetrics:
         self.dead_letters = counter(
             "oona.dead_letters", "Messages set aside as undeliverable.", ("topic", "group")
         )
+        self.dead_letters_trimmed = counter(
+            "oona.dead_letters.trimmed", "Dead letters the janitor threw away, unread.", ("kind",)
+        )
         self.trimmed = counter("oona.trimmed", "Entries the janitor removed.", ("topic",))
         self.evicted = counter(
             "oona.groups.evicted", "Optional groups evicted for their lag.", ("topic", "group")

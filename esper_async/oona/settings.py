@@ -33,4 +33,5 @@ class BusSettings:
     janitor_every_s: float = 1.0
     optional_lag_limit: int = 20_000
     expendable_entries: int = 20_000
+    dead_letters_kept: int = 10_000
     idle_consumer_s: float = 3_600.0

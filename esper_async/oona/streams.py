@@ -4,6 +4,9 @@ from esper_async.leyline.v1.enums_pb2 import MESSAGE_PRIORITY_CRITICAL, MessageP
 
 EPOCH_KEY = "esper:epoch"
 DEAD_LETTERS = "esper:dead_letters"
+FORGED_LETTERS = "esper:dead_letters:forged"
+"""What nobody here can believe lies apart: anybody may send such, in any number."""
+LETTER_STREAMS = {"unhandled": DEAD_LETTERS, "forged": FORGED_LETTERS}
 WIRE_FIELD = b"e"
 
 EntryId = tuple[int, int]

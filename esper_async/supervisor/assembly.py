@@ -14,6 +14,7 @@ from esper_async.leyline.signing import Signer
 from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.service import OonaService
+from esper_async.oona.settings import BusSettings
 from esper_async.runtime.clock import Clock
 from esper_async.runtime.metrics import Registry
 from esper_async.runtime.service import Service
@@ -81,6 +82,7 @@ def assemble(
         state_dir,
         signer=signer,
         redis_url=settings.oona.redis_url,
+        settings=BusSettings(dead_letters_kept=settings.oona.dead_letters_kept),
         metrics=BusMetrics(registry),
     )
     bus = cast("Bus", CurrentBus(lambda: oona.bus))

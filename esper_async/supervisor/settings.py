@@ -42,9 +42,10 @@ class HttpSettings(StrictModel):
 
 
 class OonaSettings(StrictModel):
-    """The bus's server."""
+    """The bus's server, and what is kept on it."""
 
     redis_url: str = Field(default="", pattern=r"^$|^((redis|rediss)(\+sentinel)?|unix)://")
+    dead_letters_kept: int = Field(default=10_000, ge=1)
 
 
 class TolariaSettings(StrictModel):

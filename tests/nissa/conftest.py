@@ -30,31 +30,26 @@ TOKEN = "a-token-for-tests-only"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
-class Letters:
-    """A box of dead letters in memory."""
+class NoLetters:
+    """A box without dead letters; `test_dead_letters` has a real one."""
 
-    def __init__(self) -> None:
-        self.letters: dict[str, DeadLetter] = {}
-        self.replayed: list[str] = []
-
-    def put(self, letter_id: str, wire: bytes) -> None:
-        self.letters[letter_id] = DeadLetter(
-            letter_id, "telemetry", "telemetry", "nissa", "1-0", "it would not parse", 3, 1e9, wire
-        )
-
-    async def list(self, *, limit: int = 100, after: str = "-") -> "list[DeadLetter]":
-        found = [letter for key, letter in sorted(self.letters.items()) if key > after]
-        return found[:limit]
+    async def list(self, *, limit: int = 100, after: str = "-", topic: str = "") -> list[Any]:
+        return []
 
     async def show(self, letter_id: str) -> DeadLetter:
-        return self.letters[letter_id]
+        raise KeyError(letter_id)
 
     async def replay(self, letter_id: str) -> None:
-        del self.letters[letter_id]
-        self.replayed.append(letter_id)
+        raise KeyError(letter_id)
+
+    async def replay_all(self, *, topic: str = "") -> int:
+        return 0
 
     async def purge(self, *letter_ids: str) -> int:
-        return sum(self.letters.pop(letter_id, None) is not None for letter_id in letter_ids)
+        return 0
+
+    async def purge_all(self, *, topic: str = "") -> int:
+        return 0
 
 
 @dataclass
@@ -63,7 +58,6 @@ class World:
 
     context: NissaContext
     runs: TolariaService
-    letters: Letters
     system: dict[str, Any] = field(default_factory=lambda: {"status": "ready", "services": {}})
 
     @property
@@ -75,7 +69,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    clock, registry, letters = FakeClock(), Registry(), Letters()
+    clock, registry = FakeClock(), Registry()
     hub = Hub(tmp_path / "runs", clock=clock)
     runs = TolariaService(tmp_path, lambda: "unix:///nowhere", clock=clock)
     metrics = NissaMetrics(registry)
@@ -88,7 +82,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         blueprints=Catalogue(),
         kernels=Library(tmp_path / "urza"),
         policies=None,
-        dead_letters=lambda: letters,
+        dead_letters=NoLetters,
         events=events,
         alerts=AlertBook(RULES, clock=clock),
         stream=Stream(metrics),
@@ -102,7 +96,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         started_at=clock.monotonic(),
         versions={"esper": "0.1.0"},
     )
-    yield World(context, runs, letters, system)
+    yield World(context, runs, system)
     events.close()
 
 

@@ -1,10 +1,9 @@
-"""Catalogue, library, policies, events, dead letters, status, metrics, the page's files."""
+"""Catalogue, library, policies, events, status, metrics, the page's files."""
 
 from typing import Any
 
 from aiohttp.test_utils import TestClient
 
-from esper_async.leyline import EventEnvelope, TelemetryPacket
 from esper_async.nissa.event_store import Event
 from tests.nissa.conftest import BEARER, World
 
@@ -53,30 +52,6 @@ async def test_events_are_searched_and_paged(client: Client, world: World) -> No
         following = str(response.links["next"]["url"].relative())
     second = await body(client, following)
     assert [event["time"] for event in first + second] == [5.0, 4.0, 3.0, 2.0]
-
-
-async def test_a_dead_letter_can_be_read_replayed_and_thrown_away(
-    client: Client, world: World
-) -> None:
-    payload = TelemetryPacket(version=1, packet_id="p1", source="tolaria")
-    envelope = EventEnvelope(
-        payload_type="TelemetryPacket", payload=payload.SerializeToString(), source="tolaria"
-    )
-    world.letters.put("1-0", envelope.SerializeToString())
-    world.letters.put("2-0", b"\xff\xff not an envelope")
-    assert [item["id"] for item in await body(client, "/api/dead-letters")] == ["1-0", "2-0"]
-    assert (await body(client, "/api/dead-letters?limit=1&after=1-0"))[0]["id"] == "2-0"
-    shown = await body(client, "/api/dead-letters/1-0")
-    assert shown["payload"]["source"] == "tolaria"
-    assert (await body(client, "/api/dead-letters/2-0"))["unreadable"]
-    async with client.post("/api/dead-letters/1-0/replay", headers=BEARER) as response:
-        assert response.status == 202
-    assert world.letters.replayed == ["1-0"]
-    async with client.delete("/api/dead-letters/2-0", headers=BEARER) as response:
-        assert response.status == 204
-    assert await body(client, "/api/dead-letters") == []
-    await body(client, "/api/dead-letters/2-0", 404)
-    await body(client, "/api/dead-letters/..", 404)
 
 
 async def test_status_gathers_breakers_queues_and_conservative_modes(

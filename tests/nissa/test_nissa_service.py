@@ -22,7 +22,7 @@ from esper_async.testing.redis import running_redis
 from esper_async.tolaria.service import TolariaService
 from esper_async.urza.library import Library
 from tests.nissa import story
-from tests.nissa.conftest import TOKEN, Letters
+from tests.nissa.conftest import TOKEN, NoLetters
 
 OPTIONS = NissaOptions(flush_every_s=0.05, status_every_s=0.05, alert_every_s=0.05)
 
@@ -73,7 +73,7 @@ async def running(state_dir: Path, *, with_bus: bool) -> AsyncIterator[Running]:
         parts = NissaParts(
             hub=tamiyo.hub, runs=TolariaService(state_dir, lambda: ""), blueprints=Catalogue(),
             kernels=Library(state_dir / "urza"), policies=None, system=lambda: system, bus=bus,
-            dead_letters=Letters, mount=listener.mounted,
+            dead_letters=NoLetters, mount=listener.mounted,
         )  # fmt: skip
         nissa = NissaService(state_dir, parts, token=TOKEN, registry=Registry(), options=OPTIONS)
         http = await stack.enter_async_context(aiohttp.ClientSession())

@@ -7,14 +7,14 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from esper_async.leyline import PAYLOADS, EventEnvelope
+from esper_async.leyline import PAYLOADS, TOPICS, EventEnvelope
 from esper_async.nissa.ports import DeadLetterBox
 from esper_async.nissa.problems import Problem
 from esper_async.nissa.route import LIMIT, Call, Parameter, Route
-from esper_async.nissa.schemas import array, ref
+from esper_async.nissa.schemas import WHOLE, array, ref, thing
 from esper_async.oona.dead_letters import DeadLetter
 
-_ID = re.compile(r"^\d{1,20}-\d{1,20}$")
+_ID = re.compile(r"^(forged-)?\d{1,20}-\d{1,20}$")
 
 
 async def list_letters(call: Call) -> web.Response:
@@ -22,7 +22,9 @@ async def list_letters(call: Call) -> web.Response:
     after = call.query["after"]
     if after and not _ID.match(after):
         raise Problem(400, f"after={after!r}: expected the id of a letter, such as 1700000000000-0")
-    letters = await _box(call).list(limit=call.query["limit"], after=after or "-")
+    letters = await _box(call).list(
+        limit=call.query["limit"], after=after or "-", topic=call.query["topic"]
+    )
     answer = web.json_response([_shown(letter) for letter in letters])
     if len(letters) == call.query["limit"]:
         url = call.request.rel_url.update_query({"after": letters[-1].letter_id})
@@ -52,6 +54,25 @@ async def delete(call: Call) -> web.Response:
     if await _box(call).purge(letter.letter_id) == 0:
         raise _missing(call)
     return web.Response(status=204)
+
+
+async def replay_all(call: Call) -> web.Response:
+    """Put every message back on its stream, or those of a topic."""
+    replayed = await _box(call).replay_all(topic=_which(call))
+    return web.json_response({"replayed": replayed}, status=202)
+
+
+async def delete_all(call: Call) -> web.Response:
+    """Throw every dead letter away, or those of a topic."""
+    return web.json_response({"purged": await _box(call).purge_all(topic=_which(call))})
+
+
+def _which(call: Call) -> str:
+    """Return the topic whose letters are meant, "" for all: a slip of the pen must not mean all."""
+    topic = str(call.query["topic"])
+    if bool(topic) == bool(call.query["all"]):
+        raise Problem(400, "Say which letters: topic=NAME for a topic's, or all=true; one of them.")
+    return topic
 
 
 def _box(call: Call) -> DeadLetterBox:
@@ -105,13 +126,27 @@ def _contents(letter: DeadLetter) -> dict[str, Any]:
 
 
 _ONE: dict[str, Any] = {"refusals": (404,)}
+_TOPIC = Parameter("topic", "Only the letters of this topic.", default="", choices=tuple(TOPICS))
+_ALL = Parameter(
+    "all", "Those of every topic; say this or name a topic.", default="", choices=("true",)
+)
 
 ROUTES = (
     Route(
         method="GET", path="/api/dead-letters", handler=list_letters,
         text="Messages that could not be handled, oldest first.",
         answers={200: array(ref("DeadLetter"))},
-        parameters=(LIMIT, Parameter("after", "Only letters behind this id.", default="")),
+        parameters=(LIMIT, Parameter("after", "Only letters behind this id.", default=""), _TOPIC),
+    ),
+    Route(
+        method="DELETE", path="/api/dead-letters", handler=delete_all,
+        text="Throw a topic's letters away, or all of them.",
+        answers={200: thing({"purged": WHOLE})}, parameters=(_TOPIC, _ALL), change=True,
+    ),
+    Route(
+        method="POST", path="/api/dead-letters/replay", handler=replay_all,
+        text="Deliver a topic's letters again, or all of them.",
+        answers={202: thing({"replayed": WHOLE})}, parameters=(_TOPIC, _ALL), change=True,
     ),
     Route(
         method="GET", path="/api/dead-letters/{letter}", handler=show,

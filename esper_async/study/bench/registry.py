@@ -12,6 +12,7 @@ CASES = {
     "bus-away": "bus_away",
     "bus-chaos": "bus_chaos",
     "bus-dead-groups": "bus_dead_groups",
+    "bus-fuzz": "bus_fuzz",
     "bus-poison": "bus_poison",
     "contracts": "contracts",
     "crash": "crash",
