@@ -24,8 +24,8 @@ from esper_async.kasmina.stage import Stage
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _REMEDY = (
-    "Every process has to make the same calls, and every forward pass of training has to go "
-    "through grower.trained_model"
+    "Every process has to load the same state and make the same calls, and every forward pass of "
+    "training has to go through grower.trained_model"
 )
 
 

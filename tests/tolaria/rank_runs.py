@@ -260,6 +260,12 @@ def other_host(folder: Path) -> Any:
     return _failing(Run.epoch, model=model)
 
 
+def other_state(folder: Path) -> Any:
+    """The ranks load what was saved at different boundaries."""
+    path = folder / f"saved-{SAVED[dist.get_rank()]}.pt"
+    return _failing(lambda run: run.grower.load_state_dict(torch.load(path, weights_only=True)))
+
+
 def broken_loader(folder: Path) -> Any:
     """Rank 0's validation loader raises; then training goes on as if it had not been asked."""
 

@@ -27,6 +27,7 @@ _BROKEN = (
     "old_wrap",
     "other_options",
     "other_host",
+    "other_state",
     "broken_loader",
 )
 
@@ -159,6 +160,10 @@ def test_a_wrap_of_before_a_change_cannot_be_trained(runs: Runs) -> None:
     [
         ("other_options", "on rank 1, growth.dwell_steps: 9 (on rank 0: 8)"),
         ("other_host", "on rank 1, model.head.weight: (4, 8) of float32, trained (on rank 0: (3, "),
+        (
+            "other_state",
+            "on rank 1, seed s1: BP015 at stem in PROBATIONARY (on rank 0: BP015 at stem ",
+        ),
     ],
 )
 def test_ranks_that_differ_from_the_start_are_told_in_what(
