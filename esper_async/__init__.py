@@ -8,15 +8,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper_async.kasmina.distributed_ranks import DistributedRanks
     from esper_async.kasmina.micro_batches import MicroBatches
     from esper_async.tolaria.grow import grow
     from esper_async.tolaria.grower import Grower
     from esper_async.tolaria.grown import load_grown, save_grown
     from esper_async.tolaria.task import Task
 
-__all__ = ["Grower", "MicroBatches", "Task", "grow", "load_grown", "save_grown"]
+__all__ = [
+    "DistributedRanks",
+    "Grower",
+    "MicroBatches",
+    "Task",
+    "grow",
+    "load_grown",
+    "save_grown",
+]
 
 _HOMES = {
+    "DistributedRanks": "esper_async.kasmina.distributed_ranks",
     "Grower": "esper_async.tolaria.grower",
     "MicroBatches": "esper_async.kasmina.micro_batches",
     "Task": "esper_async.tolaria.task",

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from esper_async.kasmina.kernels.graft import attach, detach
 from esper_async.kasmina.optimizer_state import load_optimizer
 from esper_async.kasmina.precision import Precision, unscale
+from esper_async.kasmina.ranks import LOCAL, Ranks
 from esper_async.kasmina.seed import Seed
 
 
@@ -34,17 +35,37 @@ class Branch:
         *,
         clip_norm: float,
         precision: Precision | None = None,
+        ranks: Ranks = LOCAL,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.precision = precision or Precision()
+        self.ranks = ranks
         self.seed_optimizers: dict[str, Optimizer] = {}
         self.seed_order: list[str] = []
         self._clip_norm = clip_norm
         self._settings_used: dict[str, list[dict[str, Any]]] = {}
         self.paused: set[str] = set()
         self._stepped = False
+        self._trained_model: nn.Module | None = None
+        self._synchronised = False
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
+
+    @property
+    def trained_model(self) -> nn.Module:
+        """What is called where the network is trained: the network, or its wrap for many ranks.
+
+        The same object until a seed joins, leaves, or stops training.
+        """
+        if self._trained_model is None:
+            wrap = self.ranks.wrap(self.model, synchronise=not self._synchronised)
+            self._trained_model, self._synchronised = wrap, True
+        return self._trained_model
+
+    def _forget_wrap(self) -> None:
+        if self._trained_model is not None:
+            self.ranks.retire(self._trained_model)
+            self._trained_model = None
 
     def _step_seeds(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._stepped = True
@@ -72,6 +93,7 @@ class Branch:
 
     def attach(self, seed: Seed) -> None:
         """Join a seed to the network: forward pass, module tree and optimizer."""
+        self._forget_wrap()
         attach(self.model.get_submodule(seed.site.path), seed.graft, seed.attribute)
         self.seed_order.append(seed.id)
         if seed.optimizer is not None:
@@ -79,12 +101,14 @@ class Branch:
 
     def detach(self, seed: Seed) -> None:
         """Take a seed out of the network, its optimizer state with it."""
+        self._forget_wrap()
         detach(self.model.get_submodule(seed.site.path), seed.attribute)
         self.seed_order.remove(seed.id)
         self.seed_optimizers.pop(seed.id, None)
 
     def freeze(self, seed: Seed) -> None:
         """Stop training a seed that stays in the network."""
+        self._forget_wrap()
         self.seed_optimizers.pop(seed.id, None)
         seed.optimizer = None
         for parameter in seed.graft.parameters():
@@ -99,7 +123,14 @@ class Branch:
         memo: dict[int, Any] = {}
         model = copy.deepcopy(self.model, memo)
         optimizer = copy.deepcopy(self.optimizer, memo)
-        twin = Branch(model, optimizer, clip_norm=self._clip_norm, precision=self.precision)
+        twin = Branch(
+            model,
+            optimizer,
+            clip_norm=self._clip_norm,
+            precision=self.precision,
+            ranks=self.ranks,
+        )
+        twin._synchronised = True  # as equal on all ranks as this one
         self.precision.follow(optimizer, self.optimizer)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
             twin.seed_optimizers[seed_id] = copy.deepcopy(seed_optimizer, memo)

@@ -14,7 +14,7 @@ from esper_async.kasmina.gates import SPOILT_TWIN, GateResult, interface_holds, 
 from esper_async.kasmina.judgement import benefit_verdict, paired, trained_verdict
 from esper_async.kasmina.kernels import KernelRefusedError, SettingRefusedError
 from esper_async.kasmina.kernels.graft import Graft
-from esper_async.kasmina.memory import TwinChoice, growth_budget_bytes, twin_bytes
+from esper_async.kasmina.memory import TwinChoice, choose_twin, growth_budget_bytes
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import (
     CommandRefusedError,
@@ -295,6 +295,7 @@ class Executor:
                 self._loss.mean,
                 clip_norm=self.options.clip_norm,
                 precision=self.branch.precision,
+                ranks=self.branch.ranks,
             )
             self.compute.shadow_pass(seed.id, batch, learn)
 
@@ -393,20 +394,13 @@ class Executor:
     def _blend(self, seed: Seed, gate: GateResult) -> None:
         self._training.remove(seed)
         seed.buffers = {}
-        choice = self._choose_twin()
+        allowed = "off" if self._train_step is None else self.options.twin
+        choice = choose_twin(self.branch, allowed, self.twin_budget_bytes)
         if choice.numbers:
             gate = seed.amend(gate, choice.remark, choice.numbers)
         self._move(seed, Stage.BLENDING, gate)
         self._trend.freeze()
         self.trial = self._start_trial(seed, choice)
-
-    def _choose_twin(self) -> TwinChoice:
-        if self._train_step is None or self.options.twin == "off":
-            return TwinChoice(twin=False)
-        if self.options.twin == "on":
-            return TwinChoice(twin=True)
-        needed, budget = twin_bytes(self.branch), self.twin_budget_bytes
-        return TwinChoice(needed <= budget, needed, budget)
 
     def _start_trial(self, seed: Seed, choice: TwinChoice) -> Trial:
         self.compute.trial_started()

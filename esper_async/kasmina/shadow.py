@@ -20,6 +20,7 @@ from esper_async.kasmina.evaluation import Loss, Variant
 from esper_async.kasmina.kernels.graft import Graft, GraftHook
 from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.precision import Precision
+from esper_async.kasmina.ranks import LOCAL, Ranks
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.user_code import blaming
 
@@ -59,11 +60,19 @@ def shadow_tensors(model: nn.Module, seed: Seed) -> dict[str, Tensor]:
 
 
 def shadow_step(
-    call: Call, seed: Seed, batch: Any, loss: Loss, *, clip_norm: float, precision: Precision
+    call: Call,
+    seed: Seed,
+    batch: Any,
+    loss: Loss,
+    *,
+    clip_norm: float,
+    precision: Precision,
+    ranks: Ranks = LOCAL,
 ) -> Tensor:
     """Train a seed on the batch or batches of a step; return the loss () it would have caused.
 
-    The kernel's gradients are scaled to a norm of at most `clip_norm`.
+    The kernel's gradients are averaged over the ranks, then scaled to a norm of at most
+    `clip_norm`.
     """
     # In torch 2.8 a backward pass through detached channels-last weights can end the process.
     tensors = contiguous(shadow_tensors(call.model, seed))
@@ -79,7 +88,7 @@ def shadow_step(
                 _add_gradients(seed, value if len(parts) == 1 else value / len(parts), precision)
             values.append(value.detach())
         if seed.optimizer is not None:
-            _learn(seed, seed.optimizer, clip_norm, precision)
+            _learn(seed, seed.optimizer, clip_norm, precision, ranks)
     return values[0] if len(values) == 1 else torch.stack(values).mean()
 
 
@@ -94,11 +103,14 @@ def _add_gradients(seed: Seed, value: Tensor, precision: Precision) -> None:
         parameter.grad = known if parameter.grad is None else parameter.grad + known
 
 
-def _learn(seed: Seed, optimizer: Optimizer, clip_norm: float, precision: Precision) -> None:
+def _learn(
+    seed: Seed, optimizer: Optimizer, clip_norm: float, precision: Precision, ranks: Ranks
+) -> None:
     scaler = precision.scaler(optimizer)
+    known = [parameter.grad for parameter in _trained(seed) if parameter.grad is not None]
+    ranks.average(known)  # before anybody looks for an overflow: one rank's is everybody's
     if scaler is not None:
         scaler.unscale_(optimizer)
-    known = [parameter.grad for parameter in _trained(seed) if parameter.grad is not None]
     norms = torch.stack(torch._foreach_norm(known))
     overflows = scaler is not None and not bool(torch.isfinite(norms).all())
     if not overflows:  # one that the scale explains says nothing of the kernel's health

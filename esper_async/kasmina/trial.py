@@ -98,7 +98,7 @@ class Trial:
             for part, same in self._modes:
                 same.training = part.training
             with self.stream.active():
-                self._train_step(self._twin.model, self._twin.optimizer, batch)
+                self._train_step(self._twin.trained_model, self._twin.optimizer, batch)
             self._twin.settle()
         if self.average is not None:
             self.average.update()

@@ -98,3 +98,26 @@ class Decision:
     reason: str
     probability: float | None = None
     alternatives: tuple[Mapping[str, Any], ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "command": self.command.to_json(),
+            "reason": self.reason,
+            "probability": self.probability,
+            "alternatives": [dict(entry) for entry in self.alternatives],
+        }
+
+
+def decision_from_json(data: Mapping[str, Any]) -> Decision:
+    """Read what `Decision.to_json` wrote.
+
+    Raises:
+        ValueError: the command's operation is not known.
+    """
+    return Decision(
+        command_from_json(data["command"]),
+        data["reason"],
+        data["probability"],
+        tuple(data["alternatives"]),
+    )

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward, default_forward
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
+from esper_async.kasmina.evaluation_form import EVALUATIONS
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.legal import (
@@ -26,26 +28,39 @@ from esper_async.kasmina.legal import (
     check_blueprints,
     legal_pairs,
 )
+from esper_async.kasmina.memory import growth_budget_bytes
 from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.operations import operate
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.precision import Precision, PrecisionName
+from esper_async.kasmina.ranks import Form, Ranks, json_form, lone_rank
+from esper_async.kasmina.replicas import align, spread_streams
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.sites import Site, find_sites
 from esper_async.kasmina.stage import Stage
 from esper_async.kasmina.trial import TrainStep
-from esper_async.tamiyo.command import Command, Cull, Decision, Germinate, NoOp
+from esper_async.tamiyo.command import (
+    Command,
+    Cull,
+    Decision,
+    Germinate,
+    NoOp,
+    decision_from_json,
+)
 from esper_async.tamiyo.policies import Policy, make_policy
 from esper_async.tamiyo.view import View
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.progress import ProgressLine
+from esper_async.tolaria.run_facts import SAME_RUN, run_facts, site_facts
 from esper_async.tolaria.seeds_view import policy_view
 from esper_async.tolaria.site_state import pair_state, restore_pair, restore_site, site_state
 from esper_async.urza import Library
 
 Decide = Callable[[Policy, View], Decision]
+_DECISION = json_form(Decision.to_json, decision_from_json)
+_NUMBER = json_form(int, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,10 @@ class Grower:
     `boundary` after each epoch and `finish` after the last one. Seeds' parameters have optimizers
     of their own that follow the caller's; the caller's groups are never touched.
 
+    With several `ranks` every process makes the same calls, and its forward passes of training go
+    through `trained_model`. Rank 0 evaluates and decides; what its validation loader, its policy or
+    a metric raises is raised on the others as a `FirstRankError`.
+
     Args:
         model: the host, on the device where it is trained.
         optimizer: the one that trains it.
@@ -106,10 +125,13 @@ class Grower:
             forward pass are scaled by it, too.
         decide: `(policy, view) -> Decision`, called in place of `policy.decide(view)`: a run
             journals there what it is about to do.
+        ranks: the processes that train this model together: `DistributedRanks()` under `torchrun`;
+            None is this one alone.
 
     Raises:
         TypeError, ValueError: a growth option, a tier or a blueprint is not known.
         ValueError: "16-mixed" without a scaler, or a scaler without it.
+        TypeError, ValueError: no ranks, although the model or the process is one of several.
     """
 
     def __init__(
@@ -135,6 +157,7 @@ class Grower:
         precision: PrecisionName | Precision = "32",
         scaler: GradScaler | None = None,
         decide: Decide | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -154,9 +177,15 @@ class Grower:
                 )
             device = next(model.parameters()).device
             precision = Precision(precision, device.type, {optimizer: scaler} if scaler else None)
+        self.ranks = ranks or lone_rank(model)
         self._branch = Branch(
-            model, optimizer, clip_norm=self.options.clip_norm, precision=precision
+            model,
+            optimizer,
+            clip_norm=self.options.clip_norm,
+            precision=precision,
+            ranks=self.ranks,
         )
+        self._have_agreed = self.ranks.size == 1
         self._loss = SampleLoss(loss)
         self._forward = forward or default_forward
         self._train_step = train_step
@@ -176,6 +205,34 @@ class Grower:
 
     # -- the loop ------------------------------------------------------------------------------
 
+    @property
+    def trained_model(self) -> nn.Module:
+        """What to call in a forward pass of training: `model`, or its wrap for several ranks.
+
+        The same object until the network changes; a wrap of before that raises when it is called.
+
+        Raises:
+            RanksDifferError: the processes do not train the same network in the same way.
+        """
+        self._agree_on_run()
+        return self._branch.trained_model
+
+    def _agree_on_run(self) -> None:
+        if not self._have_agreed:
+            facts = run_facts(
+                self.model,
+                self.optimizer,
+                self.options,
+                seed=self.seed,
+                policy=self.policy.name,
+                boundaries=self.boundaries,
+                blueprints=self._blueprints,
+                train_step=self._train_step is not None,
+                precision=self._branch.precision.name,
+            )
+            self.ranks.must_agree(facts, SAME_RUN)
+            self._have_agreed = True
+
     def step(self, batch: Any) -> "_Step":
         """Return the context manager for one optimizer step of the caller's on `batch`.
 
@@ -193,12 +250,18 @@ class Grower:
 
         Raises:
             NoSiteError: there is no place to grow.
+            RanksDifferError: the processes do not train the same network in the same way.
         """
+        self._agree_on_run()
         self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
+        self.ranks.must_agree(site_facts(self.sites), SAME_RUN)
         self.executor = self._make_executor()
+        self.legal = self.ranks.from_first(self._certified, self._legal_form())
+
+    def _certified(self) -> list[LegalPair]:
         line = ProgressLine(self.boundaries or 1, shown=self._progress is None)
         with closing(line), self._certificates() as store:
-            self.legal = legal_pairs(
+            return legal_pairs(
                 self.sites,
                 store,
                 tiers=self.options.tiers,
@@ -219,7 +282,15 @@ class Grower:
             with closing(Library(Path(self._state_dir) / "urza", actor="Grower")) as library:
                 yield library
 
+    def _legal_form(self) -> Form[list[LegalPair]]:
+        return json_form(
+            lambda pairs: [pair_state(pair) for pair in pairs],
+            lambda states: [restore_pair(state, self.sites) for state in states],
+        )
+
     def _make_executor(self) -> Executor:
+        device = next(self.model.parameters()).device
+        budget = self.ranks.from_first(partial(growth_budget_bytes, device), _NUMBER)
         return Executor(
             self._branch,
             forward=self._forward,
@@ -229,6 +300,7 @@ class Grower:
             run_seed=self.seed,
             train_step=self._train_step,
             on_transition=self._note,
+            twin_budget_bytes=budget,
         )
 
     def after_step(self, batch: Any) -> None:
@@ -246,11 +318,13 @@ class Grower:
     ) -> BoundaryReport:
         """Evaluate, judge the seeds, decide, and carry the decision out.
 
-        The model's mode is left as it was. The loader is iterated once.
+        The model's mode is left as it was. The loader is iterated once, and on rank 0 alone.
 
         Raises:
             EmptyLoaderError: the loader yields nothing.
             UserCodeError: the loader, the forward function, the loss or a metric raised.
+            FirstRankError: something was raised on rank 0.
+            RanksDifferError: the replicas are not the same any more.
         """
         started = time.perf_counter()
         self._boundary += 1
@@ -270,6 +344,7 @@ class Grower:
         decided = time.perf_counter()
         refused = self._try(decision.command)
         self._rates.boundary(results["host"].loss)
+        self._spread_streams()
         ended = time.perf_counter()
         return BoundaryReport(
             self._boundary,
@@ -289,7 +364,7 @@ class Grower:
     def _try(self, command: Command) -> str | None:
         """Carry out a policy's command; return why it was refused: that ends no training."""
         try:
-            self.carry_out(command)
+            self._carry_out(command)
         except CommandRefusedError as refusal:
             return str(refusal)
         return None
@@ -299,7 +374,13 @@ class Grower:
 
         Raises:
             CommandRefusedError: it cannot be carried out; nothing was changed.
+            RanksDifferError: the replicas are not the same any more.
         """
+        self._align()
+        self._carry_out(command)
+        self._spread_streams()
+
+    def _carry_out(self, command: Command) -> None:
         if isinstance(command, NoOp) or self.executor is None:
             return
         if isinstance(command, Germinate):
@@ -318,6 +399,20 @@ class Grower:
     # -- parts ---------------------------------------------------------------------------------
 
     def _evaluate(self, loader: Iterable[Any]) -> dict[str, Evaluation]:
+        """Evaluate on rank 0; every rank goes on from its results, with its buffers."""
+        results = self.ranks.from_first(partial(self._evaluate_here, loader), EVALUATIONS)
+        self._align()
+        return results
+
+    def _align(self) -> None:
+        if self.ranks.size > 1:
+            align(self.ranks, self._branch, self.executor)
+
+    def _spread_streams(self) -> None:
+        if self.ranks.size > 1:
+            spread_streams(self.ranks, self.executor)
+
+    def _evaluate_here(self, loader: Iterable[Any]) -> dict[str, Evaluation]:
         call = Call(self.model, self._forward)
         variants: dict[str, Variant] = {"host": call}
         modules: list[nn.Module] = [self.model]
@@ -329,13 +424,17 @@ class Grower:
             return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)
 
     def score(self, loader: Iterable[Any], *, split: str = "test") -> Evaluation:
-        """Evaluate the network as it is on a split, by sample."""
+        """Evaluate the network as it is on a split, by sample; on rank 0 alone."""
+        work = partial(self._score_here, loader, split)
+        return self.ranks.from_first(work, EVALUATIONS)["host"]
+
+    def _score_here(self, loader: Iterable[Any], split: str) -> dict[str, Evaluation]:
         variants = {"host": Call(self.model, self._forward)}
         device = next(self.model.parameters()).device
         with evaluation_mode([self.model]):
             return evaluate(
                 variants, loader, self._loss, metrics=self._metrics, device=device, split=split
-            )["host"]
+            )
 
     def _metrics_of(self, host: Evaluation, training_loss: float | None) -> dict[str, float]:
         metrics = {"validation_loss": host.loss}
@@ -347,8 +446,11 @@ class Grower:
     def _decide(self) -> Decision:
         if self.executor is None:
             return Decision(NoOp(), "nothing has been trained yet", 1.0)
+        return self.ranks.from_first(partial(self._decide_here, self.executor), _DECISION)
+
+    def _decide_here(self, executor: Executor) -> Decision:
         view = policy_view(
-            self.executor,
+            executor,
             self.legal,
             self.history,
             boundary=self._boundary,
@@ -368,7 +470,8 @@ class Grower:
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs, the network and its optimizers included.
 
-        Tensors are shared with the living run: save them, or copy them, before going on.
+        Tensors are shared with the living run: save them, or copy them, before going on. Of several
+        ranks the state of rank 0, taken after a boundary and before the next step, is the run's.
         """
         executor = self.executor
         return {
@@ -396,8 +499,11 @@ class Grower:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rebuild the grown topology on a fresh host and load everything, strictly.
 
+        Every rank loads the state that rank 0 saved.
+
         Raises:
             RuntimeError: the host is not of the architecture that was saved.
+            RanksDifferError: the processes have loaded different states.
         """
         self._boundary = state["boundary"]
         self.history = [dict(entry) for entry in state["history"]]
@@ -410,6 +516,8 @@ class Grower:
             self.executor = self._make_executor()
             self.executor.load_state_dict(state["executor"])
         self._rates.load_state_dict(state["rates"])
+        self._align()
+        self._spread_streams()
 
 
 def _ask_policy(policy: Policy, view: View) -> Decision:
