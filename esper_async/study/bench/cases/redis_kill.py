@@ -264,8 +264,8 @@ class _Said:
 async def _child(folder: Path, url: str, lives: Sequence[str]) -> AsyncIterator[_Said]:
     with (folder / "errors").open("w+") as errors:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "esper_async.study.bench.redis_child", str(folder), url, *lives,
-            *_child_flags(), stdout=asyncio.subprocess.PIPE, stderr=errors,
+            sys.executable, "-P", "-m", "esper_async.study.bench.redis_child", str(folder), url,
+            *lives, *_child_flags(), stdout=asyncio.subprocess.PIPE, stderr=errors,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         try:
