@@ -57,15 +57,7 @@ from esper_async.tolaria.training import (
 )
 from esper_async.tolaria.way_back import no_way_back, step_after
 
-_COUNTED = (
-    "steps",
-    "boundary",
-    "samples",
-    "host_s",
-    "total_s",
-    "macs_per_sample",
-    "is_stalled",
-)
+_COUNTED = ("steps", "boundary", "samples", "host_s", "total_s", "macs_per_sample", "is_stalled")
 _COMPARED_BATCHES = 2
 MODEL_FILE = "model.pt"
 
@@ -406,6 +398,7 @@ class Engine:
             reason = "asked for by an operator" if known else "refused: no such seed"
             chronicle.request(command_id, command, reason, by=OPERATOR, number=request)
             if not known:
+                chronicle.refuse(f"there is no seed {command.seed!r} to cull", request=request)
                 continue
             try:
                 self.grower.carry_out(command)

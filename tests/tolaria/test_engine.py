@@ -201,8 +201,10 @@ def test_a_cull_that_cannot_be_is_told_and_training_goes_on(seed: str) -> None:
     outcome, records = run(listed(), None, Script(steers))
     assert outcome.state == "completed"
     told = [record for record in kinds(records, "decision") if record["policy"] == "operator"]
-    refused = [r for r in told if r["reason"].startswith("refused")]
-    assert refused or kinds(records, "command_refused")
+    assert len(told) == 2
+    refused = kinds(records, "command_refused")
+    assert refused
+    assert all(seed in record["reason"] for record in refused)
 
 
 def test_a_loss_that_stops_being_finite_withdraws_the_seed_on_trial() -> None:
