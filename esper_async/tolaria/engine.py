@@ -149,8 +149,8 @@ class Engine:
         """
         with global_random.preserved(self.task.model):
             torch.set_num_threads(choose_threads(self.options))
-            if self.options.deterministic is True:
-                be_deterministic(self._device)
+            if self._deterministic:
+                be_deterministic(self._device, strict=self.options.deterministic is True)
             try:
                 return self._run()
             except UserCodeError as error:
