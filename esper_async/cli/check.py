@@ -21,7 +21,7 @@ def check(name_or_path: str, output: Output) -> int:
     """
     run_file = load_run(name_or_path)
     finished = subprocess.run(
-        [sys.executable, "-m", MODULE, str(find_run(name_or_path).resolve()), "--json"],
+        [sys.executable, "-P", "-m", MODULE, str(find_run(name_or_path).resolve()), "--json"],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         check=False,

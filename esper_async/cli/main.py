@@ -381,7 +381,7 @@ def bench(
     import subprocess
 
     flags = [("--mutants", mutants), ("--short", short), (JSON_FLAG, wants_json())]
-    command = [sys.executable, "-m", "esper_async.study.bench", *(names or [])]
+    command = [sys.executable, "-P", "-m", "esper_async.study.bench", *(names or [])]
     command += [flag for flag, given in flags if given]
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 

@@ -55,7 +55,7 @@ class KasminaService:
         self._carried = 0
         self._refused: Counter[str] = Counter()
         self._metric = (registry or Registry()).counter(
-            "kasmina.commands.refused", "Commands that changed nothing, by reason.", ("reason",)
+            "kasmina.commands.refused", "Commands that changed nothing.", ("reason", "run")
         )
 
     def detail(self) -> dict[str, object]:
@@ -100,7 +100,7 @@ class KasminaService:
 
     def _refuse(self, reason: str, words: str, command: AdaptationCommand | None = None) -> None:
         self._refused[reason] += 1
-        self._metric.add(reason=reason)
+        self._metric.add(reason=reason, run=command.run_id if command is not None else "")
         log.warning(
             "command_refused",
             reason=reason,

@@ -222,6 +222,7 @@ class Child:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # a file of the current directory is no module of ours
                     "-m",
                     "esper_async.runtime.child_main",
                     str(theirs.fileno()),

@@ -1,8 +1,8 @@
 """The child's side of a child process: its entry point, and the link to its parent.
 
-Run as `python -m esper_async.runtime.child_main LINK_FD FLAG_FD PARENT_PID NAME`; what to call and
-with which arguments comes over the link, so nothing of it shows in a process listing. This module
-needs only the standard library: what the target imports is the target's affair.
+Run as `python -P -m esper_async.runtime.child_main LINK_FD FLAG_FD PARENT_PID NAME`; what to call
+and with which arguments comes over the link, so nothing of it shows in a process listing. It needs
+only the standard library: what the target imports is the target's affair.
 """
 
 import ctypes
@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from esper_async.runtime.errors import LinkBroken
+from esper_async.runtime.import_path import append_working_directory
 
 HEARTBEAT_INTERVAL_S = 0.1
 QUEUE_LIMIT = 1_024
@@ -239,6 +240,7 @@ def _run(link: ChildLink, first: dict[str, Any]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Take over the inherited link and flag, run the target and return the exit code."""
+    append_working_directory()
     link_fd, flag_fd, parent_pid = (int(argument) for argument in arguments[:3])
     _die_with_parent(parent_pid)
     faulthandler.enable()

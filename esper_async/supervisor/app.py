@@ -69,6 +69,7 @@ class Supervisor:
         self.registry = Registry()
         self.state_dir = Path()
         self.submitted: list[Run] = []
+        self.failed: tuple[Run, ...] = ()
         self.overdue: tuple[str, ...] = ()
         self._runs = tuple(runs)
         self._default_run = default_run
@@ -77,6 +78,7 @@ class Supervisor:
         self._random = source or random.Random()  # noqa: S311 - jitter, not a secret
         self._tree: Tree | None = None
         self._services: Services | None = None
+        self._asked_for: list[Run] = []
         self._assembled = asyncio.Event()
         self._stop_requested = False
         self._notifier = Notifier.from_environment()
@@ -122,7 +124,8 @@ class Supervisor:
         """Run until stopped; return the exit code.
 
         Raises SupervisorError (see its `exit_code`) when it could not start or an essential
-        service failed for good. Services that would not stop are in `overdue` afterwards.
+        service failed for good. Services that would not stop are in `overdue` afterwards, and runs
+        that were asked for and failed in `failed`.
         """
         deadline_s = self.settings.supervisor.shutdown_deadline_s
         with ExitStack() as stack:
@@ -216,7 +219,8 @@ class Supervisor:
         chosen = list(self._runs)
         if not chosen and not unfinished and self._default_run is not None:
             chosen.append(self._default_run)
-        self.submitted = [*unfinished, *(tolaria.submit(run) for run in chosen)]
+        self._asked_for = [tolaria.submit(run) for run in chosen]
+        self.submitted = [*unfinished, *self._asked_for]
         if not self._exit_when_done:
             return
         for run in self.submitted:
@@ -235,9 +239,9 @@ class Supervisor:
             log.error("did_not_stop", service=name)
         for error in report.errors:
             log.error("failed_while_stopping", error=error)
-        failed = [run for run in self.submitted if run.state == "failed"]
-        lost = not report.clean or (self._exit_when_done and bool(failed))
-        return EXIT_LOST if lost else EXIT_DONE
+        waited_for = self.submitted if self._exit_when_done else self._asked_for
+        self.failed = tuple(run for run in waited_for if run.state == "failed")
+        return EXIT_DONE if report.clean and not self.failed else EXIT_LOST
 
 
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -310,7 +314,10 @@ def run_in_foreground(
         if companion is not None:
             companion.add_done_callback(_tell_failure)
         try:
-            return await supervisor.run(), supervisor.overdue
+            code = await supervisor.run()
+            for run in supervisor.failed:
+                print(f"esper-supervisor: {run.id} failed: {run.error}", file=sys.stderr)  # noqa: T201
+            return code, supervisor.overdue
         except SupervisorError as error:
             print(f"esper-supervisor: {error}", file=sys.stderr)  # noqa: T201 - the last line
             return error.exit_code, supervisor.overdue

@@ -1,6 +1,6 @@
 """The dry run of a run file: everything that could go wrong is tried, and told at once.
 
-`python -m esper_async.tolaria.check RUN_FILE [--json]`; exit code 0 when it can be trained.
+`python -P -m esper_async.tolaria.check RUN_FILE [--json]`; exit code 0 when it can be trained.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from esper_async.kasmina.kernels.graft import Graft, GraftHook, fitting_blend
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.sites import NoSiteError, Site, find_sites
 from esper_async.kasmina.user_code import UserCodeError, blaming
+from esper_async.runtime.import_path import append_working_directory
 from esper_async.tolaria import global_random
 from esper_async.tolaria.options import RunOptions, options_from_run
 from esper_async.tolaria.rehearsal import problem_of, score_batches
@@ -200,6 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_file", type=Path)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     chosen = parser.parse_args(arguments)
+    append_working_directory()
     document = check_run(load_run(str(chosen.run_file)))
     if chosen.json:
         sys.stdout.write(json.dumps(document) + "\n")

@@ -33,7 +33,14 @@ from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
+from esper_async.tolaria.outcome import (
+    Outcome,
+    State,
+    Tally,
+    WallClock,
+    compute_of,
+    shadow_cost_ratio,
+)
 from esper_async.tolaria.records import seed_records, start_record
 from esper_async.tolaria.recovery import (
     LEVELS,
@@ -57,15 +64,7 @@ from esper_async.tolaria.training import (
 )
 from esper_async.tolaria.way_back import no_way_back, step_after
 
-_COUNTED = (
-    "steps",
-    "boundary",
-    "samples",
-    "host_s",
-    "total_s",
-    "macs_per_sample",
-    "is_stalled",
-)
+_COUNTED = ("steps", "boundary", "samples", "host_s", "total_s", "macs_per_sample", "is_stalled")
 _COMPARED_BATCHES = 2
 MODEL_FILE = "model.pt"
 
@@ -150,8 +149,8 @@ class Engine:
         """
         with global_random.preserved(self.task.model):
             torch.set_num_threads(choose_threads(self.options))
-            if self.options.deterministic is True:
-                be_deterministic(self._device)
+            if self._deterministic:
+                be_deterministic(self._device, strict=self.options.deterministic is True)
             try:
                 return self._run()
             except UserCodeError as error:
@@ -321,7 +320,8 @@ class Engine:
     # -- boundaries ----------------------------------------------------------------------------
 
     def _pass_boundary(self) -> None:
-        tally, self._tally = self._tally, Tally()
+        tally, elapsed_s = self._tally, self._tally.elapsed_s
+        self._tally = Tally()
         assert tally.loss is not None
         if not self._guards_each_step:
             self._guard(tally.loss / tally.steps)
@@ -333,22 +333,25 @@ class Engine:
         report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
         if self.grower.executor is not None:
             self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
-        self._record_boundary(report, tally)
+        self._record_boundary(report, tally, elapsed_s)
         if self.grower.executor is not None:
             self._chronicle.close_due(self.grower.executor, report.metrics)
         if self._boundary % self.options.checkpoint_every == 0:
             self._save()
 
-    def _record_boundary(self, report: BoundaryReport, tally: Tally) -> None:
+    def _record_boundary(self, report: BoundaryReport, tally: Tally, elapsed_s: float) -> None:
         position = self._position()
         self._chronicle.transitions(report.transitions)
         executor = self.grower.executor
         added = 0 if executor is None else executor.added_parameters
+        is_epoch = self.options.boundary_every == "epoch"
         entry = {
             "metrics": report.metrics,
             "boundary_ms": report.duration_ms,
             "overhead_ratio": self._overhead(tally),
-            "samples_per_s": tally.samples / tally.elapsed_s,
+            "samples_per_s": tally.samples / elapsed_s,
+            "epoch_ms": 1e3 * elapsed_s if is_epoch and tally.whole else None,
+            "shadow_cost_ratio": shadow_cost_ratio(executor),
             "parameters": self._host_parameters + added,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             "seeds": seed_records(executor, ended=False),
@@ -406,6 +409,7 @@ class Engine:
             reason = "asked for by an operator" if known else "refused: no such seed"
             chronicle.request(command_id, command, reason, by=OPERATOR, number=request)
             if not known:
+                chronicle.refuse(f"there is no seed {command.seed!r} to cull", request=request)
                 continue
             try:
                 self.grower.carry_out(command)

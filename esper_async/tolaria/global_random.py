@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+DETERMINISTIC: Any = torch.utils.deterministic
+"""Its settings are properties of the module, which type checkers do not see."""
+
 
 def capture() -> dict[str, Any]:
     """Return every global random state as numbers and tensors, which are quick to copy."""
@@ -53,6 +56,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    fills = DETERMINISTIC.fill_uninitialized_memory
     modes = [(part, part.training) for part in model.modules()]
     try:
         yield
@@ -60,6 +64,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
         restore(states)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warns)
+        DETERMINISTIC.fill_uninitialized_memory = fills
         known = {part for part, _ in modes}
         for part, training in modes:
             part.training = training

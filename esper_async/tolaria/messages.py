@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from esper_async.leyline import (
-    LIMITS,
     SCHEMA_VERSION,
     AdaptationCommand,
     DecisionRecord,
@@ -21,6 +20,7 @@ from esper_async.leyline import (
 )
 from esper_async.leyline.v1 import enums_pb2 as enums
 from esper_async.leyline.v1.reports_pb2 import Quantity, TournamentLoser
+from esper_async.tolaria.telemetry import points_of
 
 RUN_RECORD = "run.record"
 _GATES = {
@@ -43,8 +43,8 @@ class Primary(NamedTuple):
     larger_is_better: bool
 
 
-def telemetry_of(record: Record) -> TelemetryPacket:
-    """Return the packet that carries a record whole, and a boundary's figures as metric points."""
+def telemetry_of(record: Record, *, loss_unit: str) -> TelemetryPacket:
+    """Return the packet that carries a record whole, and its figures as metric points."""
     packet = TelemetryPacket(
         version=SCHEMA_VERSION,
         packet_id=f"{record['run']}/{record['seq']}",
@@ -57,42 +57,10 @@ def telemetry_of(record: Record) -> TelemetryPacket:
         name=RUN_RECORD, created_at=record["time"], level=enums.TELEMETRY_LEVEL_INFO
     )
     event.fields["record"] = json.dumps(record, separators=(",", ":"))
-    if record["kind"] == "boundary":
-        for name, value, unit in _points(record):
-            packet.points.add(name=name, value=value, unit=unit, labels={"run": record["run"]})
-        for part in _over_budget(record["boundary_ms"]):
-            labels = {"run": record["run"], "part": part}
-            packet.points.add(
-                name="tolaria.boundary.over_budget", value=1.0, unit="1", labels=labels
-            )
+    for point in points_of(record, loss_unit=loss_unit):
+        labels = {"run": record["run"], **point.labels}
+        packet.points.add(name=point.name, value=point.value, unit=point.unit, labels=labels)
     return packet
-
-
-def _over_budget(parts_ms: Mapping[str, float]) -> list[str]:
-    """Name the parts of a boundary that took longer than their budgets; `total` is one of them."""
-    return [
-        part
-        for part, budget_ms in LIMITS.boundary_budgets_ms.items()
-        if parts_ms.get(part, 0.0) > budget_ms
-    ]
-
-
-def _points(record: Record) -> list[tuple[str, float, str]]:
-    metrics = record["metrics"]
-    known = [
-        ("tolaria.training.loss", metrics.get("training_loss"), "nats"),
-        ("tolaria.training.accuracy", metrics.get("validation_accuracy"), "ratio"),
-        ("tolaria.boundary.duration_ms", record["boundary_ms"]["total"], "ms"),
-        ("tolaria.throughput.samples_per_s", record["samples_per_s"], "1/s"),
-        ("tolaria.seeds.active", float(_active(record)), "1"),
-        ("tamiyo.inference.latency_ms", record["boundary_ms"]["decision"], "ms"),
-    ]
-    return [(name, value, unit) for name, value, unit in known if value is not None]
-
-
-def _active(record: Record) -> int:
-    ended = {"CULLED", "EMBARGOED", "RESETTING", "DORMANT", "TERMINATED", "FOSSILIZED"}
-    return sum(seed["stage"] not in ended for seed in record["seeds"])
 
 
 def form_of(run_id: str, name: str, primary: Primary | None) -> StateForm:

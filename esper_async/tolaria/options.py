@@ -20,8 +20,9 @@ class RunOptions:
         device: "auto" takes the first CUDA device, else the CPU.
         threads: torch threads; "auto" is all cores but one. They are part of the result's bits.
         boundary_every: a boundary after each epoch, or after so many steps and at the end.
-        deterministic: True lets torch use no algorithm whose result may vary; "auto" leaves torch
-            as it is, which is deterministic on the CPU.
+        deterministic: True lets torch use no algorithm whose result may vary, and fails where there
+            is no other; "auto" does the same on the CPU, and warns; elsewhere it leaves torch as it
+            is.
         growth: limits, schedule and margins of growth.
         sites: site name to submodule path; found by tracing if None.
         baselines: train the host without growth, and the final net from scratch, for comparison.

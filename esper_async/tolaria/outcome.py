@@ -33,7 +33,8 @@ class Tally:
     """Sums since the last boundary: loss, steps, samples, seconds of steps.
 
     The loss is a tensor (), in float64, on a device that nobody wants to wait for each step.
-    `host_s` is the host's own part of the steps, `total_s` all of them.
+    `host_s` is the host's own part of the steps, `total_s` all of them. `whole` is False where the
+    steps before a resume have no times.
     """
 
     loss: Tensor | float | None = None
@@ -41,6 +42,7 @@ class Tally:
     samples: int = 0
     host_s: float = 0.0
     total_s: float = 0.0
+    whole: bool = True
     since: float = field(default_factory=time.perf_counter)
 
     @property
@@ -50,7 +52,8 @@ class Tally:
 
     def to_state(self) -> dict[str, Any]:
         """Return what a resumed run needs of it: times begin anew."""
-        return {"loss": self.loss, "steps": self.steps, "samples": self.samples}
+        counted = {"loss": self.loss, "steps": self.steps, "samples": self.samples}
+        return {**counted, "whole": self.steps == 0}
 
     def add(self, loss: Tensor | float, samples: int) -> None:
         """Take in one step's loss and number of samples."""
@@ -69,6 +72,13 @@ class WallClock:
     def total(self) -> float:
         """Return the seconds so far."""
         return self.wall_s + time.perf_counter() - self.since
+
+
+def shadow_cost_ratio(executor: Executor | None) -> float | None:
+    """Return what shadow passes have cost for each multiply-accumulate of the host so far."""
+    if executor is None or executor.compute.host_macs == 0:
+        return None
+    return executor.compute.shadow_macs / executor.compute.host_macs
 
 
 def compute_of(executor: Executor | None, static_macs: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from esper_async.kasmina.call import BatchError
-from esper_async.kasmina.evaluation import EmptyLoaderError
+from esper_async.kasmina.evaluation import EmptyLoaderError, SampleLoss
 from esper_async.kasmina.sites import NoSiteError
 from esper_async.leyline import StateForm, load_signer
 from esper_async.oona.bridge import Bridge, BridgeReport
@@ -91,12 +91,18 @@ class LinkControl:
 
 
 class Teller:
-    """Sends each of the run's records to the bus: what may be dropped, and what may not."""
+    """Sends each of the run's records to the bus: what may be dropped, and what may not.
 
-    def __init__(self, bridge: Bridge, name: str, primary: Primary | None = None) -> None:
+    `loss_unit` is "nats", or "loss" for a loss whose values are in a unit of its own.
+    """
+
+    def __init__(
+        self, bridge: Bridge, name: str, primary: Primary | None = None, *, loss_unit: str = "loss"
+    ) -> None:
         self._bridge = bridge
         self._name = name
         self._primary = primary
+        self._loss_unit = loss_unit
         self._form: StateForm | None = None
 
     def tell(self, record: Mapping[str, Any]) -> None:
@@ -110,7 +116,7 @@ class Teller:
             if self._form is None:
                 self._form = form_of(record["run"], self._name, self._primary)
             self._bridge.offer(system_state_of(record, form=self._form))
-        self._bridge.offer(telemetry_of(record))
+        self._bridge.offer(telemetry_of(record, loss_unit=self._loss_unit))
 
 
 def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_path: str) -> int:
@@ -169,7 +175,9 @@ def _train(
         link.heartbeat(0, phase="proving", done=done, total=total, what=what)
 
     task = make_task()
-    teller = Teller(bridge, options.name, Primary(task.primary_key, task.larger_is_better))
+    primary = Primary(task.primary_key, task.larger_is_better)
+    loss_unit = "nats" if SampleLoss(task.loss).in_nats else "loss"
+    teller = Teller(bridge, options.name, primary, loss_unit=loss_unit)
     link.heartbeat(0, phase="starting")  # the first: until here the start's longer patience holds
     engine = Engine(
         task,

@@ -14,6 +14,7 @@ from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.trial import TrainStep
 from esper_async.kasmina.user_code import blaming
+from esper_async.tolaria.global_random import DETERMINISTIC
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError, told_as
 
@@ -126,14 +127,17 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def be_deterministic(device: torch.device) -> None:
-    """Let torch use no algorithm whose result may vary; it raises where there is no other.
+def be_deterministic(device: torch.device, *, strict: bool) -> None:
+    """Let torch use no algorithm whose result may vary; where there is no other, raise if `strict`.
 
-    "auto" leaves torch as it is: on the CPU its algorithms repeat themselves, on CUDA not all do.
+    The CPU needs it, too: with several threads the gradient of `x[index]` is added up in any order.
+    What torch would fill new tensors with, to uncover who reads them unwritten, costs time and
+    makes nothing repeat itself.
     """
     if device.type == "cuda":  # cuBLAS reads it when it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    DETERMINISTIC.fill_uninitialized_memory = False
 
 
 def choose_threads(options: RunOptions) -> int:

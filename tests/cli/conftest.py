@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "esper_async.cli"]
+COMMAND = [sys.executable, "-P", "-m", "esper_async.cli"]  # as bin/esper-supervisor does
 
 
 def environment(**further: str) -> dict[str, str]:

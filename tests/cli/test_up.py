@@ -133,6 +133,28 @@ def test_a_run_trains_resumes_after_a_kill_and_ends_with_its_table(up: Up, tmp_p
     assert "One run is not evidence" in said
 
 
+def test_a_run_that_was_asked_for_and_failed_is_named_and_is_no_success(
+    up: Up, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.toml").write_text("[run]\ntask = 'nowhere.at.all:make_task'\nepochs = 1\n")
+    running = up("--run", "bad.toml")
+    running.wait_ready()
+    wait_for_words(running, "failed")
+    assert running.stop(signal.SIGINT) == 1
+    last = (tmp_path / "stderr").read_text().splitlines()[-1]
+    assert "bad" in last
+    assert "no module 'nowhere'" in last
+
+
+def test_a_run_that_failed_before_does_not_trouble_the_next_start(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[run]\ntask = 'nowhere.at.all:make_task'\nepochs = 1\n")
+    first = up("--run", "bad.toml", "--exit-when-done")
+    assert first.process.wait(60) == 1
+    second = up("--no-run")
+    second.wait_ready()
+    assert second.stop() == 0
+
+
 def wait_for_epoch(running: Running, epoch: int) -> str:
     """Poll gently: training gives way to everything else on this machine."""
     deadline = time.monotonic() + 240

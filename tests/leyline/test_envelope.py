@@ -1,5 +1,7 @@
 """What an envelope says about its message: how it is delivered, what it answers, until when."""
 
+import math
+
 import pytest
 from google.protobuf.message import Message
 
@@ -89,7 +91,7 @@ def test_the_deadline_and_the_time_to_live_hold_each_by_itself() -> None:
 def test_a_message_that_was_tried_says_so_and_is_still_admitted() -> None:
     """And so is one signed by an older key, which the new one signs again."""
     report = examples.field_report()
-    for signer in (SIGNER, Signer(bytes(32), also_accept=[bytes(range(32))])):
+    for signer in (SIGNER, Signer(bytes(32), also_accept=[(bytes(range(32)), math.inf)])):
         admission = Admission(signer, now=lambda: SENT)
         wire = sent(report)
         _, before = admission.admit(wire, topic="field_reports", delivery="1-0")

@@ -1,6 +1,7 @@
 """What nobody could handle, or nobody could believe, is kept for people, within bounds."""
 
 import dataclasses
+import math
 
 import pytest
 import redis.asyncio
@@ -21,7 +22,7 @@ OTHER_KEY = bytes(reversed(KEY))
 
 def with_keys(server: EmbeddedServer, key: bytes, *also: bytes) -> Bus:
     """Return a participant that signs with `key` and accepts others."""
-    signer = Signer(key, also_accept=also)
+    signer = Signer(key, also_accept=[(older, math.inf) for older in also])
     return Bus(server.url, signer=signer, source="test", settings=FAST)
 
 

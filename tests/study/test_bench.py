@@ -25,10 +25,19 @@ from esper_async.study.bench.benchmark import (
     shown,
 )
 from esper_async.study.bench.bus_load import rate_row
+from esper_async.study.bench.cases.static_overhead import MOST_BOUNDARY_MS, boundary_doubt
 from esper_async.study.bench.command import main
-from esper_async.study.bench.interleave import Lap, Rounds, interleaved
+from esper_async.study.bench.interleave import (
+    BEYOND_NOISE,
+    CONTROL_TOLERANCE,
+    Comparison,
+    Lap,
+    Rounds,
+    interleaved,
+)
 from esper_async.study.bench.report import print_tables, to_json
 from esper_async.study.bench.runner import BenchmarkResult, run_benchmarks
+from esper_async.study.statistics import Estimate
 
 STATE = {"broken": False, "works": True}
 
@@ -139,6 +148,53 @@ def test_a_control_that_is_off_by_more_than_a_percent_casts_doubt() -> None:
 def test_what_is_far_over_its_limit_is_beyond_the_doubt_that_a_noisy_control_casts() -> None:
     assert rounds([1.0] * 9, [1.3] * 9, [1.02] * 9).compare("cpu_s").doubt(limit=1.03) == ""
     assert rounds([1.0] * 9, [1.1] * 9, [1.02] * 9).compare("cpu_s").doubt(limit=1.03)
+
+
+def test_what_is_far_below_its_limit_is_beyond_that_doubt_too() -> None:
+    assert rounds([1.0] * 9, [0.5] * 9, [1.02] * 9).compare("cpu_s").doubt(limit=1.03) == ""
+    assert rounds([1.0] * 9, [0.97] * 9, [1.02] * 9).compare("cpu_s").doubt(limit=1.03)
+
+
+@given(st.floats(0.5, 2.0), st.floats(0.8, 1.25))
+@settings(max_examples=100, deadline=None)
+def test_a_control_that_is_off_leaves_only_verdicts_that_it_cannot_have_made(
+    ratio: float, control: float
+) -> None:
+    """Off by 5 times as much as it is, in either direction, the machine would say the same."""
+    compared = Comparison(
+        Estimate(ratio, ratio - 0.005, ratio + 0.005, 9),
+        Estimate(control, control, control, 9),
+        1.0,
+        1.0,
+    )
+    off, limit = abs(control - 1.0), 1.03
+    row = judged(
+        "x", ratio, "", Bar("at most", limit), ratio=ratio,
+        interval=(compared.ratio.low, compared.ratio.high), doubt=compared.doubt(limit),
+    )  # fmt: skip
+    if off > CONTROL_TOLERANCE and row.verdict is not Verdict.INCONCLUSIVE:
+        for shift in (-BEYOND_NOISE * off, BEYOND_NOISE * off):
+            assert Bar("at most", limit).judge(ratio + shift, None) is row.verdict
+
+
+@given(st.floats(0.0, 40.0), st.floats(0.0, 0.1), st.floats(0.0, 5.0))
+@settings(max_examples=100, deadline=None)
+def test_a_boundary_is_believed_as_far_as_its_control_and_the_disk_allow(
+    took_ms: float, off: float, sync_ms: float
+) -> None:
+    estimate = Estimate(took_ms, took_ms - 0.5, took_ms + 0.5, 9)
+    noise_ms = off * 60.0
+    doubt = boundary_doubt(estimate, noise_ms, 60.0, sync_ms)
+    if off > CONTROL_TOLERANCE and not doubt:
+        for shift_ms in (-BEYOND_NOISE * noise_ms, BEYOND_NOISE * noise_ms):
+            assert (took_ms + shift_ms > MOST_BOUNDARY_MS) == (took_ms > MOST_BOUNDARY_MS)
+
+
+def test_a_boundary_far_below_its_bar_passes_though_the_control_is_off() -> None:
+    took = Estimate(2.9, 1.7, 3.6, 9)
+    assert boundary_doubt(took, 0.012 * 60.0, 60.0, 0.0) == ""
+    assert boundary_doubt(took, 0.012 * 60.0, 60.0, 3.0) == ""  # a slow disk makes none quicker
+    assert "off by 3.0%" in boundary_doubt(took, 0.03 * 60.0, 60.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The benchmark of a killed Redis: how it judges drills, and when it cannot say."""
 
-from collections.abc import Sequence
-
 import pytest
 
 from esper_async.study.bench.benchmark import Verdict
@@ -14,49 +12,58 @@ def life(*, cpu: float = 1.0, wall: float = 1.0) -> Life:
     return Life("run", cpu_s, [0.05, 0.05 * wall], told={}, stored={})
 
 
-def drills_of(killed: Sequence[Life], control: Life | None = None) -> list[Drill]:
-    return [Drill(life(), each, control or life()) for each in killed]
+def drill(*, killed: Life, control: Life) -> Drill:
+    return Drill(life(), killed, control)
 
 
 @pytest.mark.parametrize(
-    ("walls", "control", "verdict"),
+    ("drills", "verdict"),
     [
-        ([1.2], 1.0, Verdict.PASS),
-        ([2.0], 1.0, Verdict.MISS),
-        ([1.0, 2.0, 2.0, 2.0, 2.0], 1.0, Verdict.MISS),
-        ([1.0, 1.0, 1.0, 2.0, 9.0], 1.0, Verdict.PASS),
-        ([2.0, 4.0, 4.0], 1.6, Verdict.INCONCLUSIVE),
-        ([1.0, 1.0, 4.0], 1.6, Verdict.PASS),
-        ([99.0], 1.6, Verdict.MISS),
+        ([(1.2, 1.0)], Verdict.PASS),
+        ([(2.0, 1.0)], Verdict.MISS),
+        ([(1.0, 1.0), (1.0, 1.0), (1.6, 1.0)], Verdict.MISS),  # the worst counts
+        ([(2.0, 1.6)], Verdict.INCONCLUSIVE),
+        ([(1.0, 1.0), (2.0, 1.6)], Verdict.INCONCLUSIVE),
+        ([(1.0, 1.6)], Verdict.PASS),  # a late control explains no quick run
+        ([(2.0, 1.6), (2.0, 1.0)], Verdict.MISS),
+        ([(99.0, 1.6)], Verdict.MISS),
     ],
 )
-def test_the_median_drill_counts_and_uneven_controls_cast_doubt_on_what_is_late(
-    walls: list[float], control: float, verdict: Verdict
+def test_the_worst_drill_counts_unless_its_controls_are_as_uneven(
+    drills: list[tuple[float, float]], verdict: Verdict
 ) -> None:
-    drills = drills_of([life(wall=wall) for wall in walls], life(wall=control))
-    assert _wall(drills).verdict is verdict
+    held = [drill(killed=life(wall=w), control=life(wall=control)) for w, control in drills]
+    assert _wall(held, len(held)).verdict is verdict
 
 
 @pytest.mark.parametrize(
-    ("killed", "control", "verdict"),
+    ("drills", "verdict"),
     [
-        ([2.5], 1.0, Verdict.PASS),
-        ([3.5], 1.0, Verdict.MISS),
-        ([1.0, 3.5, 3.5], 1.0, Verdict.MISS),
-        ([1.0, 1.0, 3.5], 1.0, Verdict.PASS),
-        ([3.5], 3.5, Verdict.INCONCLUSIVE),
-        ([2.5], 3.5, Verdict.PASS),
-        ([20.0], 3.5, Verdict.MISS),
+        ([(2.5, 1.0)], Verdict.PASS),
+        ([(3.5, 1.0)], Verdict.MISS),
+        ([(1.0, 1.0), (1.0, 1.0), (3.5, 1.0)], Verdict.MISS),
+        ([(3.5, 3.5)], Verdict.INCONCLUSIVE),
+        ([(2.5, 3.5)], Verdict.PASS),
+        ([(20.0, 3.5)], Verdict.MISS),
+        ([(20.0, 10.0)], Verdict.INCONCLUSIVE),
     ],
 )
-def test_a_long_step_is_a_miss_unless_a_control_has_one_too(
-    killed: list[float], control: float, verdict: Verdict
+def test_a_long_step_in_any_drill_is_a_miss_unless_a_control_has_one_too(
+    drills: list[tuple[float, float]], verdict: Verdict
 ) -> None:
-    drills = drills_of([life(cpu=cpu) for cpu in killed], life(cpu=control))
-    assert _cpu(drills).verdict is verdict
+    held = [drill(killed=life(cpu=cpu), control=life(cpu=control)) for cpu, control in drills]
+    assert _cpu(held, len(held)).verdict is verdict
+
+
+def test_a_drill_that_tells_nothing_is_made_good_by_another() -> None:
+    noisy = drill(killed=life(cpu=3.5), control=life(cpu=3.4))
+    quiet = drill(killed=life(cpu=2.0), control=life())
+    assert _cpu([noisy, quiet], 1).verdict is Verdict.PASS
+    row = _cpu([noisy, quiet], 2)
+    assert row.verdict is Verdict.INCONCLUSIVE
+    assert "the control is at 3.40 itself" in row.note
 
 
 def test_an_epoch_in_which_every_step_is_long_does_not_hide_itself() -> None:
     slow = Life("run", {0: [0.01] * 8, 1: [0.2] * 8}, [0.05], told={}, stored={})
-    (drill,) = drills_of([slow])
-    assert drill.longest_cpu(slow) == pytest.approx(10.0)
+    assert drill(killed=slow, control=life()).longest_cpu(slow) == pytest.approx(10.0)

@@ -56,7 +56,7 @@ def test_a_boundary_counts_each_part_that_took_longer_than_its_budget(
     }  # fmt: skip
     found = [
         point
-        for point in telemetry_of(record).points
+        for point in telemetry_of(record, loss_unit="nats").points
         if point.name == "tolaria.boundary.over_budget"
     ]
     assert sorted(point.labels["part"] for point in found) == over

@@ -206,6 +206,13 @@ def test_what_was_asked_too_late_is_refused_by_number(tmp_path: Path) -> None:
     assert "ended" in refused["reason"]
 
 
+def test_a_cull_of_a_seed_that_is_not_there_is_refused_by_number(tmp_path: Path) -> None:
+    live(tmp_path, Script({22: [Steer("cull", seed="s99", request=1)]}))
+    (refused,) = told(tmp_path, "command_refused")
+    assert (refused["request"], refused["boundary"]) == (1, 6)
+    assert "s99" in refused["reason"]
+
+
 def test_a_rollback_without_a_checkpoint_is_refused_by_number(tmp_path: Path) -> None:
     live(tmp_path, Script({3: [BACK], 5: [BACK]}))
     (refused,) = told(tmp_path, "command_refused")

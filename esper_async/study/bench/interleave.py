@@ -2,7 +2,7 @@
 
 Rounds of A, B, A: slow drift cancels in B / mean(A, A), and A against A shows what the machine's
 own noise does to a ratio. When that control is off by more than a percent, no ratio is believed
-but one far over its limit.
+but one far from its limit.
 """
 
 import time
@@ -16,7 +16,7 @@ from esper_async.study.statistics import Estimate, bootstrap_interval
 
 CONTROL_TOLERANCE = 0.01
 BEYOND_NOISE = 5.0
-"""No noise explains a ratio that is over its limit by so many times what the control is off."""
+"""No noise explains a ratio so many times as far from its limit as the control is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,11 @@ class Comparison:
     value_s: float
 
     def doubt(self, limit: float) -> str:
-        """Why the ratio is not to be believed; empty if it is, or is far over the limit anyway."""
+        """Why the ratio is not to be believed; empty if it is, or is far from the limit anyway."""
         off = abs(self.control.value - 1.0)
-        if off <= CONTROL_TOLERANCE or self.ratio.low > limit + BEYOND_NOISE * off:
+        explained = BEYOND_NOISE * off
+        far = self.ratio.low > limit + explained or self.ratio.high < limit - explained
+        if off <= CONTROL_TOLERANCE or far:
             return ""
         return f"A/A control off by {off:.1%}; the machine is too noisy"
 

@@ -94,7 +94,13 @@ class KilledRun:
         return journal.stat().st_size if journal.exists() else 0
 
     def _child(self, *flags: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "esper_async.study.bench.resume_child", str(self.folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "esper_async.study.bench.resume_child",
+            str(self.folder),
+        ]
         return subprocess.Popen(
             [*command, *_mutant_flags(), *flags],
             stdout=subprocess.DEVNULL,

@@ -268,7 +268,7 @@ class _Consumer:
         """Start the process; it begins to read in its own time."""
         with (self._folder / f"{self._name}.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", child.__name__,
+                sys.executable, "-P", "-m", child.__name__,
                 str(self._folder), self._url, self._name, *_child_flags(),
                 stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip

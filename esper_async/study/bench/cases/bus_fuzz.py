@@ -206,7 +206,7 @@ async def _consuming(
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Consume each topic for a block; what a consumer fails with is for the rows to tell."""
     tasks = []
-    nonces = NonceStore(capacity=_CAPACITY, monotonic=lambda: bout.nonces_now_s)
+    nonces = NonceStore(capacity=_CAPACITY, now=lambda: bout.nonces_now_s)
     for topic in topics:
         required = TOPICS[topic].required_groups
         consumer = Consumer(

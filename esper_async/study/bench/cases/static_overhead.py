@@ -19,7 +19,7 @@ from esper_async.study.bench.benchmark import (
 from esper_async.study.bench.engine_laps import EngineLaps
 from esper_async.study.bench.interleave import BEYOND_NOISE, CONTROL_TOLERANCE, Lap, Rounds
 from esper_async.study.bench.timed_hosts import CONV, PERCEPTRON, TRANSFORMER, TimedHost
-from esper_async.study.statistics import bootstrap_interval
+from esper_async.study.statistics import Estimate, bootstrap_interval
 from esper_async.tolaria.grower import Grower
 
 MOST_BOUNDARY_MS = 10.0
@@ -139,16 +139,23 @@ def _boundary_row(timed: Rounds, syncs: Sequence[Lap], clock: str, name: str) ->
         Bar("at most", MOST_BOUNDARY_MS),
         interval=(estimate.low, estimate.high),
         note=f"validation by hand {validation_ms:.1f} ms, A/A control {control:.4f}",
-        doubt=_boundary_doubt(estimate.low, abs(control - 1.0), validation_ms, waits_ms),
+        doubt=boundary_doubt(estimate, abs(control - 1.0) * validation_ms, validation_ms, waits_ms),
     )
 
 
-def _boundary_doubt(low_ms: float, off: float, validation_ms: float, sync_ms: float) -> str:
-    """Why a boundary's time is not to be believed; empty where noise cannot explain it."""
-    if low_ms > MOST_BOUNDARY_MS + BEYOND_NOISE * (off * validation_ms + sync_ms):
+def boundary_doubt(took_ms: Estimate, noise_ms: float, validation_ms: float, sync_ms: float) -> str:
+    """Why a boundary's time is not to be believed; empty where noise cannot explain it.
+
+    `noise_ms` is what the control is off, `sync_ms` what the disk takes: a slow one explains a long
+    boundary, and no short one.
+    """
+    if took_ms.low > MOST_BOUNDARY_MS + BEYOND_NOISE * (noise_ms + sync_ms):
+        return ""
+    if took_ms.high < MOST_BOUNDARY_MS - BEYOND_NOISE * noise_ms:
         return ""
     if sync_ms > MOST_SYNC_MS:
         return f"the disk takes {sync_ms:.1f} ms to a record; the bar is for {MOST_SYNC_MS:g}"
+    off = noise_ms / validation_ms
     if off > CONTROL_TOLERANCE:
         return f"A/A control off by {off:.1%}; the machine is too noisy"
     return ""

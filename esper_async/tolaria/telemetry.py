@@ -1,0 +1,105 @@
+"""What the records of a run say in figures: telemetry points under their names.
+
+What a record does not know is not sent: absent is not 0. Labels are bounded: stages, gates, parts,
+causes and results are few, and seeds are those in the network or in the shadow now.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper_async.leyline.limits import LIMITS
+
+Record = Mapping[str, Any]
+ACTIVE_STAGES = ("GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY")
+_IN_MODEL = (*ACTIVE_STAGES, "FOSSILIZED")
+_QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One figure: its name, value, unit (empty: a count) and labels."""
+
+    name: str
+    value: float
+    unit: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def points_of(record: Record, *, loss_unit: str) -> list[Point]:
+    """Return the figures of a record; `loss_unit` is "nats", or "loss" for the loss's own."""
+    told = _TOLD.get(record["kind"])
+    return [] if told is None else list(told(record, loss_unit))
+
+
+def _boundary(record: Record, loss_unit: str) -> Iterator[Point]:
+    metrics, stages = record["metrics"], Counter(seed["stage"] for seed in record["seeds"])
+    known = [
+        ("tolaria.training.loss", metrics.get("training_loss"), loss_unit),
+        ("tolaria.validation.loss", metrics.get("validation_loss"), loss_unit),
+        ("tolaria.validation.accuracy", metrics.get("validation_accuracy"), "ratio"),
+        ("tolaria.epoch.duration_ms", record.get("epoch_ms"), "ms"),
+        ("tolaria.shadow.cost_ratio", record.get("shadow_cost_ratio"), "ratio"),
+        ("tolaria.throughput.samples_per_s", record["samples_per_s"], "1/s"),
+        ("tolaria.seeds.active", float(sum(stages[name] for name in ACTIVE_STAGES)), ""),
+        ("tamiyo.inference.latency_ms", record["boundary_ms"]["decision"], "ms"),
+    ]
+    yield from (Point(name, value, unit) for name, value, unit in known if value is not None)
+    for part, ms in record["boundary_ms"].items():
+        yield Point("tolaria.boundary.duration_ms", ms, "ms", {"part": part})
+        if ms > LIMITS.boundary_budgets_ms.get(part, math.inf):
+            yield Point("tolaria.boundary.over_budget", 1.0, "", {"part": part})
+    for stage in _IN_MODEL:
+        yield Point("kasmina.seeds.active", float(stages[stage]), "", {"stage": stage})
+    for seed in record["seeds"]:
+        label = {"seed": seed["id"]}
+        yield Point("kasmina.alpha", seed["alpha"], "", label)
+        for name in _QUANTITIES:
+            quantity = seed[name]
+            if quantity is not None and quantity["mean"] is not None:
+                yield Point(f"kasmina.{name}", quantity["mean"], quantity["unit"], label)
+
+
+def _transition(record: Record, _loss_unit: str) -> Iterator[Point]:
+    gate, target = record["gate"], record["to_stage"]
+    labels = {"from": record["from_stage"], "to": target}
+    yield Point("kasmina.stage.transitions", 1.0, "", labels)
+    if gate is None or (gate["passed"] and target == "CULLED"):
+        return  # a cull on command is explained in a gate's place, and no gate has judged
+    result = "passed" if gate["passed"] else "failed"
+    yield Point("kasmina.gate.result", 1.0, "", {"gate": gate["name"], "result": result})
+
+
+def _rollback(record: Record, _loss_unit: str) -> Iterator[Point]:
+    yield Point("tolaria.rollback.count", 1.0, "", {"cause": record["cause"]})
+
+
+def _rolled_back(record: Record, _loss_unit: str) -> Iterator[Point]:
+    yield Point("tolaria.rollback.duration_ms", record["ms"], "ms", {"source": record["source"]})
+
+
+def _checkpoint(record: Record, _loss_unit: str) -> Iterator[Point]:
+    yield Point("tolaria.checkpoint.duration_ms", record["ms"], "ms")
+    yield Point("tolaria.checkpoint.size_bytes", float(record["bytes"]), "bytes")
+
+
+def _rate_violation(_record: Record, _loss_unit: str) -> Iterator[Point]:
+    yield Point("tolaria.lr.integrity_violations", 1.0)
+
+
+def _command_refused(record: Record, _loss_unit: str) -> Iterator[Point]:
+    by = "policy" if record.get("request") is None else "operator"
+    yield Point("kasmina.commands.refused", 1.0, "", {"reason": f"{by}_asked_the_impossible"})
+
+
+_TOLD: dict[str, Callable[[Record, str], Iterator[Point]]] = {
+    "boundary": _boundary,
+    "transition": _transition,
+    "rollback": _rollback,
+    "rolled_back": _rolled_back,
+    "checkpoint": _checkpoint,
+    "rate_violation": _rate_violation,
+    "command_refused": _command_refused,
+}
