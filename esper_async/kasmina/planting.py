@@ -1,6 +1,6 @@
 """From a candidate to a seed: G0, and the kernel's construction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch.optim import Optimizer
@@ -33,6 +33,18 @@ def check_candidates(
             raise CommandRefusedError(f"no site {candidate.site!r}; known: {', '.join(sites)}")
         if candidate.site in resting:
             raise CommandRefusedError(f"site {candidate.site!r} is under embargo")
+
+
+def check_legal(candidates: Sequence[Candidate], legal: Collection[tuple[str, str]]) -> None:
+    """Raise `CommandRefusedError` unless each candidate is one of the legal (site, blueprint)."""
+    for candidate in candidates:
+        if (candidate.site, candidate.blueprint) in legal:
+            continue
+        there = sorted(blueprint for site, blueprint in legal if site == candidate.site)
+        raise CommandRefusedError(
+            f"{candidate.blueprint} is not certified for site {candidate.site!r}, or its tier is "
+            f"not allowed in this run; legal there: {', '.join(there) or 'none'}"
+        )
 
 
 def build_graft(

@@ -33,7 +33,7 @@ from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.operations import operate
 from esper_async.kasmina.options import GrowthOptions
-from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.planting import CommandRefusedError, check_legal
 from esper_async.kasmina.precision import Precision, PrecisionName
 from esper_async.kasmina.ranks import Form, Ranks, json_form, lone_rank
 from esper_async.kasmina.replicas import align, spread_streams
@@ -384,6 +384,7 @@ class Grower:
         if isinstance(command, NoOp) or self.executor is None:
             return
         if isinstance(command, Germinate):
+            check_legal(command.candidates, {(p.site.name, p.blueprint) for p in self.legal})
             self.executor.germinate(command.candidates)
         elif isinstance(command, Cull):
             self.executor.cull(command.seed, "culled on command")

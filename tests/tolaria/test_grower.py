@@ -14,6 +14,8 @@ from esper_async import Grower
 from esper_async.kasmina.evaluation import EmptyLoaderError
 from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.planting import CommandRefusedError
+from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.stage import Stage
 from esper_async.tamiyo.command import Cull, Germinate, NoOp
 from esper_async.tolaria.task import Task
@@ -152,6 +154,25 @@ def test_an_operators_command_is_carried_out_at_once() -> None:
     name = next(iter(loop.grower.executor.seeds))
     loop.grower.carry_out(Cull(name))
     assert loop.grower.executor.seeds[name].stage is Stage.CULLED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"blueprints": ["BP001"]},
+        {"blueprints": None, "growth": {**QUICK, "tiers": ["experimental"]}},
+    ],
+)
+def test_what_is_not_certified_or_of_a_closed_tier_is_planted_for_nobody(
+    changes: dict[str, Any],
+) -> None:
+    """Policies are told what is legal; a command from elsewhere need not keep to it."""
+    loop = Loop(policy="random", **changes)
+    loop.epoch()
+    site = loop.grower.sites[0].name
+    with pytest.raises(CommandRefusedError, match=r"BP002 is not certified .* legal there: "):
+        loop.grower.carry_out(Germinate((Candidate(site, "BP002"),)))
+    assert loop.stages() == []
 
 
 def test_static_finds_no_sites_and_plants_nothing() -> None:
