@@ -53,7 +53,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     modes = [(part, part.training) for part in model.modules()]
     try:
         yield
@@ -61,7 +61,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
         restore(states)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
         known = {part for part, _ in modes}
         for part, training in modes:
             part.training = training

@@ -136,7 +136,7 @@ def be_deterministic(device: torch.device, *, strict: bool) -> None:
     if device.type == "cuda":  # cuBLAS reads it when it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=not strict)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def choose_threads(options: RunOptions) -> int:
