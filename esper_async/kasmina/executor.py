@@ -423,7 +423,8 @@ class Executor:
             return
         if seed.stage is Stage.BLENDING:
             if trial.ramp_complete:
-                gate = GateResult("G2", True, "ramp complete", {"alpha": 1.0}, self.boundary)
+                reason, numbers = "ramp complete, no rollback", {"alpha": seed.alpha}
+                gate = GateResult("ramp", True, reason, numbers, self.boundary)
                 self._move(seed, Stage.SHADOWING, gate)
                 trial.start_averaging()
             return

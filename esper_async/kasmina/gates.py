@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from esper_async.kasmina.quantity import Quantity
 
-GateName = Literal["G0", "G1", "G2", "G3", "G4", "G5"]
+GateName = Literal["G0", "G1", "G2", "ramp", "G3", "G4", "G5"]
 SPOILT_TWIN = "spoilt_twin_tensors"
 """Number of a gate: tensors of the twin that were not finite when it was to be adopted."""
 

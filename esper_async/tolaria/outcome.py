@@ -74,13 +74,6 @@ class WallClock:
         return self.wall_s + time.perf_counter() - self.since
 
 
-def shadow_cost_ratio(executor: Executor | None) -> float | None:
-    """Return what shadow passes have cost for each multiply-accumulate of the host so far."""
-    if executor is None or executor.compute.host_macs == 0:
-        return None
-    return executor.compute.shadow_macs / executor.compute.host_macs
-
-
 def compute_of(executor: Executor | None, static_macs: float) -> dict[str, float]:
     """Return the multiply-accumulates of a run by what they were spent on."""
     if executor is None:

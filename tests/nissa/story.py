@@ -140,7 +140,7 @@ class Story:
             seed = "s2" if b < 12 else "s6"
             self.alpha[seed] = min(1.0, self.alpha[seed] + 1 / 3)
             if b in (11, 25):
-                yield self.move(seed, "SHADOWING", gate("G2", True, "the ramp is complete", b))
+                yield self.move(seed, "SHADOWING", gate("ramp", True, "the ramp is complete", b))
         elif b in (12, 26):
             seed = "s2" if b == 12 else "s6"
             ok = gate("G3", True, "shapes and statistics hold on both paths", b, probes=3.0)
