@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from esper_async.kasmina.kernels.graft import attach, detach
 from esper_async.kasmina.optimizer_state import load_optimizer
+from esper_async.kasmina.ownership import HOST, Owners
 from esper_async.kasmina.precision import Precision, unscale
-from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.seed import Seed, owner_name
 
 
 class Branch:
@@ -22,6 +23,10 @@ class Branch:
 
     Whoever steps the host's optimizer steps the seeds' ones with it: they follow by a hook, so
     that accumulation and skipped steps hold for them too.
+
+    Args:
+        owners: of the model's parameters; without them all of it, and whatever else the optimizer
+            trains by now, is the host's.
 
     Attributes:
         paused: the seeds in the forward pass that are not trained for now.
@@ -34,9 +39,15 @@ class Branch:
         *,
         clip_norm: float,
         precision: Precision | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
+        if owners is None:
+            owners = Owners(model)
+            owners.register(HOST, [*model.parameters(), *parameters_of(optimizer)])
+        self.owners = owners
+        self.owners.guard(HOST, optimizer)
         self.precision = precision or Precision()
         self.seed_optimizers: dict[str, Optimizer] = {}
         self.seed_order: list[str] = []
@@ -70,6 +81,14 @@ class Branch:
                 seed_optimizer.zero_grad(set_to_none=True)
         self._stepped = False
 
+    def own(self, seed: Seed) -> None:
+        """Let a seed own its kernel's parameters, and its optimizer step no others."""
+        place = f"{seed.site.path}.{seed.attribute}"
+        named = {f"{place}.{name}": p for name, p in seed.graft.named_parameters()}
+        self.owners.register(seed.owner, named)
+        if seed.optimizer is not None:
+            self.owners.guard(seed.owner, seed.optimizer)
+
     def attach(self, seed: Seed) -> None:
         """Join a seed to the network: forward pass, module tree and optimizer."""
         attach(self.model.get_submodule(seed.site.path), seed.graft, seed.attribute)
@@ -99,10 +118,17 @@ class Branch:
         memo: dict[int, Any] = {}
         model = copy.deepcopy(self.model, memo)
         optimizer = copy.deepcopy(self.optimizer, memo)
-        twin = Branch(model, optimizer, clip_norm=self._clip_norm, precision=self.precision)
+        twin = Branch(
+            model,
+            optimizer,
+            clip_norm=self._clip_norm,
+            precision=self.precision,
+            owners=self.owners.copied(model, memo),
+        )
         self.precision.follow(optimizer, self.optimizer)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
             twin.seed_optimizers[seed_id] = copy.deepcopy(seed_optimizer, memo)
+            twin.owners.guard(owner_name(seed_id), twin.seed_optimizers[seed_id])
         twin.seed_order = list(self.seed_order)
         return twin
 
@@ -175,15 +201,18 @@ def _scheduled(optimizer: Optimizer) -> list[dict[str, Any]]:
     ]
 
 
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Return the parameters that an optimizer trains."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def clip_gradients(optimizer: Optimizer, limit: float) -> None:
     """Scale the gradients of an optimizer's parameters to a total norm of at most `limit`."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, limit)
+    torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), limit)
 
 
 def _has_sound_gradients(optimizer: Optimizer) -> bool:
-    owned = (p for group in optimizer.param_groups for p in group["params"])
-    gradients = [p.grad for p in owned if p.grad is not None]
+    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     return bool(gradients) and all(bool(torch.isfinite(g).all()) for g in gradients)
 
 

@@ -14,7 +14,7 @@ from esper_async.kasmina.gates import SPOILT_TWIN, GateResult, interface_holds, 
 from esper_async.kasmina.judgement import benefit_verdict, paired, trained_verdict
 from esper_async.kasmina.kernels import KernelRefusedError, SettingRefusedError
 from esper_async.kasmina.kernels.graft import Graft
-from esper_async.kasmina.memory import TwinChoice, growth_budget_bytes, twin_bytes
+from esper_async.kasmina.memory import TwinChoice, choose_twin, growth_budget_bytes
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import (
     CommandRefusedError,
@@ -247,6 +247,7 @@ class Executor:
         reason = f"{seed.candidate.blueprint} fits {seed.site.interface.key}"
         gate = GateResult("G0", True, reason, numbers, self.boundary)
         self.seeds[seed.id] = seed
+        self.branch.own(seed)
         self._tell(seed, Stage.DORMANT, Stage.GERMINATED, gate)
 
     def _build_graft(self, candidate: Candidate, number: int) -> Graft:
@@ -393,20 +394,13 @@ class Executor:
     def _blend(self, seed: Seed, gate: GateResult) -> None:
         self._training.remove(seed)
         seed.buffers = {}
-        choice = self._choose_twin()
+        wanted = "off" if self._train_step is None else self.options.twin
+        choice = choose_twin(self.branch, wanted, self.twin_budget_bytes)
         if choice.numbers:
             gate = seed.amend(gate, choice.remark, choice.numbers)
         self._move(seed, Stage.BLENDING, gate)
         self._trend.freeze()
         self.trial = self._start_trial(seed, choice)
-
-    def _choose_twin(self) -> TwinChoice:
-        if self._train_step is None or self.options.twin == "off":
-            return TwinChoice(twin=False)
-        if self.options.twin == "on":
-            return TwinChoice(twin=True)
-        needed, budget = twin_bytes(self.branch), self.twin_budget_bytes
-        return TwinChoice(needed <= budget, needed, budget)
 
     def _start_trial(self, seed: Seed, choice: TwinChoice) -> Trial:
         self.compute.trial_started()
@@ -522,6 +516,7 @@ class Executor:
                 self._move(seed, Stage.DORMANT, self._reset_gate(seed))
 
     def _reset_gate(self, seed: Seed) -> GateResult:
+        self.branch.owners.release(seed.owner)
         site = self.branch.model.get_submodule(seed.site.path)
         return reset_done(
             left_in_optimizers=int(seed.id in self.branch.seed_order),
@@ -554,6 +549,8 @@ class Executor:
         self.branch.paused = set()
         for seed_id in list(self.branch.seed_order):
             self.branch.detach(self.seeds[seed_id])
+        for seed in self.seeds.values():
+            self.branch.owners.release(seed.owner)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs; tensors are shared with the living run."""
@@ -585,6 +582,7 @@ class Executor:
             if not seed.ended:
                 seed.optimizer = sibling_optimizer(self.branch.optimizer, seed.graft.parameters())
                 load_seed(seed, saved)
+                self.branch.own(seed)
                 if self.options.fossilized_frozen and seed.stage is Stage.FOSSILIZED:
                     seed.graft.requires_grad_(False)
             self.seeds[seed.id] = seed

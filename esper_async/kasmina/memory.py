@@ -6,7 +6,7 @@ what else runs on the machine must not decide how a run is judged.
 
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -48,6 +48,16 @@ class TwinChoice:
     def to_state(self) -> dict[str, Any]:
         """Return the fields, for a checkpoint."""
         return asdict(self)
+
+
+def choose_twin(
+    branch: Branch, wanted: Literal["auto", "on", "off"], budget_bytes: int
+) -> TwinChoice:
+    """Decide whether a trial that begins on `branch` has a twin; only "auto" asks about memory."""
+    if wanted != "auto":
+        return TwinChoice(twin=wanted == "on")
+    needed = twin_bytes(branch)
+    return TwinChoice(needed <= budget_bytes, needed, budget_bytes)
 
 
 def growth_budget_bytes(device: torch.device) -> int:

@@ -134,6 +134,11 @@ class Seed:
         return f"esper_{self.id}"
 
     @property
+    def owner(self) -> str:
+        """What it is called as the owner of its parameters."""
+        return owner_name(self.id)
+
+    @property
     def ended(self) -> bool:
         """Whether the seed was removed: its kernel is gone, its record stays."""
         return self.ended_boundary is not None
@@ -161,6 +166,11 @@ class Seed:
         self.gradients = GradientRecord()
         self.stream = RandomStream(torch.empty(0, dtype=torch.uint8))
         self.ended_boundary = boundary
+
+
+def owner_name(seed_id: str) -> str:
+    """Return what a seed is called as the owner of parameters."""
+    return f"seed {seed_id}"
 
 
 def seed_stream(run_seed: int, seed_id: str) -> RandomStream:

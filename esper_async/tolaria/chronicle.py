@@ -87,10 +87,12 @@ class Chronicle:
 
     # -- field reports -------------------------------------------------------------------------
 
-    def carried_out(self, command_id: str, report: BoundaryReport, executor: Executor) -> None:
+    def carried_out(
+        self, command_id: str, report: BoundaryReport, executor: Executor | None
+    ) -> None:
         """Open the window of what a boundary carried out; tell of it if it was refused."""
         command = report.decision.command
-        if isinstance(command, NoOp):
+        if isinstance(command, NoOp) or executor is None:
             return
         if report.refused is not None:
             self.refuse(report.refused)
@@ -115,8 +117,10 @@ class Chronicle:
             metrics=metrics,
         )
 
-    def close_due(self, executor: Executor, metrics: Mapping[str, float]) -> None:
+    def close_due(self, executor: Executor | None, metrics: Mapping[str, float]) -> None:
         """Tell the reports of the windows that end at this boundary."""
+        if executor is None:
+            return
         boundary = self._position()["boundary"]
         self._report(self._reports.close_due(executor.seeds, boundary=boundary, metrics=metrics))
 

@@ -30,6 +30,7 @@ from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.operations import operate
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.ownership import HOST, Owners, OwnershipError
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.precision import Precision, PrecisionName
 from esper_async.kasmina.seed import Seed
@@ -308,6 +309,28 @@ class Grower:
             self.executor.cull(command.seed, "culled on command")
         else:
             operate(self.executor, command.seed, command.verb, command.tuning)
+
+    def register(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Count parameters as the host's, so that the caller's optimizer may train them.
+
+        Those that the model or the optimizer had when the `Grower` was made are the host's anyhow.
+
+        Raises:
+            OwnershipError: a seed owns one of them, or a seed is on trial: its twin has not got
+                them, and could not be taken over. Nothing was registered.
+        """
+        trial = None if self.executor is None else self.executor.trial
+        if trial is not None:
+            raise OwnershipError(
+                f"seed {trial.seed.id} is on trial, and what it is compared with has no such "
+                f"parameter; register new ones after its trial, or cull it first"
+            )
+        self.owners.register(HOST, parameters)
+
+    @property
+    def owners(self) -> Owners:
+        """Who may train which parameter."""
+        return self._branch.owners
 
     def finish(self, validation_loader: Iterable[Any]) -> list[Transition]:
         """End growth: drop what trains in shadow, judge the trial on the window it has."""
