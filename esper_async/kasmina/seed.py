@@ -95,6 +95,8 @@ class Seed:
         hurried: it is judged at the next boundary, whatever is left of its dwell.
         asked: it is measured at the next boundary.
         given_rate: the learning rate it was given; None is the authority's own.
+        shadow_passes: how often it was trained in shadow.
+        violations: samples in a row in which a shadow pass had touched the host.
     """
 
     id: str
@@ -122,6 +124,8 @@ class Seed:
     hurried: bool = False
     asked: bool = False
     given_rate: float | None = None
+    shadow_passes: int = 0
+    violations: int = 0
 
     @property
     def kernel(self) -> nn.Module:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.kernels.graft import Graft
@@ -11,6 +12,7 @@ from esper_async.kasmina.optimizer_state import load_optimizer
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.random_state import RandomStream
 from esper_async.kasmina.seed import Candidate, GradientRecord, Seed
+from esper_async.kasmina.seed_optimizer import sibling_optimizer
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
 
@@ -27,6 +29,8 @@ _PLAIN = (
     "hurried",
     "asked",
     "given_rate",
+    "shadow_passes",
+    "violations",
 )
 _QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
 
@@ -54,8 +58,13 @@ def restore_seed(
     saved: Mapping[str, Any],
     sites: Mapping[str, Site],
     build: Callable[[Candidate], Graft],
+    *,
+    host_optimizer: Optimizer,
 ) -> Seed:
-    """Return the seed with a kernel of its kind; `load_seed` fills in weights and optimizer."""
+    """Return the seed that was saved; a living one with its kernel's weights and its optimizer.
+
+    `build` makes a kernel of its kind, `host_optimizer` says of which kind its optimizer is.
+    """
     candidate = Candidate(**saved["candidate"])
     site = sites[saved["site"]]
     ended = saved["graft"] is None
@@ -80,10 +89,13 @@ def restore_seed(
     seed.gates = [GateResult(*gate) for gate in saved["gates"]]
     seed.gradients = GradientRecord()
     seed.gradients.load_state_dict(saved["gradients"])
+    if not ended:
+        seed.optimizer = sibling_optimizer(host_optimizer, graft.parameters())
+        _load(seed, saved)
     return seed
 
 
-def load_seed(seed: Seed, saved: Mapping[str, Any]) -> None:
+def _load(seed: Seed, saved: Mapping[str, Any]) -> None:
     """Load the weights, buffers and optimizer state of a living seed, strictly."""
     seed.graft.load_state_dict(saved["graft"], strict=True)
     seed.buffers = {name: buffer.clone() for name, buffer in saved["buffers"].items()}

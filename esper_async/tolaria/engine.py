@@ -335,7 +335,7 @@ class Engine:
         self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
         self._record_boundary(report, tally)
         self._chronicle.close_due(self.grower.executor, report.metrics)
-        if self._boundary % self.options.checkpoint_every == 0:
+        if self._chronicle.asks_to_save() or self._boundary % self.options.checkpoint_every == 0:
             self._save()
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally) -> None:
@@ -351,6 +351,7 @@ class Engine:
             "parameters": self._host_parameters + added,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             "seeds": seed_records(executor, ended=False),
+            "isolation_violations": report.isolation_violations,
             "hardware": hardware_context(self._device),
         }
         self._chronicle.note("boundary", **entry)

@@ -64,6 +64,8 @@ class BoundaryReport:
     """What happened at a boundary: metrics, the decision, stage changes, and the time it took.
 
     `refused` says why the decision's command could not be carried out; nothing was changed then.
+    `isolation_violations` counts samples since the last boundary in which a seed in training had
+    touched the host; None where nothing grows.
     """
 
     boundary: int
@@ -72,6 +74,7 @@ class BoundaryReport:
     transitions: list[Transition] = field(default_factory=list)
     duration_ms: dict[str, float] = field(default_factory=dict)
     refused: str | None = None
+    isolation_violations: int | None = None
 
 
 class Grower:
@@ -285,6 +288,7 @@ class Grower:
                 "total": 1e3 * (ended - evaluated),
             },
             refused,
+            None if self.executor is None else self.executor.take_violations(),
         )
 
     def _try(self, command: Command) -> str | None:

@@ -70,6 +70,7 @@ def _points(record: Record) -> list[tuple[str, float, str]]:
         ("tolaria.boundary.duration_ms", record["boundary_ms"]["total"], "ms"),
         ("tolaria.throughput.samples_per_s", record["samples_per_s"], "1/s"),
         ("tolaria.seeds.active", float(_active(record)), "1"),
+        ("kasmina.isolation.violations", record["isolation_violations"], "1"),
         ("tamiyo.inference.latency_ms", record["boundary_ms"]["decision"], "ms"),
     ]
     return [(name, value, unit) for name, value, unit in known if value is not None]
