@@ -87,7 +87,7 @@ def make_seed(
         id=seed_id,
         site=site,
         candidate=candidate,
-        graft=graft,
+        body=graft,
         optimizer=sibling_optimizer(host_optimizer, graft.parameters()),
         tournament=tournament,
         born_boundary=boundary,

@@ -88,9 +88,11 @@ class Seed:
 
     Until BLENDING the kernel is no part of the model; `optimizer` (None for a kernel without
     parameters) belongs to the seed for its whole life. `buffers` are the shadow's own copies of
-    the host's buffers while it trains.
+    the host's buffers while it trains. One that has ended is a record, and holds no tensor.
 
     Attributes:
+        body: its kernel in the blend with the host; None once it has ended.
+        stream: what its kernel draws random numbers from in shadow; None once it has ended.
         paused: its weights and alpha stay where they are.
         hurried: it is judged at the next boundary, whatever is left of its dwell.
         asked: it is measured at the next boundary.
@@ -102,11 +104,11 @@ class Seed:
     id: str
     site: Site
     candidate: Candidate
-    graft: Graft
+    body: Graft | None
     optimizer: Optimizer | None
     tournament: str
     born_boundary: int
-    stream: RandomStream
+    stream: RandomStream | None
     stage: Stage = Stage.GERMINATED
     stage_steps: int = 0
     stage_boundaries: int = 0
@@ -126,6 +128,17 @@ class Seed:
     given_rate: float | None = None
     shadow_passes: int = 0
     violations: int = 0
+
+    @property
+    def graft(self) -> Graft:
+        """The kernel in its blend with the host.
+
+        Raises:
+            LookupError: the seed has ended.
+        """
+        if self.body is None:
+            raise LookupError(f"seed {self.id} has ended: its kernel is gone")
+        return self.body
 
     @property
     def kernel(self) -> nn.Module:
@@ -150,7 +163,9 @@ class Seed:
     @property
     def alpha(self) -> float:
         """How far the seed is blended in: 0 before BLENDING, although its shadow is fully on."""
-        return float(self.graft.alpha.mean()) if self.stage >= Stage.BLENDING else 0.0
+        if self.body is None or self.stage < Stage.BLENDING:
+            return 0.0
+        return float(self.body.alpha.mean())
 
     def amend(
         self, gate: GateResult, remark: str | None, numbers: Mapping[str, float]
@@ -164,11 +179,9 @@ class Seed:
 
     def release(self, boundary: int) -> None:
         """Free what a removed seed held: its kernel, its optimizer state, its buffers."""
-        self.graft = Graft(nn.Identity(), form=self.site.form, mode="residual")
-        self.optimizer = None
+        self.body = self.stream = self.optimizer = None
         self.buffers = {}
         self.gradients = GradientRecord()
-        self.stream = RandomStream(torch.empty(0, dtype=torch.uint8))
         self.ended_boundary = boundary
 
 
