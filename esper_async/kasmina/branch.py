@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper_async.kasmina.kernels.graft import attach, detach
+from esper_async.kasmina.kernels.graft import attach, detach, grafts_of
 from esper_async.kasmina.optimizer_state import load_optimizer
 from esper_async.kasmina.ownership import HOST, Owners
 from esper_async.kasmina.precision import Precision, unscale
@@ -53,6 +53,7 @@ class Branch:
         self.seed_order: list[str] = []
         self._clip_norm = clip_norm
         self._settings_used: dict[str, list[dict[str, Any]]] = {}
+        self._came_with = set(grafts_of(model))
         self.paused: set[str] = set()
         self._stepped = False
         self._hook = optimizer.register_step_post_hook(self._step_seeds)
@@ -88,6 +89,15 @@ class Branch:
         self.owners.register(seed.owner, named)
         if seed.optimizer is not None:
             self.owners.guard(seed.owner, seed.optimizer)
+
+    def grafts_named(self, attribute: str) -> list[str]:
+        """Return where in the network grafts of that name are, but for those it came with."""
+        names = grafts_of(self.model).keys() - self._came_with
+        return [name for name in names if name.rpartition(".")[2] == attribute]
+
+    def came_with(self, seed: Seed) -> bool:
+        """Whether the network had a graft of a seed's name at its site before any was planted."""
+        return f"{seed.site.path}.{seed.attribute}" in self._came_with
 
     def attach(self, seed: Seed) -> None:
         """Join a seed to the network: forward pass, module tree and optimizer."""

@@ -36,7 +36,7 @@ from esper_async.kasmina.seed_state import restore_seed, seed_state
 from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import ACTIVE, RESTING, Stage, check_transition
-from esper_async.kasmina.tournament import rank
+from esper_async.kasmina.tournament import rank, ready
 from esper_async.kasmina.trend import LossTrend
 from esper_async.kasmina.trial import TrainStep, Trial
 
@@ -364,16 +364,7 @@ class Executor:
         """Return the candidates of tournaments whose dwell is over, if one could go on trial."""
         if self.trial is not None and not self._trial_may_end():
             return []
-        ready = []
-        for tournament in {seed.tournament: None for seed in self._training}:
-            members = [seed for seed in self._training if seed.tournament == tournament]
-            if all(map(self._is_ready, members)):
-                ready += members
-        return ready
-
-    def _is_ready(self, seed: Seed) -> bool:
-        trained = seed.stage_steps >= self.options.dwell_steps or seed.hurried
-        return trained and not seed.paused
+        return ready(self._training, dwell_steps=self.options.dwell_steps)
 
     def _trial_may_end(self) -> bool:
         trial = self.trial
@@ -517,7 +508,10 @@ class Executor:
         self._move(seed, Stage.CULLED, gate)
 
     def _reset_gate(self, seed: Seed) -> GateResult:
-        return reset_verdict(seed, self.branch, boundary=self.boundary)
+        gate = reset_verdict(seed, self.branch, self._training, boundary=self.boundary)
+        if gate.passed:
+            self.branch.owners.release(seed.owner)
+        return gate
 
     def _move(self, seed: Seed, target: Stage, gate: GateResult | None) -> None:
         check_transition(seed.id, seed.stage, target)

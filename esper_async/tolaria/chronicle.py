@@ -167,4 +167,6 @@ class Chronicle:
 
 def _alarm(gate: GateResult) -> str | None:
     """Return the level of the emergency that a gate tells of; None if it tells of none."""
+    if gate.name == "G5" and not gate.passed:
+        return "CRITICAL"
     return next((level for number, level in _ALARMS.items() if number in gate.numbers), None)

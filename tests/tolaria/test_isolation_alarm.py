@@ -1,4 +1,4 @@
-"""A seed that touches its host is told of end to end: journal, checkpoint, metric, alert."""
+"""What a seed does to its host is told of end to end: journal, checkpoint, metric, alert."""
 
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from esper_async.kasmina.isolation import IN_A_ROW, VIOLATIONS
+from esper_async.kasmina.kernels.graft import Graft, GraftHook
+from esper_async.kasmina.stage import Stage
 from esper_async.nissa.alert_rules import isolation_violation
 from esper_async.nissa.event_store import EventStore
 from esper_async.nissa.ingest import Ingest
@@ -123,6 +125,50 @@ def test_its_violations_reach_the_alert_that_is_there_for_them(tmp_path: Path) -
             ingest.take(telemetry_of(record))
         (finding,) = isolation_violation(source.gather())
     assert finding.value == IN_A_ROW
+
+
+class Hanger(Script):
+    """Hangs a hook of its own where a seed was removed, as a reset that forgot it would."""
+
+    engine: Engine | None = None
+    seed: str | None = None
+
+    def poll(self) -> Any:
+        executor = None if self.engine is None else self.engine.grower.executor
+        culled = [] if executor is None else executor.in_stage(Stage.CULLED)
+        if culled and self.seed is None and executor is not None:
+            seed = culled[0]
+            site = executor.branch.model.get_submodule(seed.site.path)
+            left = Graft(nn.Identity(), form=seed.site.form, mode="residual")
+            site.register_forward_hook(GraftHook(left))
+            self.seed = seed.id
+        return super().poll()
+
+
+def test_a_reset_that_leaves_a_trace_is_an_emergency_and_closes_the_site() -> None:
+    records: Records = []
+    control = Hanger()
+    engine = Engine(
+        listed(),
+        options(epochs=20),
+        control=control,
+        listener=lambda record: records.append(dict(record)),
+        blueprints=BLUEPRINTS,
+    )
+    control.engine = engine
+    with closing(engine):
+        engine.run()
+    told = [record for record in kinds(records, "emergency") if record["seed"] == control.seed]
+    assert [record["level"] for record in told] == ["CRITICAL"]
+    assert "a trace of the seed is left (hooks: 1)" in told[0]["reason"]
+    executor = engine.grower.executor
+    assert executor is not None
+    assert control.seed is not None
+    seed = executor.seeds[control.seed]
+    assert seed.stage is Stage.RESETTING
+    assert seed.site.name in executor.resting_sites()
+    lane = [t["to_stage"] for t in kinds(records, "transition") if t["seed"] == control.seed]
+    assert lane[-1] == "RESETTING"
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv2d", "attention"])
