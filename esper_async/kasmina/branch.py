@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper_async.kasmina.kernels.graft import attach, detach
+from esper_async.kasmina.kernels.graft import attach, detach, grafts_of
 from esper_async.kasmina.optimizer_state import load_optimizer
+from esper_async.kasmina.ownership import HOST, Owners
 from esper_async.kasmina.precision import Precision, unscale
 from esper_async.kasmina.ranks import LOCAL, Ranks
-from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.seed import Seed, owner_name
 
 
 class Branch:
@@ -23,6 +24,10 @@ class Branch:
 
     Whoever steps the host's optimizer steps the seeds' ones with it: they follow by a hook, so
     that accumulation and skipped steps hold for them too.
+
+    Args:
+        owners: of the model's parameters; without them all of it, and whatever else the optimizer
+            trains by now, is the host's.
 
     Attributes:
         paused: the seeds in the forward pass that are not trained for now.
@@ -36,15 +41,22 @@ class Branch:
         clip_norm: float,
         precision: Precision | None = None,
         ranks: Ranks = LOCAL,
+        owners: Owners | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
+        if owners is None:
+            owners = Owners(model)
+            owners.register(HOST, [*model.parameters(), *parameters_of(optimizer)])
+        self.owners = owners
+        self.owners.guard(HOST, optimizer)
         self.precision = precision or Precision()
         self.ranks = ranks
         self.seed_optimizers: dict[str, Optimizer] = {}
         self.seed_order: list[str] = []
         self._clip_norm = clip_norm
         self._settings_used: dict[str, list[dict[str, Any]]] = {}
+        self._came_with = set(grafts_of(model))
         self.paused: set[str] = set()
         self._stepped = False
         self._trained_model: nn.Module | None = None
@@ -91,6 +103,23 @@ class Branch:
                 seed_optimizer.zero_grad(set_to_none=True)
         self._stepped = False
 
+    def own(self, seed: Seed) -> None:
+        """Let a seed own its kernel's parameters, and its optimizer step no others."""
+        place = f"{seed.site.path}.{seed.attribute}"
+        named = {f"{place}.{name}": p for name, p in seed.graft.named_parameters()}
+        self.owners.register(seed.owner, named)
+        if seed.optimizer is not None:
+            self.owners.guard(seed.owner, seed.optimizer)
+
+    def grafts_named(self, attribute: str) -> list[str]:
+        """Return where in the network grafts of that name are, but for those it came with."""
+        names = grafts_of(self.model).keys() - self._came_with
+        return [name for name in names if name.rpartition(".")[2] == attribute]
+
+    def came_with(self, seed: Seed) -> bool:
+        """Whether the network had a graft of a seed's name at its site before any was planted."""
+        return f"{seed.site.path}.{seed.attribute}" in self._came_with
+
     def attach(self, seed: Seed) -> None:
         """Join a seed to the network: forward pass, module tree and optimizer."""
         self._forget_wrap()
@@ -129,11 +158,13 @@ class Branch:
             clip_norm=self._clip_norm,
             precision=self.precision,
             ranks=self.ranks,
+            owners=self.owners.copied(model, memo),
         )
         twin._synchronised = True  # as equal on all ranks as this one
         self.precision.follow(optimizer, self.optimizer)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
             twin.seed_optimizers[seed_id] = copy.deepcopy(seed_optimizer, memo)
+            twin.owners.guard(owner_name(seed_id), twin.seed_optimizers[seed_id])
         twin.seed_order = list(self.seed_order)
         return twin
 
@@ -206,15 +237,18 @@ def _scheduled(optimizer: Optimizer) -> list[dict[str, Any]]:
     ]
 
 
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Return the parameters that an optimizer trains."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def clip_gradients(optimizer: Optimizer, limit: float) -> None:
     """Scale the gradients of an optimizer's parameters to a total norm of at most `limit`."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, limit)
+    torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), limit)
 
 
 def _has_sound_gradients(optimizer: Optimizer) -> bool:
-    owned = (p for group in optimizer.param_groups for p in group["params"])
-    gradients = [p.grad for p in owned if p.grad is not None]
+    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     return bool(gradients) and all(bool(torch.isfinite(g).all()) for g in gradients)
 
 

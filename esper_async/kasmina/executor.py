@@ -10,8 +10,14 @@ from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.compute import ComputeAccount
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
-from esper_async.kasmina.gates import SPOILT_TWIN, GateResult, interface_holds, reset_done
-from esper_async.kasmina.judgement import benefit_verdict, paired, trained_verdict
+from esper_async.kasmina.gates import SPOILT_TWIN, GateResult, interface_holds
+from esper_async.kasmina.isolation import IN_A_ROW, isolation_verdict, watched
+from esper_async.kasmina.judgement import (
+    benefit_verdict,
+    measure_benefit,
+    paired,
+    trained_verdict,
+)
 from esper_async.kasmina.kernels import KernelRefusedError, SettingRefusedError
 from esper_async.kasmina.kernels.graft import Graft
 from esper_async.kasmina.memory import TwinChoice, choose_twin, growth_budget_bytes
@@ -21,15 +27,16 @@ from esper_async.kasmina.planting import (
     build_graft,
     check_candidates,
     make_seed,
+    sanity,
 )
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
+from esper_async.kasmina.resting import reset_verdict, rest
 from esper_async.kasmina.seed import Candidate, Seed
-from esper_async.kasmina.seed_optimizer import sibling_optimizer
-from esper_async.kasmina.seed_state import load_seed, restore_seed, seed_state
+from esper_async.kasmina.seed_state import restore_seed, seed_state
 from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
 from esper_async.kasmina.sites import Site
-from esper_async.kasmina.stage import ACTIVE, Stage, check_transition
-from esper_async.kasmina.tournament import rank
+from esper_async.kasmina.stage import ACTIVE, RESTING, Stage, check_transition
+from esper_async.kasmina.tournament import rank, ready
 from esper_async.kasmina.trend import LossTrend
 from esper_async.kasmina.trial import TrainStep, Trial
 
@@ -41,8 +48,8 @@ _COUNTERS = (
     "_steps_at_boundary",
     "_margin_scale",
     "twin_budget_bytes",
+    "violations",
 )
-_RESTING = (Stage.CULLED, Stage.EMBARGOED, Stage.RESETTING)
 
 
 class Executor:
@@ -59,6 +66,10 @@ class Executor:
         on_transition: told of every stage change, after it happened.
         twin_budget_bytes: what a twin may take where that is asked (`twin = "auto"`); growth's
             share of the device's memory if None. A resumed run keeps the one it began with.
+
+    Attributes:
+        quarantined: blueprints whose seeds touched the host; none of them is planted again.
+        violations: samples that found such a trace since `take_violations` was called.
     """
 
     def __init__(
@@ -83,6 +94,8 @@ class Executor:
         self.boundary = 0
         self.steps = 0
         self.steps_per_boundary = 1
+        self.quarantined: set[str] = set()
+        self.violations = 0
         self.compute = ComputeAccount(branch.model, forward, loss.mean)
         self._steps_at_boundary = 0
         self._call = Call(branch.model, forward)
@@ -124,7 +137,7 @@ class Executor:
 
     def resting_sites(self) -> set[str]:
         """Return the names of sites under embargo."""
-        return {seed.site.name for seed in self.in_stage(*_RESTING)}
+        return {seed.site.name for seed in self.in_stage(*RESTING)}
 
     def room_for_a_seed(self) -> bool:
         """Whether another seed may be blended, now or once the present trial has ended."""
@@ -150,6 +163,7 @@ class Executor:
             limit=self.options.max_candidates - len(self._training),
             sites=list(self.sites),
             resting=self.resting_sites(),
+            quarantined=self.quarantined,
         )
         if not self.room_for_a_seed():
             raise CommandRefusedError(f"max_seeds ({self.options.max_seeds}) is reached")
@@ -214,7 +228,7 @@ class Executor:
     def _make_seeds(self, candidates: Sequence[Candidate]) -> list[Seed]:
         """Build every candidate's kernel, or refuse them all."""
         first = len(self.seeds) + 1
-        tournament = f"t{self._tournaments() + 1}"
+        tournament = f"t{len({seed.tournament for seed in self.seeds.values()}) + 1}"
         made = []
         for number, candidate in enumerate(candidates, start=first):
             try:
@@ -240,13 +254,9 @@ class Executor:
         return made
 
     def _plant(self, seed: Seed) -> None:
-        numbers = {
-            "parameters": float(seed.parameter_count),
-            "budget": float(self.remaining_parameters),
-        }
-        reason = f"{seed.candidate.blueprint} fits {seed.site.interface.key}"
-        gate = GateResult("G0", True, reason, numbers, self.boundary)
+        gate = sanity(seed, budget=self.remaining_parameters, boundary=self.boundary)
         self.seeds[seed.id] = seed
+        self.branch.own(seed)
         self._tell(seed, Stage.DORMANT, Stage.GERMINATED, gate)
 
     def _build_graft(self, candidate: Candidate, number: int) -> Graft:
@@ -262,9 +272,6 @@ class Executor:
     @property
     def _device(self) -> torch.device:
         return next(self.branch.model.parameters()).device
-
-    def _tournaments(self) -> int:
-        return len({seed.tournament for seed in self.seeds.values()})
 
     # -- every step ----------------------------------------------------------------------------
 
@@ -284,7 +291,7 @@ class Executor:
                 self.compute.twin_step(batch)
 
     def _shadow(self, batch: Any) -> None:
-        for seed in self._training:
+        for seed in list(self._training):
             if seed.paused:
                 continue
             learn = partial(
@@ -297,7 +304,21 @@ class Executor:
                 precision=self.branch.precision,
                 ranks=self.branch.ranks,
             )
-            self.compute.shadow_pass(seed.id, batch, learn)
+            bill = partial(self.compute.shadow_pass, seed.id, batch, learn)
+            found = watched(self.branch.model, seed, self.options.isolation_every, bill)
+            self.violations += bool(found)
+            if seed.violations >= IN_A_ROW:
+                self._quarantine(seed, found)
+
+    def _quarantine(self, seed: Seed, found: Sequence[str]) -> None:
+        """Remove a seed that touches its host; its blueprint is not planted again in this run."""
+        self.quarantined.add(seed.candidate.blueprint)
+        self._remove(seed, isolation_verdict(seed, found, boundary=self.boundary))
+
+    def take_violations(self) -> int:
+        """Return how many samples found a trace in the host since this was last called."""
+        taken, self.violations = self.violations, 0
+        return taken
 
     # -- every boundary ------------------------------------------------------------------------
 
@@ -331,7 +352,7 @@ class Executor:
         """Judge every seed on what was measured ("host" and the variants), and move it on."""
         host = results["host"]
         self._margin_scale = abs(host.loss) if self._relative_margins else 1.0
-        self._rest()
+        rest(self.in_stage(*RESTING), move=self._move, look=self._reset_gate)
         trial = self.trial
         if trial is not None:
             self._judge_trial(trial, results)
@@ -344,16 +365,7 @@ class Executor:
         """Return the candidates of tournaments whose dwell is over, if one could go on trial."""
         if self.trial is not None and not self._trial_may_end():
             return []
-        ready = []
-        for tournament in {seed.tournament: None for seed in self._training}:
-            members = [seed for seed in self._training if seed.tournament == tournament]
-            if all(map(self._is_ready, members)):
-                ready += members
-        return ready
-
-    def _is_ready(self, seed: Seed) -> bool:
-        trained = seed.stage_steps >= self.options.dwell_steps or seed.hurried
-        return trained and not seed.paused
+        return ready(self._training, dwell_steps=self.options.dwell_steps)
 
     def _trial_may_end(self) -> bool:
         trial = self.trial
@@ -394,8 +406,8 @@ class Executor:
     def _blend(self, seed: Seed, gate: GateResult) -> None:
         self._training.remove(seed)
         seed.buffers = {}
-        allowed = "off" if self._train_step is None else self.options.twin
-        choice = choose_twin(self.branch, allowed, self.twin_budget_bytes)
+        wanted = "off" if self._train_step is None else self.options.twin
+        choice = choose_twin(self.branch, wanted, self.twin_budget_bytes)
         if choice.numbers:
             gate = seed.amend(gate, choice.remark, choice.numbers)
         self._move(seed, Stage.BLENDING, gate)
@@ -428,7 +440,7 @@ class Executor:
                 self._move(seed, Stage.SHADOWING, gate)
                 trial.start_averaging()
             return
-        self._measure_benefit(trial, results)
+        measure_benefit(trial, results, self._trend, boundary=self.boundary)
         if seed.benefit_vs_twin is not None:
             trial.benefits.append(seed.benefit_vs_twin.mean)
         if seed.stage is Stage.SHADOWING:
@@ -441,15 +453,6 @@ class Executor:
             self._move(seed, Stage.PROBATIONARY, gate)
         if self._trial_may_end():
             self._judge_benefit(trial)
-
-    def _measure_benefit(self, trial: Trial, results: Mapping[str, Evaluation]) -> None:
-        if "twin" in results and "averaged" in results:
-            trial.seed.benefit_vs_twin = paired(results, "twin", "averaged")
-        elif "averaged" in results:
-            averaged = results["averaged"]
-            trial.seed.benefit_vs_twin = self._trend.benefit(
-                averaged.loss, self.boundary, averaged.unit
-            )
 
     def _judge_benefit(self, trial: Trial) -> None:
         seed = trial.seed
@@ -481,7 +484,7 @@ class Executor:
         trial = self.trial
         if trial is None:
             return
-        self._measure_benefit(trial, results)
+        measure_benefit(trial, results, self._trend, boundary=self.boundary)
         gate = self._benefit_gate(trial)
         if gate.passed and trial.seed.stage is Stage.PROBATIONARY:
             self._fossilize(trial, gate)
@@ -506,23 +509,11 @@ class Executor:
         seed.rest_boundaries = self.options.embargo_boundaries
         self._move(seed, Stage.CULLED, gate)
 
-    def _rest(self) -> None:
-        """Lead culled seeds through embargo and reset back to DORMANT."""
-        for seed in self.in_stage(*_RESTING):
-            if seed.stage is Stage.CULLED:
-                self._move(seed, Stage.EMBARGOED, None)
-            seed.rest_boundaries -= 1
-            if seed.rest_boundaries <= 0:
-                self._move(seed, Stage.RESETTING, None)
-                self._move(seed, Stage.DORMANT, self._reset_gate(seed))
-
     def _reset_gate(self, seed: Seed) -> GateResult:
-        site = self.branch.model.get_submodule(seed.site.path)
-        return reset_done(
-            left_in_optimizers=int(seed.id in self.branch.seed_order),
-            attached=hasattr(site, seed.attribute),
-            boundary=self.boundary,
-        )
+        gate = reset_verdict(seed, self.branch, self._training, boundary=self.boundary)
+        if gate.passed:
+            self.branch.owners.release(seed.owner)
+        return gate
 
     def _move(self, seed: Seed, target: Stage, gate: GateResult | None) -> None:
         check_transition(seed.id, seed.stage, target)
@@ -549,11 +540,14 @@ class Executor:
         self.branch.paused = set()
         for seed_id in list(self.branch.seed_order):
             self.branch.detach(self.seeds[seed_id])
+        for seed in self.seeds.values():
+            self.branch.owners.release(seed.owner)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs; tensors are shared with the living run."""
         return {
             "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "quarantined": sorted(self.quarantined),
             "training": [seed.id for seed in self._training],
             "scalers": {
                 seed.id: self.branch.precision.state_of(seed.optimizer) for seed in self._training
@@ -576,10 +570,10 @@ class Executor:
         The executor must be fresh, on a host of the same architecture.
         """
         for number, saved in enumerate(state["seeds"], start=1):
-            seed = restore_seed(saved, self.sites, partial(self._build_graft, number=number))
+            build = partial(self._build_graft, number=number)
+            seed = restore_seed(saved, self.sites, build, host_optimizer=self.branch.optimizer)
             if not seed.ended:
-                seed.optimizer = sibling_optimizer(self.branch.optimizer, seed.graft.parameters())
-                load_seed(seed, saved)
+                self.branch.own(seed)
                 if self.options.fossilized_frozen and seed.stage is Stage.FOSSILIZED:
                     seed.graft.requires_grad_(False)
             self.seeds[seed.id] = seed
@@ -594,6 +588,7 @@ class Executor:
             self.trial.load_state_dict(saved)
         self.branch.load_state_dict(state["branch"])
         self.branch.paused = {seed.id for seed in self.seeds.values() if seed.paused}
+        self.quarantined = set(state["quarantined"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.compute.load_state_dict(state["compute"])

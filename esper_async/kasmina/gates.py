@@ -106,9 +106,15 @@ def system_impact(benefit: Quantity | None, *, margin: float, boundary: int) -> 
     return GateResult("G4", False, "not shown to be better than without it", numbers, boundary)
 
 
-def reset_done(*, left_in_optimizers: int, attached: bool, boundary: int) -> GateResult:
-    """G5: nothing of a culled seed is left in the network or in an optimizer."""
-    numbers: dict[str, float | None] = {"left_in_optimizers": float(left_in_optimizers)}
-    if left_in_optimizers or attached:
-        return GateResult("G5", False, "a trace of the seed is left", numbers, boundary)
+def reset_done(*, left: Mapping[str, int], living_parameters: int = 0, boundary: int) -> GateResult:
+    """G5: of a removed seed nothing is left; `left` counts traces by where they are.
+
+    `living_parameters`, which somebody outside holds, are told and decide nothing.
+    """
+    numbers: dict[str, float | None] = {name: float(count) for name, count in left.items()}
+    numbers["living_parameters"] = float(living_parameters)
+    found = [f"{name.replace('_', ' ')}: {count}" for name, count in left.items() if count]
+    if found:
+        reason = f"a trace of the seed is left ({', '.join(found)}): its site stays closed"
+        return GateResult("G5", False, reason, numbers, boundary)
     return GateResult("G5", True, "no trace left", numbers, boundary)

@@ -9,6 +9,7 @@ from esper_async.kasmina.gates import GateResult, gradient_health, stability, sy
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.quantity import Quantity, paired_difference
 from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.trend import LossTrend
 from esper_async.kasmina.trial import Trial
 
 SPREAD_FACTOR = 2.0
@@ -43,6 +44,19 @@ def trained_verdict(
     )
     seed.gates.append(verdict)
     return verdict
+
+
+def measure_benefit(
+    trial: Trial, results: Mapping[str, Evaluation], trend: LossTrend, *, boundary: int
+) -> None:
+    """Note the benefit on the seed: against its twin, else against the trend before the trial."""
+    if "averaged" not in results:
+        return
+    averaged = results["averaged"]
+    if "twin" in results:
+        trial.seed.benefit_vs_twin = paired(results, "twin", "averaged")
+    else:
+        trial.seed.benefit_vs_twin = trend.benefit(averaged.loss, boundary, averaged.unit)
 
 
 def benefit_verdict(

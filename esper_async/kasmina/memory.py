@@ -51,11 +51,11 @@ class TwinChoice:
 
 
 def choose_twin(
-    branch: Branch, mode: Literal["auto", "on", "off"], budget_bytes: int
+    branch: Branch, wanted: Literal["auto", "on", "off"], budget_bytes: int
 ) -> TwinChoice:
-    """Choose whether a trial has a twin; "auto" asks whether it fits into `budget_bytes`."""
-    if mode != "auto":
-        return TwinChoice(twin=mode == "on")
+    """Decide whether a trial that begins on `branch` has a twin; only "auto" asks about memory."""
+    if wanted != "auto":
+        return TwinChoice(twin=wanted == "on")
     needed = twin_bytes(branch)
     return TwinChoice(needed <= budget_bytes, needed, budget_bytes)
 

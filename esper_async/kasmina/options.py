@@ -20,7 +20,7 @@ _AT_LEAST = {
     **dict.fromkeys(
         ("max_seeds", "max_candidates", "shadow_every", "dwell_steps", "max_windows"), 1
     ),
-    **dict.fromkeys(("ramp_boundaries", "window_boundaries"), 1),
+    **dict.fromkeys(("ramp_boundaries", "window_boundaries", "isolation_every"), 1),
     **dict.fromkeys(("embargo_boundaries", "warmup_steps"), 0),
 }
 
@@ -38,6 +38,8 @@ class GrowthOptions:
         tiers: tiers of the catalogue that a policy may choose from.
         parameter_budget: kept seeds may add at most this many times the host's parameters.
         shadow_every: a candidate's shadow pass runs on every so many batches.
+        isolation_every: so many of a seed's shadow passes lie between two that are looked at for
+            traces in the host.
         dwell_steps: optimizer steps in TRAINING before a seed is judged.
         ramp_boundaries: boundaries over which alpha rises from 0 to 1.
         ramp: how it rises, where a candidate does not say: "linear", "cosine" or "sigmoid".
@@ -60,6 +62,7 @@ class GrowthOptions:
     tiers: tuple[str, ...] = ("production",)
     parameter_budget: float = 8.0
     shadow_every: int = 2
+    isolation_every: int = 50
     dwell_steps: int = 200
     ramp_boundaries: int = 3
     ramp: RampSchedule = "linear"

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch.optim import Optimizer
 
+from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import BlendMode, Graft, fitting_blend
 from esper_async.kasmina.seed import Candidate, Seed, seed_stream
@@ -22,6 +23,7 @@ def check_candidates(
     limit: int,
     sites: Sequence[str],
     resting: set[str],
+    quarantined: set[str],
 ) -> None:
     """Raise `CommandRefusedError` unless so many candidates may be planted at their sites."""
     if not 1 <= len(candidates) <= limit:
@@ -33,6 +35,18 @@ def check_candidates(
             raise CommandRefusedError(f"no site {candidate.site!r}; known: {', '.join(sites)}")
         if candidate.site in resting:
             raise CommandRefusedError(f"site {candidate.site!r} is under embargo")
+        if candidate.blueprint in quarantined:
+            raise CommandRefusedError(
+                f"{candidate.blueprint} is quarantined in this run: a seed of it touched its host "
+                f"while it trained in shadow"
+            )
+
+
+def sanity(seed: Seed, *, budget: int, boundary: int) -> GateResult:
+    """G0, of a seed that passed it: its kernel fits the site, and the budget of parameters."""
+    numbers = {"parameters": float(seed.parameter_count), "budget": float(budget)}
+    reason = f"{seed.candidate.blueprint} fits {seed.site.interface.key}"
+    return GateResult("G0", True, reason, numbers, boundary)
 
 
 def check_legal(candidates: Sequence[Candidate], legal: Collection[tuple[str, str]]) -> None:
@@ -85,7 +99,7 @@ def make_seed(
         id=seed_id,
         site=site,
         candidate=candidate,
-        graft=graft,
+        body=graft,
         optimizer=sibling_optimizer(host_optimizer, graft.parameters()),
         tournament=tournament,
         born_boundary=boundary,

@@ -103,6 +103,7 @@ def _averaged_buffers(average: WeightAverage | None, branch: Branch) -> Iterator
 
 def _streams(executor: Executor) -> Iterator[RandomStream]:
     for seed in _training(executor):
-        yield seed.stream
+        if seed.stream is not None:
+            yield seed.stream
     if executor.trial is not None:
         yield executor.trial.stream

@@ -88,23 +88,27 @@ class Seed:
 
     Until BLENDING the kernel is no part of the model; `optimizer` (None for a kernel without
     parameters) belongs to the seed for its whole life. `buffers` are the shadow's own copies of
-    the host's buffers while it trains.
+    the host's buffers while it trains. One that has ended is a record, and holds no tensor.
 
     Attributes:
+        body: its kernel in the blend with the host; None once it has ended.
+        stream: what its kernel draws random numbers from in shadow; None once it has ended.
         paused: its weights and alpha stay where they are.
         hurried: it is judged at the next boundary, whatever is left of its dwell.
         asked: it is measured at the next boundary.
         given_rate: the learning rate it was given; None is the authority's own.
+        shadow_passes: how often it was trained in shadow.
+        violations: samples in a row in which a shadow pass had touched the host.
     """
 
     id: str
     site: Site
     candidate: Candidate
-    graft: Graft
+    body: Graft | None
     optimizer: Optimizer | None
     tournament: str
     born_boundary: int
-    stream: RandomStream
+    stream: RandomStream | None
     stage: Stage = Stage.GERMINATED
     stage_steps: int = 0
     stage_boundaries: int = 0
@@ -122,6 +126,19 @@ class Seed:
     hurried: bool = False
     asked: bool = False
     given_rate: float | None = None
+    shadow_passes: int = 0
+    violations: int = 0
+
+    @property
+    def graft(self) -> Graft:
+        """The kernel in its blend with the host.
+
+        Raises:
+            LookupError: the seed has ended.
+        """
+        if self.body is None:
+            raise LookupError(f"seed {self.id} has ended: its kernel is gone")
+        return self.body
 
     @property
     def kernel(self) -> nn.Module:
@@ -134,6 +151,11 @@ class Seed:
         return f"esper_{self.id}"
 
     @property
+    def owner(self) -> str:
+        """What it is called as the owner of its parameters."""
+        return owner_name(self.id)
+
+    @property
     def ended(self) -> bool:
         """Whether the seed was removed: its kernel is gone, its record stays."""
         return self.ended_boundary is not None
@@ -141,7 +163,9 @@ class Seed:
     @property
     def alpha(self) -> float:
         """How far the seed is blended in: 0 before BLENDING, although its shadow is fully on."""
-        return float(self.graft.alpha.mean()) if self.stage >= Stage.BLENDING else 0.0
+        if self.body is None or self.stage < Stage.BLENDING:
+            return 0.0
+        return float(self.body.alpha.mean())
 
     def amend(
         self, gate: GateResult, remark: str | None, numbers: Mapping[str, float]
@@ -155,12 +179,15 @@ class Seed:
 
     def release(self, boundary: int) -> None:
         """Free what a removed seed held: its kernel, its optimizer state, its buffers."""
-        self.graft = Graft(nn.Identity(), form=self.site.form, mode="residual")
-        self.optimizer = None
+        self.body = self.stream = self.optimizer = None
         self.buffers = {}
         self.gradients = GradientRecord()
-        self.stream = RandomStream(torch.empty(0, dtype=torch.uint8))
         self.ended_boundary = boundary
+
+
+def owner_name(seed_id: str) -> str:
+    """Return what a seed is called as the owner of parameters."""
+    return f"seed {seed_id}"
 
 
 def seed_stream(run_seed: int, seed_id: str) -> RandomStream:

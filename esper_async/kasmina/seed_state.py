@@ -3,14 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch.optim import Optimizer
 
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.kernels.graft import Graft
 from esper_async.kasmina.optimizer_state import load_optimizer
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.random_state import RandomStream
-from esper_async.kasmina.seed import Candidate, GradientRecord, Seed
+from esper_async.kasmina.seed import Candidate, Seed
+from esper_async.kasmina.seed_optimizer import sibling_optimizer
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
 
@@ -27,6 +28,8 @@ _PLAIN = (
     "hurried",
     "asked",
     "given_rate",
+    "shadow_passes",
+    "violations",
 )
 _QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
 
@@ -42,11 +45,11 @@ def seed_state(seed: Seed) -> dict[str, Any]:
         "plain": {name: getattr(seed, name) for name in _PLAIN},
         "quantities": {name: _quantity(getattr(seed, name)) for name in _QUANTITIES},
         "gates": [(g.name, g.passed, g.reason, dict(g.numbers), g.boundary) for g in seed.gates],
-        "stream": seed.stream.state,
+        "stream": None if seed.stream is None else seed.stream.state,
         "graft": dict(seed.graft.state_dict()) if living else None,
         "optimizer": seed.optimizer.state_dict() if seed.optimizer is not None else None,
         "buffers": dict(seed.buffers),
-        "gradients": seed.gradients.state_dict(),
+        "gradients": seed.gradients.state_dict() if living else None,
     }
 
 
@@ -54,23 +57,27 @@ def restore_seed(
     saved: Mapping[str, Any],
     sites: Mapping[str, Site],
     build: Callable[[Candidate], Graft],
+    *,
+    host_optimizer: Optimizer,
 ) -> Seed:
-    """Return the seed with a kernel of its kind; `load_seed` fills in weights and optimizer."""
+    """Return the seed that was saved; a living one with its kernel's weights and its optimizer.
+
+    `build` makes a kernel of its kind, `host_optimizer` says of which kind its optimizer is.
+    """
     candidate = Candidate(**saved["candidate"])
     site = sites[saved["site"]]
-    ended = saved["graft"] is None
-    graft = Graft(nn.Identity(), form=site.form, mode="residual") if ended else build(candidate)
+    body = None if saved["graft"] is None else build(candidate)
     plain = dict(saved["plain"])
     seed = Seed(
         id=saved["id"],
         site=site,
         candidate=candidate,
-        graft=graft,
+        body=body,
         optimizer=None,
         tournament=plain.pop("tournament"),
         born_boundary=plain.pop("born_boundary"),
         parameter_count=plain.pop("parameter_count"),
-        stream=RandomStream(saved["stream"]),
+        stream=None if saved["stream"] is None else RandomStream(saved["stream"]),
         stage=Stage(saved["stage"]),
     )
     for name, value in plain.items():
@@ -78,14 +85,16 @@ def restore_seed(
     for name, value in saved["quantities"].items():
         setattr(seed, name, None if value is None else Quantity(*value))
     seed.gates = [GateResult(*gate) for gate in saved["gates"]]
-    seed.gradients = GradientRecord()
-    seed.gradients.load_state_dict(saved["gradients"])
+    if body is not None:
+        seed.optimizer = sibling_optimizer(host_optimizer, body.parameters())
+        _load(seed, saved)
     return seed
 
 
-def load_seed(seed: Seed, saved: Mapping[str, Any]) -> None:
+def _load(seed: Seed, saved: Mapping[str, Any]) -> None:
     """Load the weights, buffers and optimizer state of a living seed, strictly."""
     seed.graft.load_state_dict(saved["graft"], strict=True)
+    seed.gradients.load_state_dict(saved["gradients"])
     seed.buffers = {name: buffer.clone() for name, buffer in saved["buffers"].items()}
     if seed.optimizer is not None and saved["optimizer"] is not None:
         load_optimizer(seed.optimizer, saved["optimizer"])

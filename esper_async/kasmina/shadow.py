@@ -78,6 +78,7 @@ def shadow_step(
     tensors = contiguous(shadow_tensors(call.model, seed))
     parts = parts_of(contiguous(batch))
     values = []
+    assert seed.stream is not None, "a seed that trains has not ended"
     with seed.stream.active(), switched_on(call.model, seed), torch.enable_grad():  # type: ignore[no-untyped-call]
         for part in parts:
             with precision.autocast():

@@ -28,6 +28,8 @@ ACTIVE = (
 )
 ON_TRIAL = (Stage.BLENDING, Stage.SHADOWING, Stage.PROBATIONARY)
 """Stages in which a seed is in the forward pass and not yet kept: at most one seed of a run."""
+RESTING = (Stage.CULLED, Stage.EMBARGOED, Stage.RESETTING)
+"""Stages of a removed seed in which its site takes no other."""
 
 TRANSITIONS: dict[Stage, frozenset[Stage]] = {
     Stage.DORMANT: frozenset({Stage.GERMINATED, Stage.TERMINATED}),

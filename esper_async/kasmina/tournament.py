@@ -9,6 +9,20 @@ BIRTH_WEIGHT = 0.25
 """Weight of the gradient norm at birth beside the clean contribution, both standardised."""
 
 
+def ready(seeds: Sequence[Seed], *, dwell_steps: int) -> list[Seed]:
+    """Return the seeds of those tournaments whose members have all trained for their dwell."""
+    found = []
+    for tournament in {seed.tournament: None for seed in seeds}:
+        members = [seed for seed in seeds if seed.tournament == tournament]
+        if all(_has_trained(seed, dwell_steps) for seed in members):
+            found += members
+    return found
+
+
+def _has_trained(seed: Seed, dwell_steps: int) -> bool:
+    return not seed.paused and (seed.stage_steps >= dwell_steps or seed.hurried)
+
+
 def rank(seeds: Sequence[Seed]) -> list[Seed]:
     """Return the seeds, the best first: by clean contribution and gradient norm at birth.
 

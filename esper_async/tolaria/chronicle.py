@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from esper_async.kasmina.executor import Executor
-from esper_async.kasmina.gates import SPOILT_TWIN
+from esper_async.kasmina.gates import SPOILT_TWIN, GateResult
+from esper_async.kasmina.isolation import VIOLATIONS
 from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.reports import ReportBook
@@ -13,6 +14,8 @@ from esper_async.tolaria.records import transition_record
 from esper_async.tolaria.run_journal import RunJournal
 
 _KEPT = ("field_report", "transition", "decision")
+_ALARMS = {SPOILT_TWIN: "SEVERE", VIOLATIONS: "CRITICAL"}
+"""Numbers of a gate that mean an emergency, and of which level."""
 
 
 class Chronicle:
@@ -31,6 +34,7 @@ class Chronicle:
         self._journal = journal
         self._position = position
         self._reports = ReportBook("", "", "")
+        self._asks_to_save = False
 
     def name(self, run_id: str, policy: Policy) -> None:
         """Say what field reports name: the run, and the policy that is paid for them."""
@@ -45,16 +49,22 @@ class Chronicle:
         self.note("command_refused", reason=reason, request=request)
 
     def emergency(self, level: str, reason: str, *, seed: str | None = None) -> None:
-        """Tell of something that had to be put right at once."""
+        """Tell of something that was put right at once; a CRITICAL one asks for a checkpoint."""
+        self._asks_to_save |= level == "CRITICAL"
         self.note("emergency", level=level, reason=reason, seed=seed)
+
+    def asks_to_save(self) -> bool:
+        """Whether something told since this was last called asks for a checkpoint."""
+        asked, self._asks_to_save = self._asks_to_save, False
+        return asked
 
     def transitions(self, transitions: Iterable[Transition]) -> None:
         """Tell of changes of stage, and of what went wrong with one."""
         for transition in transitions:
             self._tell("transition", **transition_record(transition))
             gate = transition.gate
-            if gate is not None and SPOILT_TWIN in gate.numbers:
-                self.emergency("SEVERE", gate.reason, seed=transition.seed.id)
+            if gate is not None and (level := _alarm(gate)) is not None:
+                self.emergency(level, gate.reason, seed=transition.seed.id)
 
     def decision(self, command_id: str, decision: Decision, policy: str, version: str) -> None:
         """Tell what a policy decided."""
@@ -87,10 +97,12 @@ class Chronicle:
 
     # -- field reports -------------------------------------------------------------------------
 
-    def carried_out(self, command_id: str, report: BoundaryReport, executor: Executor) -> None:
+    def carried_out(
+        self, command_id: str, report: BoundaryReport, executor: Executor | None
+    ) -> None:
         """Open the window of what a boundary carried out; tell of it if it was refused."""
         command = report.decision.command
-        if isinstance(command, NoOp):
+        if isinstance(command, NoOp) or executor is None:
             return
         if report.refused is not None:
             self.refuse(report.refused)
@@ -115,8 +127,10 @@ class Chronicle:
             metrics=metrics,
         )
 
-    def close_due(self, executor: Executor, metrics: Mapping[str, float]) -> None:
+    def close_due(self, executor: Executor | None, metrics: Mapping[str, float]) -> None:
         """Tell the reports of the windows that end at this boundary."""
+        if executor is None:
+            return
         boundary = self._position()["boundary"]
         self._report(self._reports.close_due(executor.seeds, boundary=boundary, metrics=metrics))
 
@@ -149,3 +163,10 @@ class Chronicle:
         """Take over what `state_dict` returned."""
         self.told = {kind: list(records) for kind, records in state["told"].items()}
         self._reports.load_state_dict(state["reports"])
+
+
+def _alarm(gate: GateResult) -> str | None:
+    """Return the level of the emergency that a gate tells of; None if it tells of none."""
+    if gate.name == "G5" and not gate.passed:
+        return "CRITICAL"
+    return next((level for number, level in _ALARMS.items() if number in gate.numbers), None)

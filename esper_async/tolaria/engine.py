@@ -219,6 +219,7 @@ class Engine:
             decide=self._decide,
         )
         self._chronicle.name(self._run_id, self.grower.policy)
+        self.grower.owners.on_refusal = lambda why: self._chronicle.emergency("CRITICAL", why)
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
         self._tally = Tally()
         passes = self._total + self.grower.grows  # growth ends with one more
@@ -324,12 +325,10 @@ class Engine:
         training_loss = float(tally.loss) / tally.steps
         self._obey_operator()
         report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
-        if self.grower.executor is not None:
-            self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
+        self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
         self._record_boundary(report, tally, elapsed_s)
-        if self.grower.executor is not None:
-            self._chronicle.close_due(self.grower.executor, report.metrics)
-        if self._boundary % self.options.checkpoint_every == 0:
+        self._chronicle.close_due(self.grower.executor, report.metrics)
+        if self._chronicle.asks_to_save() or self._boundary % self.options.checkpoint_every == 0:
             self._save()
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally, elapsed_s: float) -> None:
@@ -348,6 +347,7 @@ class Engine:
             "parameters": self._host_parameters + added,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             "seeds": seed_records(executor, ended=False),
+            "isolation_violations": report.isolation_violations,
             "hardware": hardware_context(self._device),
         }
         self._chronicle.note("boundary", **entry)

@@ -33,6 +33,7 @@ from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.operations import operate
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.ownership import HOST, Owners, OwnershipError
 from esper_async.kasmina.planting import CommandRefusedError, check_legal
 from esper_async.kasmina.precision import Precision, PrecisionName
 from esper_async.kasmina.ranks import Form, Ranks, json_form, lone_rank
@@ -78,6 +79,8 @@ class BoundaryReport:
     """What happened at a boundary: metrics, the decision, stage changes, and the time it took.
 
     `refused` says why the decision's command could not be carried out; nothing was changed then.
+    `isolation_violations` counts samples since the last boundary in which a seed in training had
+    touched the host; None where nothing grows.
     """
 
     boundary: int
@@ -86,6 +89,7 @@ class BoundaryReport:
     transitions: list[Transition] = field(default_factory=list)
     duration_ms: dict[str, float] = field(default_factory=dict)
     refused: str | None = None
+    isolation_violations: int | None = None
 
 
 class Grower:
@@ -359,6 +363,7 @@ class Grower:
                 "total": 1e3 * (ended - evaluated),
             },
             refused,
+            None if self.executor is None else self.executor.take_violations(),
         )
 
     def _try(self, command: Command) -> str | None:
@@ -390,6 +395,28 @@ class Grower:
             self.executor.cull(command.seed, "culled on command")
         else:
             operate(self.executor, command.seed, command.verb, command.tuning)
+
+    def register(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Count parameters as the host's, so that the caller's optimizer may train them.
+
+        Those that the model or the optimizer had when the `Grower` was made are the host's anyhow.
+
+        Raises:
+            OwnershipError: a seed owns one of them, or a seed is on trial: its twin has not got
+                them, and could not be taken over. Nothing was registered.
+        """
+        trial = None if self.executor is None else self.executor.trial
+        if trial is not None:
+            raise OwnershipError(
+                f"seed {trial.seed.id} is on trial, and what it is compared with has no such "
+                f"parameter; register new ones after its trial, or cull it first"
+            )
+        self.owners.register(HOST, parameters)
+
+    @property
+    def owners(self) -> Owners:
+        """Who may train which parameter."""
+        return self._branch.owners
 
     def finish(self, validation_loader: Iterable[Any]) -> list[Transition]:
         """End growth: drop what trains in shadow, judge the trial on the window it has."""

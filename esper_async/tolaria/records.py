@@ -24,7 +24,7 @@ def seed_record(seed: Seed, boundary: int) -> dict[str, Any]:
         "stage": seed.stage.name,
         "blueprint": seed.candidate.blueprint,
         "kernel": f"{seed.candidate.blueprint}@{seed.site.interface.key}",
-        "alpha": seed.alpha if not seed.ended else 0.0,
+        "alpha": seed.alpha,
         "age_epochs": until - seed.born_boundary,
         "parameters": seed.parameter_count,
         "tournament": seed.tournament,

@@ -47,7 +47,9 @@ def _placements(executor: Executor, legal: Sequence[LegalPair]) -> list[Placemen
     return [
         Placement(pair.site.name, pair.site.depth, pair.blueprint, pair.blend, pair.parameters)
         for pair in legal
-        if pair.site.name not in resting and pair.parameters <= executor.remaining_parameters
+        if pair.site.name not in resting
+        and pair.blueprint not in executor.quarantined
+        and pair.parameters <= executor.remaining_parameters
     ]
 
 

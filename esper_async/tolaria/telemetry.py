@@ -44,6 +44,7 @@ def _boundary(record: Record, loss_unit: str) -> Iterator[Point]:
         ("tolaria.shadow.cost_ratio", record.get("shadow_cost_ratio"), "ratio"),
         ("tolaria.throughput.samples_per_s", record["samples_per_s"], "1/s"),
         ("tolaria.seeds.active", float(sum(stages[name] for name in ACTIVE_STAGES)), ""),
+        ("kasmina.isolation.violations", record["isolation_violations"], ""),
         ("tamiyo.inference.latency_ms", record["boundary_ms"]["decision"], "ms"),
     ]
     yield from (Point(name, value, unit) for name, value, unit in known if value is not None)

@@ -71,10 +71,15 @@ def test_an_estimated_impact_must_clear_twice_the_margin() -> None:
     assert not system_impact(None, margin=0.005, boundary=1).passed
 
 
-@pytest.mark.parametrize(("left", "attached"), [(1, False), (0, True)])
-def test_reset_fails_while_a_trace_is_left(left: int, attached: bool) -> None:
-    assert not reset_done(left_in_optimizers=left, attached=attached, boundary=1).passed
-    assert reset_done(left_in_optimizers=0, attached=False, boundary=1).passed
+def test_reset_fails_while_a_trace_is_left_and_says_where() -> None:
+    clean = {"modules": 0, "in_optimizers": 0}
+    for name in clean:
+        failed = reset_done(left={**clean, name: 2}, boundary=1)
+        assert not failed.passed
+        assert f"{name.replace('_', ' ')}: 2" in failed.reason
+    passed = reset_done(left=clean, living_parameters=3, boundary=1)
+    assert passed.passed
+    assert passed.numbers == {**clean, "living_parameters": 3.0}
 
 
 def test_a_gates_json_has_none_for_what_is_not_finite() -> None:

@@ -168,7 +168,7 @@ class Life:
             if seed.ended:
                 assert seed.optimizer is None
                 assert not seed.buffers
-                assert not list(seed.graft.parameters())
+                assert (seed.body, seed.stream) == (None, None)
 
     def check(self) -> None:
         self.the_limits_hold()

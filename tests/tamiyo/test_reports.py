@@ -26,7 +26,7 @@ def seed(name: str, stage: Stage = Stage.TRAINING, **fields: Any) -> Seed:
         id=name,
         site=SITE,
         candidate=Candidate("here", "BP021"),
-        graft=Graft(torch.nn.Identity(), form="nf", mode="residual"),
+        body=Graft(torch.nn.Identity(), form="nf", mode="residual"),
         optimizer=None,
         tournament="t1",
         born_boundary=4,

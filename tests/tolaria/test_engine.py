@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate
+from esper_async.kasmina.user_code import UserCodeError
 from esper_async.leyline import StateForm, SystemStatePacket
 from esper_async.runtime.journal import read_journal
 from esper_async.tamiyo.command import Decision, Germinate
@@ -276,6 +277,33 @@ def test_memory_that_has_no_room_for_a_twin_is_told_with_its_numbers(
     assert {t["gate"]["numbers"]["twin"] for t in blended} == {0.0}
     assert {t["gate"]["numbers"]["twin_budget_bytes"] for t in blended} == {1.0}
     assert all("no twin" in t["gate"]["reason"] for t in blended)
+
+
+def test_a_foreign_parameter_in_the_hosts_optimizer_ends_the_run_and_is_told() -> None:
+    """A task's own code may reach for the optimizer; it may not train a seed with it."""
+    running: list[Engine] = []
+    records: list[dict[str, Any]] = []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        executor = running[0].grower.executor if running else None
+        groups = [] if executor is None else executor.branch.optimizer.param_groups
+        if executor is not None and executor.trial is not None and len(groups) == 1:
+            stolen = list(executor.trial.seed.graft.parameters())
+            executor.branch.optimizer.add_param_group({"params": stolen})
+        return F.cross_entropy(output, target)
+
+    engine = Engine(
+        listed(loss=loss),
+        options(),
+        listener=lambda record: records.append(dict(record)),
+        blueprints=["BP021"],
+    )
+    running.append(engine)
+    with pytest.raises(UserCodeError, match=r"Task.optimizer.step .* belongs to seed s1"):
+        engine.run()
+    (emergency,) = kinds(records, "emergency")
+    assert emergency["level"] == "CRITICAL"
+    assert "belongs to seed s1" in emergency["reason"]
 
 
 def test_a_loss_that_stops_being_finite_before_there_is_a_way_back_fails_the_run() -> None:

@@ -14,6 +14,7 @@ from esper_async import Grower
 from esper_async.kasmina.evaluation import EmptyLoaderError
 from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.ownership import OwnershipError
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.stage import Stage
@@ -326,3 +327,26 @@ def test_certificates_are_kept_for_the_next_loop(
     assert first.legal
     monkeypatch.setattr("esper_async.kasmina.legal.prove", None)  # nothing is proved again
     assert [pair.blueprint for pair in prepared().legal] == [p.blueprint for p in first.legal]
+
+
+def test_parameters_that_a_caller_adds_are_trained_once_they_are_registered() -> None:
+    loop = Loop(policy="static")
+    loop.epoch()
+    scale = nn.Parameter(torch.ones(3))
+    loop.optimizer.add_param_group({"params": [scale]})
+    with pytest.raises(OwnershipError, match=r"Grower\.register"):
+        loop.epoch()
+    loop.grower.register([scale])
+    scale.grad = torch.ones(3)
+    loop.optimizer.step()
+    assert not torch.equal(scale, torch.ones(3))
+
+
+def test_parameters_are_not_registered_while_a_twin_goes_without_them() -> None:
+    loop = Loop()
+    while Stage.BLENDING not in loop.stages():
+        loop.epoch()
+    scale = nn.Parameter(torch.ones(3))
+    with pytest.raises(OwnershipError, match="is on trial"):
+        loop.grower.register([scale])
+    assert loop.grower.owners.owner_of(scale) is None

@@ -1,0 +1,83 @@
+"""The rest of a removed seed: embargo of its site, reset, and the gate that looks for traces."""
+
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from esper_async.kasmina.branch import Branch, parameters_of
+from esper_async.kasmina.gates import GateResult, reset_done
+from esper_async.kasmina.kernels.graft import GraftHook
+from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.snapshot import nested_tensors
+from esper_async.kasmina.stage import Stage
+
+Move = Callable[[Seed, Stage, GateResult | None], None]
+
+
+def rest(seeds: Iterable[Seed], *, move: Move, look: Callable[[Seed], GateResult]) -> None:
+    """Lead removed seeds on by one boundary, through embargo and reset back to DORMANT.
+
+    `move` changes a seed's stage; `look` is G5, asked once the embargo is over. A seed that does
+    not pass stays in RESETTING, which keeps its site closed, and is looked at again at the next
+    boundary; the move into that stage tells its failure, once.
+    """
+    for seed in seeds:
+        if seed.stage is Stage.CULLED:
+            move(seed, Stage.EMBARGOED, None)
+        seed.rest_boundaries -= 1
+        if seed.rest_boundaries > 0:
+            continue
+        gate = look(seed)
+        if seed.stage is Stage.EMBARGOED:
+            move(seed, Stage.RESETTING, None if gate.passed else gate)
+        if gate.passed:
+            move(seed, Stage.DORMANT, gate)
+
+
+def reset_verdict(
+    seed: Seed, branch: Branch, training: Iterable[Seed], *, boundary: int
+) -> GateResult:
+    """Return G5's verdict: what is left of a seed in the network, in optimizers, and in itself.
+
+    `training` are the seeds that are trained in shadow. A kernel that a caller has kept for itself
+    is counted, and is no trace.
+    """
+    site = branch.model.get_submodule(seed.site.path)
+    left = {
+        "modules": len(branch.grafts_named(seed.attribute)),
+        "attributes": int(hasattr(site, seed.attribute) and not branch.came_with(seed)),
+        "hooks": _hooks_left(seed, site, branch.model),
+        "in_optimizers": _left_in_optimizers(seed, branch),
+        "tensors": _held(seed),
+        "in_training": int(any(other is seed for other in training)),
+    }
+    living = len(branch.owners.left_of(seed.owner))
+    return reset_done(left=left, living_parameters=living, boundary=boundary)
+
+
+def _hooks_left(seed: Seed, site: nn.Module, model: nn.Module) -> int:
+    """Count the hooks of a site that send its output through this seed, or through nobody's."""
+    grafts = [h.graft for h in site._forward_hooks.values() if isinstance(h, GraftHook)]
+    in_the_network = set(model.modules())
+    return sum(graft is seed.body or graft not in in_the_network for graft in grafts)
+
+
+def _left_in_optimizers(seed: Seed, branch: Branch) -> int:
+    own = {id(parameter) for parameter in branch.owners.left_of(seed.owner)}
+    count = 0
+    for name, optimizer in branch.optimizers().items():
+        held = [*parameters_of(optimizer), *optimizer.state]
+        count += len(held) if name == seed.id else sum(id(tensor) in own for tensor in held)
+    return count
+
+
+def _held(seed: Seed) -> int:
+    """Count the tensors that a seed's record holds."""
+    parts = [
+        [] if seed.body is None else [*seed.body.parameters(), *seed.body.buffers()],
+        [] if seed.stream is None else [seed.stream.state],
+        [] if seed.optimizer is None else list(seed.optimizer.state.values()),
+        seed.buffers,
+        seed.gradients.state_dict(),
+    ]
+    return sum(1 for _ in nested_tensors(parts))
