@@ -30,8 +30,8 @@ from esper_async.kasmina.planting import (
     sanity,
 )
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
-from esper_async.kasmina.resting import reset_verdict, rest
-from esper_async.kasmina.seed import Candidate, Seed
+from esper_async.kasmina.resting import MOST_RECORDS, forget, reset_verdict, rest, unknown_seed
+from esper_async.kasmina.seed import Candidate, Seed, number_of
 from esper_async.kasmina.seed_state import restore_seed, seed_state
 from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
 from esper_async.kasmina.sites import Site
@@ -49,6 +49,9 @@ _COUNTERS = (
     "_margin_scale",
     "twin_budget_bytes",
     "violations",
+    "planted",
+    "tournaments",
+    "removed",
 )
 
 
@@ -68,6 +71,8 @@ class Executor:
             share of the device's memory if None. A resumed run keeps the one it began with.
 
     Attributes:
+        seeds: by id, oldest first; of those that are past their reset only the newest.
+        planted, tournaments, removed: how many there were in all.
         quarantined: blueprints whose seeds touched the host; none of them is planted again.
         violations: samples that found such a trace since `take_violations` was called.
     """
@@ -94,6 +99,8 @@ class Executor:
         self.boundary = 0
         self.steps = 0
         self.steps_per_boundary = 1
+        self.planted = self.tournaments = self.removed = 0
+        self.most_records = MOST_RECORDS
         self.quarantined: set[str] = set()
         self.violations = 0
         self.compute = ComputeAccount(branch.model, forward, loss.mean)
@@ -121,8 +128,9 @@ class Executor:
 
     @property
     def kept(self) -> list[Seed]:
-        """The seeds that became part of the network."""
-        return self.in_stage(Stage.FOSSILIZED)
+        """The seeds that became part of the network, in the order of its forward pass."""
+        trial = None if self.trial is None else self.trial.seed.id
+        return [self.seeds[name] for name in self.branch.seed_order if name != trial]
 
     @property
     def added_parameters(self) -> int:
@@ -168,6 +176,7 @@ class Executor:
         if not self.room_for_a_seed():
             raise CommandRefusedError(f"max_seeds ({self.options.max_seeds}) is reached")
         planted = self._make_seeds(candidates)
+        self.tournaments += 1
         for seed in planted:
             self._plant(seed)
         for seed in planted:
@@ -195,8 +204,7 @@ class Executor:
             CommandRefusedError: there is none of that name.
         """
         if seed_id not in self.seeds:
-            known = ", ".join(self.seeds) or "none"
-            raise CommandRefusedError(f"there is no seed {seed_id!r}; this run has: {known}")
+            raise CommandRefusedError(unknown_seed(seed_id, self.seeds, planted=self.planted))
         return self.seeds[seed_id]
 
     def start_training(self, seed: Seed) -> None:
@@ -227,10 +235,9 @@ class Executor:
 
     def _make_seeds(self, candidates: Sequence[Candidate]) -> list[Seed]:
         """Build every candidate's kernel, or refuse them all."""
-        first = len(self.seeds) + 1
-        tournament = f"t{len({seed.tournament for seed in self.seeds.values()}) + 1}"
+        tournament = f"t{self.tournaments + 1}"
         made = []
-        for number, candidate in enumerate(candidates, start=first):
+        for number, candidate in enumerate(candidates, start=self.planted + 1):
             try:
                 graft = self._build_graft(candidate, number)
             except (KernelRefusedError, SettingRefusedError) as refusal:
@@ -256,6 +263,7 @@ class Executor:
     def _plant(self, seed: Seed) -> None:
         gate = sanity(seed, budget=self.remaining_parameters, boundary=self.boundary)
         self.seeds[seed.id] = seed
+        self.planted += 1
         self.branch.own(seed)
         self._tell(seed, Stage.DORMANT, Stage.GERMINATED, gate)
 
@@ -353,6 +361,7 @@ class Executor:
         host = results["host"]
         self._margin_scale = abs(host.loss) if self._relative_margins else 1.0
         rest(self.in_stage(*RESTING), move=self._move, look=self._reset_gate)
+        forget(self.seeds, most=self.most_records)
         trial = self.trial
         if trial is not None:
             self._judge_trial(trial, results)
@@ -506,6 +515,7 @@ class Executor:
         self.hold(seed, paused=False)
         self.compute.seed_removed(seed.id)
         seed.release(self.boundary)
+        self.removed += 1
         seed.rest_boundaries = self.options.embargo_boundaries
         self._move(seed, Stage.CULLED, gate)
 
@@ -552,11 +562,7 @@ class Executor:
             "scalers": {
                 seed.id: self.branch.precision.state_of(seed.optimizer) for seed in self._training
             },
-            "kept": [
-                seed_id
-                for seed_id in self.branch.seed_order
-                if self.trial is None or seed_id != self.trial.seed.id
-            ],
+            "kept": [seed.id for seed in self.kept],
             "seeds": [seed_state(seed) for seed in self.seeds.values()],
             "compute": self.compute.state_dict(),
             "trend": self._trend.state_dict(),
@@ -569,8 +575,8 @@ class Executor:
 
         The executor must be fresh, on a host of the same architecture.
         """
-        for number, saved in enumerate(state["seeds"], start=1):
-            build = partial(self._build_graft, number=number)
+        for saved in state["seeds"]:
+            build = partial(self._build_graft, number=number_of(saved["id"]))
             seed = restore_seed(saved, self.sites, build, host_optimizer=self.branch.optimizer)
             if not seed.ended:
                 self.branch.own(seed)

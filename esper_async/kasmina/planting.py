@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import BlendMode, Graft, fitting_blend
-from esper_async.kasmina.seed import Candidate, Seed, seed_stream
+from esper_async.kasmina.seed import Candidate, Seed, seed_id_of, seed_stream
 from esper_async.kasmina.seed_optimizer import sibling_optimizer
 from esper_async.kasmina.sites import Site
 
@@ -94,7 +94,7 @@ def make_seed(
     boundary: int,
 ) -> Seed:
     """Return a germinated seed with an optimizer of the host's kind."""
-    seed_id = f"s{number}"
+    seed_id = seed_id_of(number)
     return Seed(
         id=seed_id,
         site=site,

@@ -1,4 +1,4 @@
-"""The rest of a removed seed: embargo of its site, reset, and the gate that looks for traces."""
+"""The rest of a removed seed: its site's embargo, reset and the gate after it, and its record."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,6 +11,9 @@ from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.snapshot import nested_tensors
 from esper_async.kasmina.stage import Stage
 
+MOST_RECORDS = 256
+"""Records of seeds past their reset that a run keeps; its journal has them all."""
+_NAMED = 10
 Move = Callable[[Seed, Stage, GateResult | None], None]
 
 
@@ -53,6 +56,41 @@ def reset_verdict(
     }
     living = len(branch.owners.left_of(seed.owner))
     return reset_done(left=left, living_parameters=living, boundary=boundary)
+
+
+def forget(seeds: dict[str, Seed], *, most: int) -> None:
+    """Drop the records of seeds past their reset, those that ended first; the newest `most` stay.
+
+    A tournament's go together, and only once all of its seeds are past it: a report that is still
+    to be written names every one of them.
+    """
+    reset = [seed for seed in seeds.values() if seed.stage is Stage.DORMANT]
+    surplus = len(reset) - most
+    if surplus <= 0:
+        return
+    lasting = {seed.tournament for seed in seeds.values() if seed.stage is not Stage.DORMANT}
+    ended: dict[str, int] = {}
+    for seed in reset:
+        last = max(seed.ended_boundary or 0, ended.get(seed.tournament, 0))
+        ended[seed.tournament] = last
+    for tournament in sorted(ended.keys() - lasting, key=lambda name: (ended[name], int(name[1:]))):
+        members = [seed.id for seed in reset if seed.tournament == tournament]
+        if len(members) > surplus:
+            return
+        surplus -= len(members)
+        for seed_id in members:
+            del seeds[seed_id]
+
+
+def unknown_seed(seed_id: str, seeds: Iterable[str], *, planted: int) -> str:
+    """Say that a run has no such seed, or no longer; and which it has, the newest of them."""
+    number = seed_id.removeprefix("s")
+    if number.isdecimal() and 1 <= int(number) <= planted:
+        return f"seed {seed_id} ended long ago; its record was dropped"
+    known = list(seeds)
+    omitted = "... " if len(known) > _NAMED else ""
+    listed = omitted + ", ".join(known[-_NAMED:]) if known else "none"
+    return f"there is no seed {seed_id!r}; this run has: {listed}"
 
 
 def _hooks_left(seed: Seed, site: nn.Module, model: nn.Module) -> int:

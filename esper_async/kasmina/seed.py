@@ -185,6 +185,16 @@ class Seed:
         self.ended_boundary = boundary
 
 
+def seed_id_of(number: int) -> str:
+    """Return the id of a run's seed `number`, counted from 1."""
+    return f"s{number}"
+
+
+def number_of(seed_id: str) -> int:
+    """Return which of a run's seeds has this id, counted from 1."""
+    return int(seed_id.removeprefix("s"))
+
+
 def owner_name(seed_id: str) -> str:
     """Return what a seed is called as the owner of parameters."""
     return f"seed {seed_id}"

@@ -15,18 +15,20 @@ class LossTrend:
     """
 
     def __init__(self) -> None:
-        self._losses: list[float] = []
+        self._losses: list[float] = []  # no more than are ever asked for
+        self._count = 0
         self._frozen: list[float] = []
         self._frozen_at = 0
 
     def add(self, loss: float) -> None:
         """Note the validation loss of a boundary."""
-        self._losses.append(loss)
+        self._losses = [*self._losses[1 - _SPAN :], loss]
+        self._count += 1
 
     def freeze(self) -> None:
         """Start a trial: the trend is that of the boundaries so far."""
-        self._frozen = self._losses[-_SPAN:]
-        self._frozen_at = len(self._losses)
+        self._frozen = list(self._losses)
+        self._frozen_at = self._count
 
     def benefit(self, loss: float, boundary: int, unit: Unit = "nats") -> Quantity | None:
         """Compare a loss with the trend's; None if there is no trend (fewer than 3 losses)."""
@@ -50,6 +52,7 @@ class LossTrend:
         """Return the losses noted."""
         return {
             "losses": list(self._losses),
+            "count": self._count,
             "frozen": list(self._frozen),
             "frozen_at": self._frozen_at,
         }
@@ -57,7 +60,10 @@ class LossTrend:
     def load_state_dict(self, state: dict[str, list[float] | int]) -> None:
         """Take over what `state_dict` returned."""
         losses, frozen, frozen_at = state["losses"], state["frozen"], state["frozen_at"]
+        count = state["count"]
         assert isinstance(losses, list)
+        assert isinstance(count, int)
         assert isinstance(frozen, list)
         assert isinstance(frozen_at, int)
-        self._losses, self._frozen, self._frozen_at = list(losses), list(frozen), frozen_at
+        self._losses, self._count = list(losses), count
+        self._frozen, self._frozen_at = list(frozen), frozen_at

@@ -14,6 +14,8 @@ from esper_async.tolaria.records import transition_record
 from esper_async.tolaria.run_journal import RunJournal
 
 _KEPT = ("field_report", "transition", "decision")
+MOST_TOLD = 10_000
+"""Records of each of these kinds that a run, and each of its checkpoints, remembers."""
 _ALARMS = {SPOILT_TWIN: "SEVERE", VIOLATIONS: "CRITICAL"}
 """Numbers of a gate that mean an emergency, and of which level."""
 
@@ -26,7 +28,7 @@ class Chronicle:
         position: returns the present boundary, step and epoch.
 
     Attributes:
-        told: the reports, transitions and decisions so far, for the run's outcome.
+        told: the newest reports, transitions and decisions, for the run's outcome.
     """
 
     def __init__(self, journal: RunJournal, position: Callable[[], Mapping[str, Any]]) -> None:
@@ -152,6 +154,7 @@ class Chronicle:
 
     def _tell(self, kind: str, **fields: Any) -> None:
         self.told[kind].append(self.note(kind, **fields))
+        del self.told[kind][:-MOST_TOLD]
 
     # -- saved and restored --------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
-from esper_async.tolaria.records import seed_records, start_record
+from esper_async.tolaria.records import growth_record, start_record
 from esper_async.tolaria.recovery import (
     LEVELS,
     RATE_FACTOR,
@@ -346,7 +346,7 @@ class Engine:
             "shadow_cost_ratio": None if executor is None else executor.compute.shadow_cost_ratio,
             "parameters": self._host_parameters + added,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
-            "seeds": seed_records(executor, ended=False),
+            **growth_record(executor),
             "isolation_violations": report.isolation_violations,
             "hardware": hardware_context(self._device),
         }

@@ -29,10 +29,12 @@ class GrowResult:
     Attributes:
         model: the host with the kept seeds inside, in evaluation mode or not as it was before.
         history: one entry a boundary: metrics by name, parameters, step, epoch.
-        seeds: every seed of the run, ended ones included, with gates and quantities.
+        seeds: the seeds of the run with gates and quantities, ended ones included; of those that
+            are past their reset the newest 256.
         field_reports: what each command brought.
         decisions: what the policy decided at each boundary, and why.
-        transitions: every stage change with the gate's numbers.
+        transitions: every stage change with the gate's numbers. Of reports, decisions and stage
+            changes the newest 10 000 each; a run with a folder has all of them in its journal.
         test: the metrics on the test split, read once; empty without one.
         compute: multiply-accumulates of the host, of shadow passes and of twins.
         comparison: rows of the honest table, if baselines were asked for.

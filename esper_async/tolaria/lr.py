@@ -52,9 +52,10 @@ class LRController:
         """Set every seed's rate for the coming step, and hold the host's."""
         if self._scheduler is not None:
             self._hold_host()
+        before, self._ages = self._ages, {}  # of seeds that are there: others never come back
         for seed in seeds:
             if seed.optimizer is not None:
-                age = self._ages.get(seed.id, 0) + 1
+                age = before.get(seed.id, 0) + 1
                 self._ages[seed.id] = age
                 rate = self._rate(seed.stage, age, seed.given_rate)
                 for group in seed.optimizer.param_groups:

@@ -39,7 +39,7 @@ def seed_record(seed: Seed, boundary: int) -> dict[str, Any]:
 
 
 def seed_records(executor: Executor | None, *, ended: bool) -> list[dict[str, Any]]:
-    """Return the records of all seeds, or of those alone that still change."""
+    """Return the records of the seeds that are kept in mind, or of those that still change."""
     if executor is None:
         return []
     return [
@@ -47,6 +47,15 @@ def seed_records(executor: Executor | None, *, ended: bool) -> list[dict[str, An
         for seed in executor.seeds.values()
         if ended or seed.stage is not Stage.DORMANT
     ]
+
+
+def growth_record(executor: Executor | None) -> dict[str, Any]:
+    """Return what a boundary's record says of growth: the seeds that still change, and totals."""
+    totals = None
+    if executor is not None:
+        names = ("planted", "tournaments", "removed")
+        totals = {name: getattr(executor, name) for name in names}
+    return {"seeds": seed_records(executor, ended=False), "seed_totals": totals}
 
 
 def start_record(
