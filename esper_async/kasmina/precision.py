@@ -28,7 +28,9 @@ class Precision:
     Args:
         name: "32", "bf16-mixed" or "16-mixed"; only the last one scales gradients.
         device_type: "cpu" or "cuda".
-        scalers: the caller's own, by their optimizers; a twin is trained with the host's, then.
+        scalers: the caller's own, by their optimizers.
+        twins_share: a twin is trained with the host's scaler where that is the caller's, as it must
+            be where the caller's own code trains twins.
     """
 
     def __init__(
@@ -36,13 +38,15 @@ class Precision:
         name: PrecisionName = "32",
         device_type: str = "cpu",
         scalers: dict[Optimizer, GradScaler] | None = None,
+        *,
+        twins_share: bool = True,
     ) -> None:
         if name not in PRECISIONS:
             raise ValueError(unknown_precision(name))
         self.name = name
         self._device_type = device_type
         self._half = _HALVES.get(name)
-        self._are_the_callers = bool(scalers)
+        self._twins_share = twins_share and bool(scalers)
         self._scalers: WeakKeyDictionary[Optimizer, GradScaler] = WeakKeyDictionary(scalers or {})
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -60,8 +64,8 @@ class Precision:
         return self._scalers[owner]
 
     def follow(self, owner: Optimizer, other: Optimizer) -> None:
-        """Give an optimizer's scaler the state of another's; the caller's own serves both."""
-        if self._are_the_callers:
+        """Give an optimizer's scaler the state of another's; one that twins share serves both."""
+        if self._twins_share:
             self._scalers[owner] = self._scalers[other]
             return
         mine, theirs = self.scaler(owner), self.scaler(other)

@@ -46,6 +46,16 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave every global random state as it was."""
+    states = capture()
+    try:
+        yield
+    finally:
+        restore(states)
+
+
+@contextmanager
 def preserved(model: torch.nn.Module) -> Iterator[None]:
     """Leave random states, torch's threads and determinism and the model's mode as they were.
 
