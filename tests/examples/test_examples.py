@@ -1,12 +1,10 @@
 """Every example runs as it stands, only shorter, and grows."""
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import ViTForImageClassification
 
 from esper_async import Grower, load_grown
@@ -14,6 +12,7 @@ from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.kasmina.stage import Stage
 from tests.cli.conftest import ROOT
 from tests.growth_hosts import differing
+from tests.integrations.conftest import one_thread  # noqa: F401 - used by every test
 from tests.tolaria.growth_tasks import QUICK
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
@@ -27,15 +26,6 @@ pytestmark = [  # advice for larger runs than these, which depends on the machin
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute small networks in one thread: two that wait for each other are far slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(name: str, **options: Any) -> tuple[Any, list[Stage]]:
