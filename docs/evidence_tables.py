@@ -23,7 +23,9 @@ def filled(page: str, folder: Path) -> str:
         name = found["name"]
         document = json.loads((folder / f"{name}.json").read_text())
         (benchmark,) = (one for one in document["benchmarks"] if one["name"] == name)
-        return f"<!-- {name} -->\n{_table(benchmark)}\n<!-- /{name} -->"
+        commit = document.get("commit")
+        at = f"\n\nMeasured at {commit}." if commit else ""
+        return f"<!-- {name} -->\n{_table(benchmark)}{at}\n<!-- /{name} -->"
 
     return _TABLE.sub(table_of, page)
 

@@ -26,10 +26,10 @@ def test_what_was_measured_is_shown_and_can_be_measured_again() -> None:
 def test_a_figure_that_was_typed_would_be_noticed(tmp_path: Path) -> None:
     row = {"figure": "wins", "value": 2.5, "unit": "points", "baseline": None, "ratio": None,
            "interval": [2.0, 3.0], "bar": "≥ 3", "verdict": "miss", "note": ""}  # fmt: skip
-    document = {"benchmarks": [{"name": "growth", "rows": [row]}]}
+    document = {"commit": "0abc123", "benchmarks": [{"name": "growth", "rows": [row]}]}
     (tmp_path / "growth.json").write_text(json.dumps(document))
     page = filled("<!-- growth -->\n<!-- /growth -->\n", tmp_path)
-    assert "| wins | 2.5 points | 2 … 3 | ≥ 3 | miss |" in page
+    assert "| wins | 2.5 points | 2 … 3 | ≥ 3 | miss |\n\nMeasured at 0abc123.\n" in page
     assert filled(page.replace("2.5", "3.5").replace("miss", "pass"), tmp_path) == page
 
 

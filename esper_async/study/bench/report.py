@@ -1,7 +1,9 @@
 """Benchmark results for people (a table of ratios) and for programs (JSON)."""
 
 import json
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper_async.study.bench.benchmark import Row, Verdict
@@ -17,12 +19,25 @@ _FILE_WIDTH = 120
 
 
 def to_json(results: Sequence[BenchmarkResult]) -> str:
-    """Return one JSON document."""
+    """Return one JSON document; `commit` is that of the clone that was measured, if it is one."""
     document = {
+        "commit": measured_commit(),
         "ok": all(result.ok for result in results),
         "benchmarks": [result.to_json() for result in results],
     }
     return json.dumps(document, indent=2, allow_nan=True)
+
+
+def measured_commit() -> str | None:
+    """Return the commit of the clone that this code lies in, with "+" if files of it changed."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()
 
 
 def print_tables(results: Sequence[BenchmarkResult], console: "Console | None" = None) -> None:
