@@ -35,7 +35,7 @@ from esper_async.study.bench.interleave import (
     Rounds,
     interleaved,
 )
-from esper_async.study.bench.report import print_tables, to_json
+from esper_async.study.bench.report import measured_commit, print_tables, to_json
 from esper_async.study.bench.runner import BenchmarkResult, run_benchmarks
 from esper_async.study.statistics import Estimate
 
@@ -363,6 +363,7 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
     assert main(["toy", "blind", "--json", "--mutants"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
+    assert document["commit"] == measured_commit()
     assert [entry["name"] for entry in document["benchmarks"]] == ["toy", "blind"]
     assert document["benchmarks"][1]["mutants"][0]["caught"] is False
 
@@ -380,7 +381,8 @@ def test_what_a_benchmark_logs_does_not_come_between() -> None:
     )
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, check=True, capture_output=True, timeout=60)
-    assert json.loads(ended.stdout) == {"ok": True, "benchmarks": []}
+    document = json.loads(ended.stdout)
+    assert (document["ok"], document["benchmarks"]) == (True, [])
     assert b"redis_away" in ended.stderr
 
 
