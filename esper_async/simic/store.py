@@ -22,6 +22,7 @@ _SCHEMA = (
         run TEXT NOT NULL, boundary INTEGER NOT NULL, command TEXT NOT NULL,
         received_at REAL NOT NULL, message BLOB NOT NULL, UNIQUE (kind, id)) STRICT""",
     "CREATE INDEX IF NOT EXISTS experiences_by_run ON experiences (run, kind, seq)",
+    "CREATE INDEX IF NOT EXISTS experiences_by_command ON experiences (command, run, kind)",
     "CREATE INDEX IF NOT EXISTS experiences_by_kind ON experiences (kind, seq)",
     "CREATE INDEX IF NOT EXISTS experiences_by_age ON experiences (received_at)",
     """CREATE TABLE IF NOT EXISTS rejected (
@@ -137,14 +138,24 @@ class ExperienceStore:
         return [str(row[0]) for row in rows]
 
     def count(self) -> dict[str, int]:
-        """How many reports and decisions are kept, and how many messages were rejected."""
+        """How many reports and decisions are kept, and how many messages were rejected.
+
+        `joined` are the reports whose decision is here, too.
+        """
         with self._reading() as database:
             rows = database.execute("SELECT kind, COUNT(*) FROM experiences GROUP BY kind")
             kinds = {str(kind): int(count) for kind, count in rows.fetchall()}
+            joined = database.execute(
+                "SELECT COUNT(*) FROM experiences AS report WHERE kind = ? AND EXISTS ("
+                "SELECT 1 FROM experiences"
+                " WHERE command = report.command AND run = report.run AND kind = ?)",
+                (_REPORT, _DECISION),
+            ).fetchone()
             rejected = database.execute("SELECT COALESCE(MAX(seq), 0) FROM rejected").fetchone()
         return {
             "reports": kinds.get(_REPORT, 0),
             "decisions": kinds.get(_DECISION, 0),
+            "joined": int(joined[0]),
             "rejected": int(rejected[0]),
         }
 

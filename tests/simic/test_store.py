@@ -71,7 +71,7 @@ def test_any_order_and_any_duplication_give_the_same_content(
         store.take(message, f"{event}/{place}" if fresh_ids else event)
     expected = sorted(m.SerializeToString(deterministic=True) for m, _ in EXPERIENCES)
     assert content(store) == expected
-    assert store.count() == {"reports": 5, "decisions": 5, "rejected": 0}
+    assert store.count() == {"reports": 5, "decisions": 5, "joined": 4, "rejected": 0}
     trajectory = store.trajectory("a")
     assert [step.boundary for step in trajectory.steps] == [0, 1, 2, 3]
     assert [len(step.reports) for step in trajectory.steps] == [1, 1, 1, 0]
@@ -123,7 +123,7 @@ def test_a_malformed_message_is_rejected_with_its_reason_and_counted(
 ):
     assert store.take(message, "e1") is Intake.REJECTED
     assert store.take(message, "e1") is Intake.DUPLICATE
-    assert store.count() == {"reports": 0, "decisions": 0, "rejected": 1}
+    assert store.count() == {"reports": 0, "decisions": 0, "joined": 0, "rejected": 1}
     (rejection,) = store.rejections()
     assert reason in rejection.reason
     assert rejection.event == "e1"
@@ -183,7 +183,7 @@ def test_the_newest_are_kept_when_there_are_too_many_or_they_are_too_old(tmp_pat
     now.seconds += 101
     store.take(report("a", 9), "r9")
     store.prune()
-    assert store.count() == {"reports": 1, "decisions": 0, "rejected": 0}
+    assert store.count() == {"reports": 1, "decisions": 0, "joined": 0, "rejected": 0}
     store.close()
 
 
