@@ -16,7 +16,7 @@ class BusSettings:
     command_timeout_s: float = 5.0
     breaker_failures: int = 3
     publish_open_s: float = 30.0
-    consume_open_s: float = 1.0
+    consume_open_s: float = 1.0  # not 30: what waited for Redis must be drained within 10 s
     reconnect_cap_s: float = 1.0
     batch: int = 100
     linger_s: float = 0.001
