@@ -444,8 +444,9 @@ class Executor:
             return
         if seed.stage is Stage.BLENDING:
             if trial.ramp_complete:
-                reason, numbers = "ramp complete, no rollback", {"alpha": seed.alpha}
-                gate = GateResult("ramp", True, reason, numbers, self.boundary)
+                gate = GateResult(
+                    "ramp", True, "ramp complete", {"alpha": seed.alpha}, self.boundary
+                )
                 self._move(seed, Stage.SHADOWING, gate)
                 trial.start_averaging()
             return

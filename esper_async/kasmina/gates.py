@@ -11,6 +11,8 @@ from typing import Any, Literal
 from esper_async.kasmina.quantity import Quantity
 
 GateName = Literal["G0", "G1", "G2", "ramp", "G3", "G4", "G5"]
+MOST_WEIGHT_RMS = 100.0
+"""A kernel one of whose tensors has a larger root mean square is not stable."""
 SPOILT_TWIN = "spoilt_twin_tensors"
 """Number of a gate: tensors of the twin that were not finite when it was to be adopted."""
 
@@ -40,9 +42,18 @@ class GateResult:
 
 
 def gradient_health(
-    *, parameters: int, steps: int, finite: bool | None, unreached: int | None, boundary: int
+    *,
+    parameters: int,
+    steps: int,
+    finite: bool | None,
+    unreached: int | None,
+    exemption: str | None = None,
+    boundary: int,
 ) -> GateResult:
-    """G1: gradients finite, and every tensor reached within the first 20 shadow steps."""
+    """G1: gradients finite, and every tensor reached within the first 20 shadow steps.
+
+    `exemption` is why a blueprint declares that some of its tensors need not be.
+    """
     numbers = {
         "parameters": float(parameters),
         "shadow_steps": float(steps),
@@ -54,15 +65,27 @@ def gradient_health(
         return GateResult("G1", False, "gradients were not measured", numbers, boundary)
     if not finite:
         return GateResult("G1", False, "a gradient was not finite", numbers, boundary)
+    if unreached and exemption is not None:
+        reason = f"finite; {unreached} tensors received no gradient, and need none: {exemption}"
+        return GateResult("G1", True, reason, numbers, boundary)
     if unreached:
         reason = f"{unreached} tensors received no gradient within 20 steps"
         return GateResult("G1", False, reason, numbers, boundary)
     return GateResult("G1", True, "finite, and every tensor is reached", numbers, boundary)
 
 
-def stability(contribution: Quantity | None, *, margin: float, boundary: int) -> GateResult:
-    """G2: the lower bound of the clean contribution is above `margin` (which is below 0)."""
-    numbers: dict[str, float | None] = {"margin": margin}
+def stability(
+    contribution: Quantity | None, *, margin: float, weight_rms: float, boundary: int
+) -> GateResult:
+    """G2: weights bounded, and the clean contribution's lower bound above `margin` (below 0).
+
+    `weight_rms` is the root mean square of the kernel's largest tensor by that measure, 0 without
+    parameters. Sound weights are of the order of 1; those that ran away may still do no harm today.
+    """
+    numbers: dict[str, float | None] = {"margin": margin, "weight_rms": weight_rms}
+    if not weight_rms <= MOST_WEIGHT_RMS:
+        reason = f"its weights have run away: a tensor's root mean square is {weight_rms:.3g}"
+        return GateResult("G2", False, reason, numbers, boundary)
     if contribution is None:
         return GateResult("G2", False, "clean contribution not measured", numbers, boundary)
     numbers |= {"mean": contribution.mean, "low": contribution.low, "high": contribution.high}

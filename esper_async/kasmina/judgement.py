@@ -4,8 +4,11 @@ import math
 import statistics
 from collections.abc import Mapping
 
+import torch
+
 from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.gates import GateResult, gradient_health, stability, system_impact
+from esper_async.kasmina.kernels import kernel_class
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.quantity import Quantity, paired_difference
 from esper_async.kasmina.seed import Seed
@@ -34,16 +37,30 @@ def trained_verdict(
         steps=record.steps,
         finite=None if record.finite is None else bool(record.finite),
         unreached=None if record.reached is None else int((~record.reached).sum()),
+        exemption=kernel_class(seed.candidate.blueprint, drill=True).blueprint.gradient_exemption,
         boundary=boundary,
     )
     seed.gates.append(health)
     if not health.passed:
         return health
     verdict = stability(
-        seed.clean_contribution, margin=options.g2_margin * scale, boundary=boundary
+        seed.clean_contribution,
+        margin=options.g2_margin * scale,
+        weight_rms=_weight_rms(seed),
+        boundary=boundary,
     )
     seed.gates.append(verdict)
     return verdict
+
+
+def _weight_rms(seed: Seed) -> float:
+    """Return the largest root mean square of a tensor among the kernel's parameters; 0 of none."""
+    parameters = [parameter.detach() for parameter in seed.graft.parameters()]
+    if not parameters:
+        return 0.0
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(parameters)])
+    counts = norms.new_tensor([parameter.numel() for parameter in parameters])
+    return float((norms / counts.sqrt()).max())
 
 
 def measure_benefit(

@@ -262,3 +262,29 @@ def test_finishing_measures_the_last_boundary_once() -> None:
     before = len(trial.benefits)
     plot.executor.finish(plot.measure())
     assert len(trial.benefits) == before
+
+
+def test_a_seed_whose_weights_ran_away_is_not_blended() -> None:
+    plot = Plot("mlp")
+    (seed,) = plot.plant("BP021")
+    for index in range(4):
+        plot.step(index)
+    with torch.no_grad():  # one tensor only, and its mean over all of them is small
+        list(seed.graft.parameters())[1].fill_(150.0)
+    plot.boundary()
+    gate = seed.gates[-1]
+    assert (seed.stage, gate.name, gate.passed) == (Stage.CULLED, "G2", False)
+    assert gate.numbers["weight_rms"] == pytest.approx(150.0)
+
+
+def test_a_blueprint_that_declares_why_is_excused_from_gradients_in_every_tensor() -> None:
+    plot = Plot("mlp")
+    (seed,) = plot.executor.germinate([Candidate("here", "PL002", "confidence_gated")])
+    for index in range(4):
+        plot.step(index)
+    assert seed.gradients.reached is not None
+    seed.gradients.reached[0] = False
+    plot.boundary()
+    health = next(gate for gate in seed.gates if gate.name == "G1")
+    assert health.passed
+    assert "its noise is a buffer; nothing in it can learn" in health.reason

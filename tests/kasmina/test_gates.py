@@ -39,14 +39,30 @@ def test_gradient_health_passes_finite_and_reached_and_does_not_apply_without_pa
     assert gradient_health(parameters=0, steps=0, finite=None, unreached=None, boundary=1).passed
 
 
+def test_a_tensor_without_gradient_is_excused_by_what_its_blueprint_declares() -> None:
+    measured = {"parameters": 3, "steps": 30, "unreached": 1, "boundary": 1}
+    excused = gradient_health(**measured, finite=True, exemption="it is a table of offsets")
+    assert excused.passed
+    assert "1 tensors received no gradient, and need none: it is a table" in excused.reason
+    assert not gradient_health(**measured, finite=False, exemption="it is a table").passed
+
+
+@pytest.mark.parametrize("rms", [100.1, math.inf, NAN])
+def test_stability_refuses_weights_that_ran_away_however_well_they_do(rms: float) -> None:
+    refused = stability(quantity(1.0), margin=-0.02, weight_rms=rms, boundary=1)
+    assert not refused.passed
+    assert "run away" in refused.reason
+    assert stability(quantity(1.0), margin=-0.02, weight_rms=0.0, boundary=1).passed
+
+
 @pytest.mark.parametrize("low", [-0.02, -0.5, NAN, -math.inf])
 def test_stability_refuses_a_lower_bound_at_or_below_its_margin(low: float) -> None:
-    assert not stability(quantity(low), margin=-0.02, boundary=1).passed
+    assert not stability(quantity(low), margin=-0.02, weight_rms=1.0, boundary=1).passed
 
 
 def test_stability_accepts_a_little_harm_and_refuses_what_was_not_measured() -> None:
-    assert stability(quantity(-0.019), margin=-0.02, boundary=1).passed
-    assert not stability(None, margin=-0.02, boundary=1).passed
+    assert stability(quantity(-0.019), margin=-0.02, weight_rms=1.0, boundary=1).passed
+    assert not stability(None, margin=-0.02, weight_rms=1.0, boundary=1).passed
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,7 @@ def test_reset_fails_while_a_trace_is_left_and_says_where() -> None:
 
 
 def test_a_gates_json_has_none_for_what_is_not_finite() -> None:
-    told = stability(quantity(-math.inf), margin=-0.02, boundary=3).to_json()
+    told = stability(quantity(-math.inf), margin=-0.02, weight_rms=1.0, boundary=3).to_json()
 
     assert told["numbers"]["low"] is None
     assert told["boundary"] == 3
@@ -126,7 +142,7 @@ def test_one_pair_proves_nothing() -> None:
 def test_a_loss_that_is_not_finite_is_accepted_by_no_gate() -> None:
     found = paired_difference(torch.tensor([1.0, NAN, 1.0]), torch.zeros(3), "sample")
 
-    assert not stability(found, margin=-0.02, boundary=1).passed
+    assert not stability(found, margin=-0.02, weight_rms=1.0, boundary=1).passed
     assert not system_impact(found, margin=0.005, boundary=1).passed
 
 
