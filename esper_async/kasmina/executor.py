@@ -444,9 +444,7 @@ class Executor:
             return
         if seed.stage is Stage.BLENDING:
             if trial.ramp_complete:
-                gate = GateResult(
-                    "ramp", True, "ramp complete", {"alpha": seed.alpha}, self.boundary
-                )
+                gate = GateResult("ramp", True, "complete", {"alpha": seed.alpha}, self.boundary)
                 self._move(seed, Stage.SHADOWING, gate)
                 trial.start_averaging()
             return
