@@ -129,13 +129,9 @@ def system_impact(benefit: Quantity | None, *, margin: float, boundary: int) -> 
     return GateResult("G4", False, "not shown to be better than without it", numbers, boundary)
 
 
-def reset_done(*, left: Mapping[str, int], living_parameters: int = 0, boundary: int) -> GateResult:
-    """G5: of a removed seed nothing is left; `left` counts traces by where they are.
-
-    `living_parameters`, which somebody outside holds, are told and decide nothing.
-    """
+def reset_done(*, left: Mapping[str, int], boundary: int) -> GateResult:
+    """G5: of a removed seed nothing is left; `left` counts traces by where they are."""
     numbers: dict[str, float | None] = {name: float(count) for name, count in left.items()}
-    numbers["living_parameters"] = float(living_parameters)
     found = [f"{name.replace('_', ' ')}: {count}" for name, count in left.items() if count]
     if found:
         reason = f"a trace of the seed is left ({', '.join(found)}): its site stays closed"

@@ -43,7 +43,7 @@ def reset_verdict(
     """Return G5's verdict: what is left of a seed in the network, in optimizers, and in itself.
 
     `training` are the seeds that are trained in shadow. A kernel that a caller has kept for itself
-    is counted, and is no trace.
+    is no trace.
     """
     site = branch.model.get_submodule(seed.site.path)
     left = {
@@ -54,8 +54,7 @@ def reset_verdict(
         "tensors": _held(seed),
         "in_training": int(any(other is seed for other in training)),
     }
-    living = len(branch.owners.left_of(seed.owner))
-    return reset_done(left=left, living_parameters=living, boundary=boundary)
+    return reset_done(left=left, boundary=boundary)
 
 
 def forget(seeds: dict[str, Seed], *, most: int) -> None:

@@ -70,7 +70,7 @@ async def test_seeds_that_ended_are_shown_with_their_gates(client: Client, told:
         "dependence", "benefit_vs_twin", "gates",
     ]  # fmt: skip
     assert seeds["s2"]["stage"] == "FOSSILIZED"
-    assert [gate["name"] for gate in seeds["s2"]["gates"]] == ["G0", "G2", "G3", "G4"]
+    assert [gate["name"] for gate in seeds["s2"]["gates"]] == ["G0", "G2", "ramp", "G3", "G4"]
     assert seeds["s5"]["benefit_vs_twin"] is None
     assert seeds["s5"]["gates"][-1]["reason"].startswith("2 tensors")
 

@@ -269,7 +269,7 @@ def test_a_spoilt_twin_that_a_cull_would_have_adopted_is_told_as_an_emergency(
 def test_memory_that_has_no_room_for_a_twin_is_told_with_its_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("esper_async.kasmina.executor.growth_budget_bytes", lambda _device: 1)
+    monkeypatch.setattr("esper_async.tolaria.grower.growth_budget_bytes", lambda _device: 1)
     outcome, records = run(listed())
     assert outcome.state == "completed"
     blended = [t for t in kinds(records, "transition") if t["to_stage"] == "BLENDING"]

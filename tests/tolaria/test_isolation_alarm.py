@@ -122,7 +122,7 @@ def test_its_violations_reach_the_alert_that_is_there_for_them(tmp_path: Path) -
     with closing(events):
         assert isolation_violation(source.gather()) == []
         for record in records:
-            ingest.take(telemetry_of(record))
+            ingest.take(telemetry_of(record, loss_unit="nats"))
         (finding,) = isolation_violation(source.gather())
     assert finding.value == IN_A_ROW
 
@@ -193,5 +193,5 @@ def test_a_run_that_does_not_grow_tells_of_no_samples() -> None:
     _, records = run(listed(), policy="static", epochs=1)
     (boundary,) = kinds(records, "boundary")
     assert boundary["isolation_violations"] is None
-    points = {point.name for point in telemetry_of(boundary).points}
+    points = {point.name for point in telemetry_of(boundary, loss_unit="nats").points}
     assert "kasmina.isolation.violations" not in points

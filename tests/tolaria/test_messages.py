@@ -18,6 +18,7 @@ BOUNDARY: dict[str, Any] = {
     "metrics": {"validation_loss": 0.5, "validation_accuracy": 0.75},
     "seeds": [],
     "hardware": {},
+    "isolation_violations": None,
 }
 
 
