@@ -145,6 +145,7 @@ def test_a_kernel_that_somebody_else_holds_closes_no_site() -> None:
     plot, seed, graft = culled()
     plot.boundary()
     assert seed.stage is Stage.DORMANT
+    assert list(graft.parameters())
 
 
 def test_the_grafts_that_a_host_came_with_are_no_trace() -> None:
