@@ -37,11 +37,14 @@ from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
 from esper_async.oona.streams import lane_for
 from esper_async.runtime.metric_changes import MetricChanges
+from esper_async.runtime.metrics import Registry
 
 _LOG = structlog.get_logger(__name__)
 _POLL_S = 0.01
 _JOIN_MARGIN_S = 2.0
 _LAST_WORD_S = 0.5
+_LATENCIES_KEPT = 500
+"""Of five seconds; with its labels one takes some 60 bytes of a packet of at most 256 KiB."""
 
 Callback = Callable[[Any, EventEnvelope], None]
 
@@ -87,7 +90,7 @@ class Bridge:
         self._producer = producer
         self._settings = settings or BusSettings(drain_s=1.0)
         self._spool = Spool(spool_dir)
-        self.metrics = BusMetrics()
+        self.metrics = BusMetrics(Registry(observations_kept=_LATENCIES_KEPT))
         self._changes = MetricChanges(self.metrics.registry)
         self._own = Numbering()
         self._outbox = Outbox(entries_limit=queue_entries, bytes_limit=queue_bytes)

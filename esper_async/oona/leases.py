@@ -18,7 +18,7 @@ from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import WIRE_FIELD, lanes, sweeper_key
 
 _LOG = structlog.get_logger(__name__)
-_OWN_PENDING = 1_000
+_PAGE = 1_000
 
 
 class Leases:
@@ -69,17 +69,22 @@ class Leases:
         held = {entry_id for name, entry_id in self._delivery.in_hand if name == stream}
         if not held:
             return
-        rows: Any = await self._client.xpending_range(
-            stream,
-            self._group,
-            min="-",
-            max="+",
-            count=_OWN_PENDING,
-            consumername=self._consumer,
-        )
-        ours = [row["message_id"] for row in rows if row["message_id"].decode() in held]
-        if ours:
-            await self._client.xclaim(stream, self._group, self._consumer, 0, ours, justid=True)
+        start = "-"
+        while True:
+            rows: Any = await self._client.xpending_range(
+                stream,
+                self._group,
+                min=start,
+                max="+",
+                count=_PAGE,
+                consumername=self._consumer,
+            )
+            ours = [row["message_id"] for row in rows if row["message_id"].decode() in held]
+            if ours:
+                await self._client.xclaim(stream, self._group, self._consumer, 0, ours, justid=True)
+            if len(rows) < _PAGE:
+                return
+            start = f"({rows[-1]['message_id'].decode()}"
 
     async def _sweep(self, period_s: float) -> None:
         """Claim entries whose lease has run out; one consumer of the group does it at a time."""

@@ -7,13 +7,15 @@ new ones are counted under the label value "other".
 
 import re
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 Kind = Literal["counter", "gauge", "histogram"]
+ObservationLog = deque[tuple[str, float, dict[str, str]]]
 OTHER = "other"
 DEFAULT_BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.018, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -44,9 +46,17 @@ def exposed_value(name: str, value: float) -> float:
 class BoundMetric:
     """One metric under one set of labels."""
 
-    __slots__ = ("_add", "_name", "_observe", "_scale", "_set")
+    __slots__ = ("_add", "_labels", "_log", "_name", "_observe", "_scale", "_set")
 
-    def __init__(self, name: str, inner: Counter | Gauge | Histogram) -> None:
+    def __init__(
+        self,
+        name: str,
+        inner: Counter | Gauge | Histogram,
+        labels: Mapping[str, str],
+        log: "ObservationLog | None",
+    ) -> None:
+        self._labels = labels
+        self._log = log
         self._name = name
         self._add = None if isinstance(inner, Histogram) else inner.inc
         self._observe = inner.observe if isinstance(inner, Histogram) else None
@@ -70,15 +80,23 @@ class BoundMetric:
         if self._observe is None:
             raise TypeError(f"{self._name} is not a histogram: it cannot be observed")
         self._observe(value * self._scale)
+        if self._log is not None:
+            self._log.append((self._name, value, dict(self._labels)))
 
 
 class Metric:
     """One metric; values go in by its telemetry unit (`_ms` in milliseconds). Thread-safe."""
 
     def __init__(
-        self, name: str, inner: Counter | Gauge | Histogram, labels: Sequence[str], limit: int
+        self,
+        name: str,
+        inner: Counter | Gauge | Histogram,
+        labels: Sequence[str],
+        limit: int,
+        log: "ObservationLog | None" = None,
     ) -> None:
         self.name = name
+        self._log = log
         self._inner = inner
         self._labels = tuple(labels)
         self._limit = limit
@@ -87,7 +105,7 @@ class Metric:
 
     def bound(self, **labels: str) -> "BoundMetric":
         """Return the metric under fixed labels, for a hot path: finding them costs most of it."""
-        return BoundMetric(self.name, self._child(labels))
+        return BoundMetric(self.name, self._child(labels), labels, self._log)
 
     def add(self, value: float = 1.0, **labels: str) -> None:
         """Increase a counter or a gauge; raises TypeError for a histogram."""
@@ -125,9 +143,14 @@ class Metric:
 
 
 class Registry:
-    """The metrics of one process. Asking twice for the same name returns the same metric."""
+    """The metrics of one process. Asking twice for the same name returns the same metric.
 
-    def __init__(self, *, label_limit: int = 200) -> None:
+    With `observations_kept` the newest observations of its histograms are in `observations`, each
+    (name, value in the telemetry unit, labels), for whoever tells them to another process.
+    """
+
+    def __init__(self, *, label_limit: int = 200, observations_kept: int = 0) -> None:
+        self.observations: ObservationLog = deque(maxlen=observations_kept)
         self.collectors = CollectorRegistry(auto_describe=False)
         self._metrics: dict[str, tuple[Kind, Metric]] = {}
         self._label_limit = label_limit
@@ -200,6 +223,7 @@ class Registry:
                 inner = Histogram(
                     exposed, text, labels, registry=self.collectors, buckets=tuple(buckets)
                 )
-            metric = Metric(name, inner, labels, self._label_limit)
+            log = self.observations if self.observations.maxlen else None
+            metric = Metric(name, inner, labels, self._label_limit, log)
             self._metrics[name] = (kind, metric)
             return metric

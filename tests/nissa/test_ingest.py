@@ -131,7 +131,9 @@ def test_a_childs_bus_metrics_add_to_the_supervisors_own(world: World, ingest: I
     own.published.add(3, topic="alerts")
     ingest.take(packet([("oona.published", 2.0, {"topic": "alerts"})]))
     ingest.take(packet([("oona.spool.depth", 4.0, {"producer": "tolaria/r1"})]))
+    ingest.take(packet([("oona.publish.latency_ms", 3.0, {"topic": "alerts"})]))
     text = exposed(world)
     assert 'esper_oona_published_total{topic="alerts"} 5.0' in text
     assert 'esper_oona_spool_depth{producer="tolaria/r1"} 4.0' in text
+    assert 'esper_oona_publish_latency_seconds_sum{topic="alerts"} 0.003' in text
     assert dropped(world) == {}

@@ -97,6 +97,7 @@ async def test_a_childs_figures_reach_the_supervisor_and_are_added_up(
         await _close(bridge, 0.1)
         await until(lambda: _sums(packets).get(("oona.published", "kernel_requests")) == 8.0)
     assert _sums(packets)["oona.published", "field_reports"] == 1.0
+    assert _sums(packets)["oona.publish.latency_ms", "kernel_requests"] > 0.0
     assert _sums(packets)["oona.spool.depth", "run-1"] == 1.0
 
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 import redis.asyncio
@@ -14,8 +15,11 @@ from esper_async.leyline import Refused
 from esper_async.leyline.envelope import unwrap, wrap
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Backpressure, Bus, BusUnavailable, EmbeddedServer
+from esper_async.oona.connection import Client
 from esper_async.oona.dead_letters import DeadLetters
 from esper_async.oona.depths import Depths
+from esper_async.oona.leases import Leases
+from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.streams import WIRE_FIELD, emergency_lane, normal_lane
 from esper_async.runtime.errors import BreakerOpen
 from tests.oona.conftest import (
@@ -282,6 +286,40 @@ async def test_a_long_handler_keeps_its_lease(bus: Bus) -> None:
         await bus.publish(alert(1))
         await free.wait()
     assert len(calls) == 1
+
+
+async def test_all_that_is_in_hand_keeps_its_lease_however_much_that_is(
+    bus: Bus, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five are in hand, and pending ones come by twos."""
+    monkeypatch.setattr("esper_async.oona.leases._PAGE", 2)
+    stream = normal_lane("alerts")
+    await bus.publish_many([alert(number) for number in range(5)])
+    rows = await client.xreadgroup("nissa", "one", {stream: ">"})
+    in_hand = {(stream, entry_id.decode()) for entry_id, _ in rows[0][1]}
+
+    async def idle_ms() -> list[int]:
+        pending = await client.xpending_range(stream, "nissa", "-", "+", 10)
+        return [row["time_since_delivered"] for row in pending]
+
+    leases = Leases(
+        client, topic="alerts", group="nissa", consumer="one",
+        delivery=SimpleNamespace(in_hand=in_hand),  # type: ignore[arg-type]
+        settings=dataclasses.replace(FAST, claim_every_s=0.01, lease_s=60.0),
+        metrics=BusMetrics(), on_claimed=lambda: asyncio.sleep(0),
+    )  # fmt: skip
+
+    async def old() -> bool:
+        return min(await idle_ms()) >= 100
+
+    async def young() -> bool:
+        return max(await idle_ms()) < 100
+
+    await until(old)
+    renewing = asyncio.create_task(leases.run())
+    await until(young, 5.0)
+    renewing.cancel()
+    assert len(in_hand) == 5
 
 
 async def test_an_entry_that_kills_its_consumer_each_time_is_set_aside(

@@ -53,11 +53,20 @@ def test_one_name_is_one_metric_and_one_kind() -> None:
 
 
 def test_changes_are_told_once_counters_by_what_was_added_and_gauges_by_their_value() -> None:
-    registry = Registry()
+    registry = Registry(observations_kept=2)
     sent = registry.counter("oona.published", "sent", ["topic"])
     depth = registry.gauge("oona.wait_ms", "wait")
-    registry.histogram("oona.took_ms", "took").observe(1.0)
+    took = registry.histogram("oona.took_ms", "took", ["topic"])
     changes = MetricChanges(registry)
+    assert changes.pending() == []
+    for value in (1.0, 2.0, 3.0):  # the newest are kept
+        took.observe(value, topic="a")
+    observed = [("oona.took_ms", 2.0, {"topic": "a"}), ("oona.took_ms", 3.0, {"topic": "a"})]
+    assert changes.pending() == observed
+    took.observe(4.0, topic="a")
+    changes.told(changes.pending()[:1])
+    assert changes.pending() == [("oona.took_ms", 4.0, {"topic": "a"})]
+    changes.told(changes.pending())
     assert changes.pending() == []
     sent.add(2, topic="a")
     depth.set(1_500.0)
