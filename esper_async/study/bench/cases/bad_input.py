@@ -62,7 +62,7 @@ _ALL = (
           prepare=_spoil_state_directory),
     Wrong("a Redis that does not answer", ("oona could not start", "oona.redis_url"),
           (*_UP, "--no-run", "--set", "oona.redis_url=redis://127.0.0.1:1/0")),
-    Wrong("a loader that yields nothing", ("train_loader", "yielded no batch"),
+    Wrong("a loader that yields nothing", ("loader", "yielded no batch"),
           task=_TASK.format(batches="[]", model=_MODEL)),
     Wrong("a loss that is not a number at once", ("loss", "nan"),
           task=_TASK.format(batches=_BATCHES.replace("torch.randn(4, 3)",
