@@ -172,9 +172,10 @@ async def _required(server: EmbeddedServer, raw: redis.asyncio.Redis) -> list[Ro
             await producer.passing(bus, 20_000_000 + number, critical=False)
         await load.until(partial(_lie_there, raw, bound + SURPLUS))
         await _acknowledge_all(raw, DASHBOARD)
-        for _ in range(3):
+        removed = 0
+        for _ in range(3):  # one that was lost is soon made anew: look after each
             await janitor.sweep()
-        left = await _group_names(raw)
+            removed += load.GROUP not in await _group_names(raw)
         lying = int(await raw.xlen(STREAM)) + int(await raw.xlen(EMERGENCIES))
         dropped = bus.metrics.value(
             "esper_oona_publish_dropped_total", priority="low", reason="depth"
@@ -193,7 +194,7 @@ async def _required(server: EmbeddedServer, raw: redis.asyncio.Redis) -> list[Ro
         _exactly("normal priority pushed back", len(producer.refused_s), SURPLUS),
         judged("pushed back after, median", at_once_ms, "ms", Bar("at most", _AT_ONCE_MS)),
         _exactly("critical and durable accepted", len(producer.above_all), 2 * SURPLUS),
-        judged("required groups removed", float(load.GROUP not in left), "", zero),
+        judged("required groups removed", float(removed), "times", zero),
         judged("trimmed under it", float(len(producer.accepted) - lying), "", zero),
         judged("accepted, and not there when it came back",
                float(len(producer.accepted - handled)), "", zero,
