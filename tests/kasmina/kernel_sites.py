@@ -15,7 +15,7 @@ SITES = (
     SiteInterface("feature", (3,)),
 )
 
-# Every production blueprint at every one of these sites that it claims.
+# Every production and experimental blueprint at every one of these sites that it claims.
 PLANTINGS = [
     (blueprint.id, site)
     for site in SITES

@@ -124,8 +124,12 @@ def test_no_position_of_a_sequence_sees_what_comes_after_it(
 
 
 @pytest.mark.parametrize(
-    "blueprint_id", ["BP009", "BP015", "BP020", "BP023", "BP031", "BP032", "BP034", "BP016"]
-)
+    "blueprint_id",
+    [
+        "BP009", "BP015", "BP016", "BP020", "BP023", "BP031", "BP032", "BP034", "BP036", "BP037",
+        "BP038", "BP039", "BP040", "BP041", "BP042",
+    ],
+)  # fmt: skip
 def test_a_sequence_may_be_shorter_than_its_site(blueprint_id: str) -> None:
     site = SiteInterface("sequence", (16, 8))
     kernel, h = build_kernel(blueprint_id, site, seed=0), activations(site)
@@ -164,6 +168,15 @@ def test_a_kernel_on_a_line_reaches_its_neighbours(blueprint_id: str) -> None:
         ("BP028", SiteInterface("feature", (64,))),
         ("BP032", SiteInterface("spatial", (16, 7, 7))),
         ("BP034", SiteInterface("spatial", (3, 5, 4))),
+        ("BP036", SiteInterface("feature", (10,))),
+        ("BP037", SiteInterface("sequence", (32, 64))),
+        ("BP037", SiteInterface("spatial", (3, 5, 4))),
+        ("BP038", SiteInterface("spatial", (16, 7, 7))),
+        ("BP039", SiteInterface("feature", (64,))),
+        ("BP040", SiteInterface("spatial", (8, 1, 40))),
+        ("BP041", SiteInterface("spatial", (16, 7, 7))),
+        ("BP041", SiteInterface("sequence", (32, 64))),
+        ("BP042", SiteInterface("sequence", (32, 64))),
     ],
     ids=planting_id,
 )

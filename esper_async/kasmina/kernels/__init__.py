@@ -10,10 +10,13 @@ from esper_async.kasmina.kernels import (
     adversarial,
     attention,
     block,
+    choosing,
     convolution,
     gating,
+    hierarchy,
     planted,
     projection,
+    recurrence,
 )
 from esper_async.kasmina.kernels.blueprint import Blueprint, Output, Tier, positions
 from esper_async.kasmina.kernels.build import build_kernel
@@ -33,10 +36,13 @@ FAMILIES = (
     adversarial,
     attention,
     block,
+    choosing,
     convolution,
     gating,
+    hierarchy,
     planted,
     projection,
+    recurrence,
 )
 
 __all__ = [

@@ -33,12 +33,6 @@ def _planned(
     )
 
 
-def _experimental(
-    number: int, name: str, risk: float, kinds: tuple[InterfaceKind, ...], description: str
-) -> Blueprint:
-    return _planned(number, name, 5, risk, kinds, description, tier="experimental")
-
-
 def _adversarial(number: int, name: str, risk: float, description: str) -> Blueprint:
     return _planned(number, name, 6, risk, _ALL, description, "replacement", "adversarial")
 
@@ -53,13 +47,6 @@ UNBUILT: tuple[Blueprint, ...] = (
     _planned(27, "feature_pyramid", 3, 0.5, _SPATIAL, "Looks at several scales, coarse to fine."),
     _planned(30, "graph_attention", 4, 0.5, _MIXING, "Attention along a learned graph."),
     _planned(33, "deformable_conv", 4, 0.5, _SPATIAL, "A convolution that moves its taps."),
-    _experimental(36, "mixture_of_experts_4", 0.7, _ALL, "Four experts, softly chosen."),
-    _experimental(37, "hierarchical_attention", 0.7, _MIXING, "Attention within, then among."),
-    _experimental(38, "memory_augmented", 0.8, _ALL, "Reads from a learned memory."),
-    _experimental(39, "neural_ode_block", 0.8, _ALL, "Integrates a learned flow."),
-    _experimental(40, "differentiable_nas", 0.8, _ALL, "A weighted choice of operations."),
-    _experimental(41, "meta_learning_layer", 0.8, _ALL, "Weights made from the input."),
-    _experimental(42, "recursive_processing", 0.8, _ALL, "One block, applied again and again."),
     _adversarial(46, "infinite_loop", 1.0, "Does not return from its forward."),
     _adversarial(47, "memory_leak", 1.0, "Keeps every activation it has seen."),
     _adversarial(48, "deadlock_pattern", 1.0, "Waits for a lock that it holds."),
