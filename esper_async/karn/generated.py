@@ -1232,7 +1232,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=4,
         most_positions=4096,
-        code_hash="23cbcf6062aa9049eeebf112401c9e82aa138c10e7f6e0ae68e52042b05b4b86",
+        code_hash="6fd2c9d0c277da8bbef6f1984c74fb333a84cd7ce4d22391805ffd44e6b0e21c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),

@@ -68,7 +68,7 @@ class HierarchicalAttention(Kernel):
         blocks = -(-count // self.window)
         padding = blocks * self.window - count
         asked = F.pad(self.within(tokens), (0, 0, 0, padding))
-        asked = asked.view(len(tokens), blocks, self.window, -1)  # (N, B, window, 3 * width)
+        asked = asked.view(tokens.shape[0], blocks, self.window, -1)  # (N, B, window, 3 * width)
         there = torch.arange(blocks * self.window, device=tokens.device) < count
         there = there.view(blocks, 1, self.window)
         seen = there.expand(blocks, self.window, self.window)
@@ -83,7 +83,7 @@ class HierarchicalAttention(Kernel):
     def _far(self, near: Tensor, windows: Tensor) -> Tensor:
         """Attend from every position to the windows, or to nothing; return (N, P, width)."""
         offered = self.offer(windows)  # (N, B, 2 * width)
-        nothing = self.nothing.to(offered.dtype).expand(len(offered), 1, -1)
+        nothing = self.nothing.to(offered.dtype).expand(offered.shape[0], 1, -1)
         key, value = torch.cat((nothing, offered), dim=1).chunk(2, dim=-1)
         seen = None
         if self.causal:
