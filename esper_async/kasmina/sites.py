@@ -88,6 +88,11 @@ def find_sites(
     return [_site(event.path, event, depth) for depth, event in enumerate(chosen)]
 
 
+def called_paths(model: nn.Module, forward: Forward, batch: Any) -> set[str]:
+    """Return the paths of the submodules that a batch goes through and that return a tensor."""
+    return {event.path for event in _trace(model, forward, batch)[0]}
+
+
 def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event], list[Tensor]]:
     events: list[_Event] = []
     seen: dict[str, _Event] = {}

@@ -44,6 +44,10 @@ class Task:
         name: how the task is called in reports; a `grow` that is given no name takes it.
         forward: `(model, batch) -> (output, target)` for batches that are not (input, target).
         clip_norm: largest gradient norm of the host; None does not clip.
+
+    Attributes:
+        compiled: what `torch.compile` had wrapped in the model, by path. The wraps are taken off,
+            and the same parts are compiled in the same way while the model is trained.
     """
 
     model: nn.Module
@@ -60,10 +64,15 @@ class Task:
     name: str | None = None
     forward: Forward | None = None
     clip_norm: float | None = None
+    compiled: Mapping[str, Compiler] = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TaskError(f"Task.model must be a torch.nn.Module, not {type(self.model)!r}")
+        try:
+            self.model, self.compiled = take_over(self.model)
+        except CompileError as error:
+            raise TaskError(f"Task.model: {error}") from error
         if not any(True for _ in self.model.parameters()):
             raise TaskError("Task.model has no parameters, so there is nothing to train")
         for split in ("train_loader", "validation_loader"):

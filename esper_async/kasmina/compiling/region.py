@@ -1,0 +1,197 @@
+"""Regions: parts of a network whose forward pass is compiled, while their hooks stay outside.
+
+A region replaces the attribute `forward` of one module by a compiled one. Whatever hooks the module
+has then run outside: a seed at a region's border joins and leaves without a recompilation. One that
+lies inside makes the region another program: it gets a function of its own for each set of grafts
+in it, so that none is taken for another and each has dynamo's whole limit of recompilations.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from esper_async.kasmina.kernels.graft import grafts_of
+
+Function = Callable[..., Any]
+Compiler = Callable[[Function], Function]
+"""Makes a compiled function of a function, as `torch.compile` does."""
+
+_VERSIONS = 2  # the network's own, and that of its twin or of before the trial
+_numbers = count(1)
+
+
+class CompiledForward:
+    """The compiled forward pass of a module, held as the module's own attribute `forward`.
+
+    A copy of the module, or a pickle, has the plain one, and so has a program exported from it.
+
+    Attributes:
+        run: the compiled function of (module, args, kwargs).
+        lifted: whether the plain forward pass is run for now.
+    """
+
+    def __init__(self, module: nn.Module, run: Function) -> None:
+        self.module = module
+        self.run = run
+        self.lifted = False
+        self.__signature__ = inspect.signature(MethodType(type(module).forward, module))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module's class computes."""
+        if self.lifted or torch.compiler.is_compiling():
+            return type(self.module).forward(self.module, *args, **kwargs)
+        return self.run(self.module, args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.module, "forward")
+
+
+class Region:
+    """One compiled part of a network.
+
+    Args:
+        path: of the module in its network.
+        module: the module itself.
+        compiler: makes its compiled function.
+        versions: functions by the grafts inside the module, of a network that this one is a copy of.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        module: nn.Module,
+        compiler: Compiler,
+        versions: Mapping[tuple[str, ...], Function] | None = None,
+    ) -> None:
+        self.path = path
+        self._module = module
+        self._compiler = compiler
+        self._versions = dict(versions or {})
+        self._forward = CompiledForward(module, self._version())
+        module.forward = self._forward
+
+    def adapt(self) -> None:
+        """Take the function for the grafts that are inside now; a new one if there is none."""
+        self._forward.run = self._version()
+
+    def copied(self, module: nn.Module) -> "Region":
+        """Return the same region of a copy of the network; what is compiled serves both."""
+        return Region(self.path, module, self._compiler, self._versions)
+
+    def remove(self) -> None:
+        """Give the module its plain forward pass back."""
+        self._module.__dict__.pop("forward", None)
+
+    def _version(self) -> Function:
+        inside = tuple(name for name in grafts_of(self._module) if "." in name)
+        run = self._versions.pop(inside, None)
+        self._versions[inside] = run or self._compiler(_function_for(self.path))
+        for oldest in list(self._versions)[:-_VERSIONS]:
+            del self._versions[oldest]
+        return self._versions[inside]
+
+
+class Regions:
+    """The compiled regions of one network.
+
+    Attributes:
+        changes: what has changed inside regions since it was last emptied, for a person to read.
+    """
+
+    def __init__(self, regions: Iterable[Region]) -> None:
+        self._regions = {region.path: region for region in regions}
+        self.changes: list[str] = []
+
+    @classmethod
+    def of(cls, model: nn.Module, compilers: Mapping[str, Compiler]) -> "Regions":
+        """Compile the modules of those paths; nothing is traced before they are first called."""
+        watch_hooks()
+        return cls(
+            Region(path, model.get_submodule(path), compiler)
+            for path, compiler in compilers.items()
+        )
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the regions are; "" is the whole network."""
+        return list(self._regions)
+
+    def around(self, path: str) -> str | None:
+        """Return the region that the module at `path` lies inside; None at a border or outside."""
+        return region_around(self._regions, path)
+
+    def changed(self, path: str, what: str) -> None:
+        """Take note that a graft came to, or left, the module at `path`."""
+        inside = self.around(path)
+        if inside is not None:
+            self._regions[inside].adapt()
+            self.changes.append(f"{what} inside {told(inside)}")
+
+    def copied(self, model: nn.Module) -> "Regions":
+        """Return the regions of a copy of the network."""
+        return Regions(r.copied(model.get_submodule(p)) for p, r in self._regions.items())
+
+    def close(self) -> None:
+        """Give every module its plain forward pass back."""
+        for region in self._regions.values():
+            region.remove()
+
+
+def region_around(regions: Iterable[str], path: str) -> str | None:
+    """Return which of `regions` the module at `path` lies inside; None at a border or outside."""
+    for region in regions:
+        if path != region and (region == "" or path.startswith(f"{region}.")):
+            return region
+    return None
+
+
+def told(path: str) -> str:
+    """Return how messages call a region."""
+    return repr(path) if path else "the whole network"
+
+
+def compiled_forwards(model: nn.Module) -> list[CompiledForward]:
+    """Return the compiled forward passes in a network."""
+    forwards = (module.__dict__.get("forward") for module in model.modules())
+    return [forward for forward in forwards if isinstance(forward, CompiledForward)]
+
+
+@contextmanager
+def lifted(forwards: Iterable[CompiledForward]) -> Iterator[None]:
+    """Run the plain forward passes for a block."""
+    before = [(forward, forward.lifted) for forward in forwards]
+    for forward, _ in before:
+        forward.lifted = True
+    try:
+        yield
+    finally:
+        for forward, was in before:
+            forward.lifted = was
+
+
+def watch_hooks() -> None:
+    """Let dynamo notice hooks that come and go, which it does not unless it is told to.
+
+    Regions need it only where a forward pass cannot be traced as a whole: dynamo then compiles
+    frames that belong to the module's class, and would take a network without a graft for one with.
+    """
+    from torch._dynamo import config  # slow to import, and few runs compile
+
+    config.skip_nnmodule_hook_guards = False
+
+
+def _forward_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return type(module).forward(module, *args, **kwargs)
+
+
+def _function_for(path: str) -> Function:
+    """Return `_forward_of` with a code object of its own: dynamo keeps what it compiles by those."""
+    name = f"region_{next(_numbers)}_{path.replace('.', '_') or 'model'}"
+    code = _forward_of.__code__.replace(co_name=name)
+    return FunctionType(code, _forward_of.__globals__, name)
