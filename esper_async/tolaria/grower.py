@@ -171,7 +171,7 @@ class Grower:
         scaler: GradScaler | None = None,
         decide: Decide | None = None,
         ranks: Ranks | None = None,
-        compile: CompileMode | Compiling = "off",
+        compile: CompileMode | Compiling = "off",  # noqa: A002 - as torch and the run file call it
     ) -> None:
         compiling = compiling_of(compile, model)
         self.model = model

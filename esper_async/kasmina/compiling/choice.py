@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from esper_async.kasmina.compiling.region import Compiler, region_around, told
+from esper_async.kasmina.compiling.region import Compiler, is_inside, told
+from esper_async.kasmina.compiling.row import end_of
 from esper_async.runtime.strict_model import nearest
 
 CompileMode = Literal["off", "regions", "model"]
@@ -47,9 +48,7 @@ class Compiling:
 
     def __post_init__(self) -> None:
         if self.mode not in COMPILE_MODES:
-            raise CompileError(
-                f"compile knows no {self.mode!r}; known: {', '.join(COMPILE_MODES)}"
-            )
+            raise CompileError(f"compile knows no {self.mode!r}; known: {', '.join(COMPILE_MODES)}")
         if self.regions != "auto" and self.mode != "regions":
             raise CompileError(
                 f'compile_regions is given, but compile is "{self.mode}"; set compile = "regions"'
@@ -143,9 +142,11 @@ def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:
                 f"compile_regions: {path!r} is only a list of modules, which is never called; "
                 f"name its members: {path + '.*'!r}"
             )
-        around = region_around([other for other in found if other != path], path)
+        around = next((other for other in found if is_inside(path, other)), None)
         if around is not None:
-            raise CompileError(f"compile_regions: {path!r} lies inside {around!r}; name one of them")
+            raise CompileError(
+                f"compile_regions: {path!r} lies inside {around!r}; name one of them"
+            )
     return found
 
 
@@ -157,7 +158,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 def _between_sites(model: nn.Module, sites: list[str], called: set[str] | None) -> list[str]:
     """Return the largest submodules of several layers that are called and hold no site inside."""
-    found = _regions_in("", model, sites, called)
+    found = _regions_in(model, "", sites, called)
     if not found:
         raise CompileError(
             'compile_regions = "auto" found no submodule of several layers without a site inside; '
@@ -166,15 +167,24 @@ def _between_sites(model: nn.Module, sites: list[str], called: set[str] | None) 
     return found
 
 
+def sites_inside(model: nn.Module, region: str, sites: Iterable[str]) -> list[str]:
+    """Return the sites that lie inside a region, and not at its border."""
+    border, _ = end_of(region, model.get_submodule(region))
+    return [site for site in sites if is_inside(site, region) and site != border]
+
+
 def _regions_in(
-    path: str, module: nn.Module, sites: list[str], called: set[str] | None
+    model: nn.Module, path: str, sites: list[str], called: set[str] | None
 ) -> list[str]:
-    children = list(module.named_children())
+    module = model.get_submodule(path)
+    children = [name for name, _ in module.named_children()]
     if not children:
         return []  # a single layer: nothing to fuse
     is_called = path == "" or called is None or path in called
-    if is_called and not isinstance(module, _IN_A_ROW):
-        if not any(region_around([path], site) for site in sites):
-            return [path]
-    places = ((f"{path}.{name}" if path else name, child) for name, child in children)
-    return [region for place, child in places for region in _regions_in(place, child, sites, called)]
+    is_free = is_called and not sites_inside(model, path, sites)
+    if is_free and not isinstance(module, _IN_A_ROW):
+        return [path]
+    found: list[str] = []
+    for name in children:
+        found += _regions_in(model, f"{path}.{name}" if path else name, sites, called)
+    return found

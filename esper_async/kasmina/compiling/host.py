@@ -32,6 +32,16 @@ class Pause:
     ms: float
     given_up: tuple[str, ...] = ()
 
+    @property
+    def surrender(self) -> str:
+        """Say what will not be compiled again, and what can be done."""
+        return (
+            f"torch.compile gave up, and runs without the gain: {', '.join(self.given_up)}; it had "
+            "to be compiled too often: give it batches of fewer shapes, name smaller regions "
+            "without it (compile_regions), or set deterministic = false, so that one program may "
+            "serve several shapes"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {**asdict(self), "given_up": list(self.given_up)}
@@ -99,9 +109,9 @@ class HostCompiler:
             return
         compiled = self._watch.take()
         changes, self._branch.regions.changes = self._branch.regions.changes, []
-        was_warm, self._is_warm = self._is_warm, True
         if compiled is None:
             return
+        was_warm, self._is_warm = self._is_warm, True
         recompiles = compiled.compilations if was_warm else 0
         self.recompiles += recompiles
         cause = "; ".join(changes) or (_OTHERWISE if was_warm else _START)

@@ -1,4 +1,4 @@
-"""Regions: parts of a network whose forward pass is compiled, while their hooks stay outside.
+"""Regions: parts of a network whose forward pass is compiled, while seeds at their borders are not.
 
 A region replaces the attribute `forward` of one module by a compiled one. Whatever hooks the module
 has then run outside: a seed at a region's border joins and leaves without a recompilation. One that
@@ -9,6 +9,7 @@ in it, so that none is taken for another and each has dynamo's whole limit of re
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from types import FunctionType, MethodType
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper_async.kasmina.compiling.row import end_of, run_hooks, run_row
 from esper_async.kasmina.kernels.graft import grafts_of
 
 Function = Callable[..., Any]
@@ -24,6 +26,7 @@ Compiler = Callable[[Function], Function]
 
 _VERSIONS = 2  # the network's own, and that of its twin or of before the trial
 _numbers = count(1)
+_runs_plainly = ContextVar("_runs_plainly", default=False)
 
 
 class CompiledForward:
@@ -31,22 +34,24 @@ class CompiledForward:
 
     A copy of the module, or a pickle, has the plain one, and so has a program exported from it.
 
-    Attributes:
+    Args:
+        module: whose forward pass it is.
         run: the compiled function of (module, args, kwargs).
-        lifted: whether the plain forward pass is run for now.
+        end: the last layer, if the module is a row; its hooks run after the compiled function.
     """
 
-    def __init__(self, module: nn.Module, run: Function) -> None:
+    def __init__(self, module: nn.Module, run: Function, end: nn.Module | None) -> None:
         self.module = module
         self.run = run
-        self.lifted = False
+        self._end = end
         self.__signature__ = inspect.signature(MethodType(type(module).forward, module))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module's class computes."""
-        if self.lifted or torch.compiler.is_compiling():
+        if _runs_plainly.get() or torch.compiler.is_compiling():
             return type(self.module).forward(self.module, *args, **kwargs)
-        return self.run(self.module, args, kwargs)
+        value = self.run(self.module, args, kwargs)
+        return value if self._end is None else run_hooks(self._end, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self.module, "forward")
@@ -59,7 +64,11 @@ class Region:
         path: of the module in its network.
         module: the module itself.
         compiler: makes its compiled function.
-        versions: functions by the grafts inside the module, of a network that this one is a copy of.
+        versions: functions by the grafts inside, of a network that this one is a copy of.
+
+    Attributes:
+        border: the path at whose output a seed stands at the region's border: its own, or that of
+            a row's last layer.
     """
 
     def __init__(
@@ -70,10 +79,12 @@ class Region:
         versions: Mapping[tuple[str, ...], Function] | None = None,
     ) -> None:
         self.path = path
+        self.border, end = end_of(path, module)
         self._module = module
         self._compiler = compiler
+        self._is_row = end is not module
         self._versions = dict(versions or {})
-        self._forward = CompiledForward(module, self._version())
+        self._forward = CompiledForward(module, self._version(), end if self._is_row else None)
         module.forward = self._forward
 
     def adapt(self) -> None:
@@ -89,12 +100,21 @@ class Region:
         self._module.__dict__.pop("forward", None)
 
     def _version(self) -> Function:
-        inside = tuple(name for name in grafts_of(self._module) if "." in name)
+        inside = tuple(name for name in grafts_of(self._module) if not self._is_at_border(name))
         run = self._versions.pop(inside, None)
-        self._versions[inside] = run or self._compiler(_function_for(self.path))
+        self._versions[inside] = run or self._compiler(self._function())
         for oldest in list(self._versions)[:-_VERSIONS]:
             del self._versions[oldest]
         return self._versions[inside]
+
+    def _is_at_border(self, name: str) -> bool:
+        return ".".join(filter(None, (self.path, name))).rpartition(".")[0] == self.border
+
+    def _function(self) -> Function:
+        """Return a function with a code object of its own: by those dynamo keeps its programs."""
+        body = _row_forward if self._is_row else _forward
+        name = f"region_{next(_numbers)}_{self.path.replace('.', '_') or 'model'}"
+        return FunctionType(body.__code__.replace(co_name=name), body.__globals__, name)
 
 
 class Regions:
@@ -122,16 +142,12 @@ class Regions:
         """Where the regions are; "" is the whole network."""
         return list(self._regions)
 
-    def around(self, path: str) -> str | None:
-        """Return the region that the module at `path` lies inside; None at a border or outside."""
-        return region_around(self._regions, path)
-
     def changed(self, path: str, what: str) -> None:
         """Take note that a graft came to, or left, the module at `path`."""
-        inside = self.around(path)
-        if inside is not None:
-            self._regions[inside].adapt()
-            self.changes.append(f"{what} inside {told(inside)}")
+        for region in self._regions.values():
+            if is_inside(path, region.path) and path != region.border:
+                region.adapt()
+                self.changes.append(f"{what} inside {told(region.path)}")
 
     def copied(self, model: nn.Module) -> "Regions":
         """Return the regions of a copy of the network."""
@@ -143,12 +159,9 @@ class Regions:
             region.remove()
 
 
-def region_around(regions: Iterable[str], path: str) -> str | None:
-    """Return which of `regions` the module at `path` lies inside; None at a border or outside."""
-    for region in regions:
-        if path != region and (region == "" or path.startswith(f"{region}.")):
-            return region
-    return None
+def is_inside(path: str, region: str) -> bool:
+    """Whether a module's path lies below a region's."""
+    return path != region and (region == "" or path.startswith(f"{region}."))
 
 
 def told(path: str) -> str:
@@ -156,23 +169,14 @@ def told(path: str) -> str:
     return repr(path) if path else "the whole network"
 
 
-def compiled_forwards(model: nn.Module) -> list[CompiledForward]:
-    """Return the compiled forward passes in a network."""
-    forwards = (module.__dict__.get("forward") for module in model.modules())
-    return [forward for forward in forwards if isinstance(forward, CompiledForward)]
-
-
 @contextmanager
-def lifted(forwards: Iterable[CompiledForward]) -> Iterator[None]:
-    """Run the plain forward passes for a block."""
-    before = [(forward, forward.lifted) for forward in forwards]
-    for forward, _ in before:
-        forward.lifted = True
+def plainly() -> Iterator[None]:
+    """Run networks as they are written for a block, whatever of them is compiled."""
+    token = _runs_plainly.set(True)
     try:
         yield
     finally:
-        for forward, was in before:
-            forward.lifted = was
+        _runs_plainly.reset(token)
 
 
 def watch_hooks() -> None:
@@ -186,12 +190,9 @@ def watch_hooks() -> None:
     config.skip_nnmodule_hook_guards = False
 
 
-def _forward_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return type(module).forward(module, *args, **kwargs)
 
 
-def _function_for(path: str) -> Function:
-    """Return `_forward_of` with a code object of its own: dynamo keeps what it compiles by those."""
-    name = f"region_{next(_numbers)}_{path.replace('.', '_') or 'model'}"
-    code = _forward_of.__code__.replace(co_name=name)
-    return FunctionType(code, _forward_of.__globals__, name)
+def _row_forward(row: nn.Sequential, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return run_row(row, *args, **kwargs)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from esper_async.kasmina.compiling.choice import CompileError, CompileMode, Compiling
-from esper_async.kasmina.compiling.region import Compiler, region_around, told
+from esper_async.kasmina.compiling.region import Compiler, is_inside, told, watch_hooks
 
 
 def is_wrapped(model: nn.Module) -> bool:
@@ -44,8 +45,11 @@ def take_over(model: nn.Module) -> tuple[nn.Module, dict[str, Compiler]]:
     found: dict[str, Compiler] = {}
     for path, module in model.named_modules():
         compiler = _compiled_in_place(path, module) or compilers.get(id(module))
-        if compiler is not None and region_around(found, path) is None:
+        if compiler is not None and not any(is_inside(path, region) for region in found):
             found[path] = compiler
+    if found:  # whoever holds on to a wrap is to see what grows, too
+        watch_hooks()
+        torch.compiler.reset()
     return model, found
 
 
@@ -85,13 +89,13 @@ class _AsBefore:
         return self
 
 
-def compiling_of(compile: CompileMode | Compiling, model: nn.Module) -> Compiling:
+def compiling_of(wanted: CompileMode | Compiling, model: nn.Module) -> Compiling:
     """Return how a model in a loop of the caller's is compiled, with what was so beforehand.
 
     Raises:
         CompileError: the model itself is what `torch.compile` returned.
     """
-    compiling = compile if isinstance(compile, Compiling) else Compiling(mode=compile)
+    compiling = wanted if isinstance(wanted, Compiling) else Compiling(mode=wanted)
     if is_wrapped(model):
         raise CompileError(
             "the model is what torch.compile(module) returned, and what grows in the module would "

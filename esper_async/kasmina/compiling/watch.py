@@ -32,9 +32,9 @@ class CompileWatch:
     """
 
     def __init__(self, on_start: Callable[[], object] | None = None) -> None:
-        from torch._dynamo import callback_handler, utils  # slow to import, and few runs compile
+        from torch._dynamo import callback, utils  # slow to import, and few runs compile
 
-        self._handler = callback_handler
+        self._handler = callback.callback_handler
         self._utils = utils
         self._on_start = on_start
         self._begun = 0.0

@@ -1,0 +1,317 @@
+"""Hosts that are compiled, in whole or in regions, grow as plain ones do, and say what it costs."""
+
+import copy
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper_async.kasmina.compiling.choice import CompileError, Compiling
+from esper_async.kasmina.compiling.host import HostCompiler
+from esper_async.kasmina.compiling.region import plainly
+from esper_async.kasmina.stage import Stage
+from tests.growth_hosts import differing, plain_step
+from tests.kasmina.compiled_plots import (
+    BORDER,
+    INSIDE,
+    Block,
+    CompiledPlot,
+    block_host,
+    inputs,
+)
+from tests.kasmina.plots import Plot
+
+FIRST = ["the first step"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def state_of(plot: Plot) -> dict[str, object]:
+    """Return the weights and optimizer state of a plot."""
+    return copy.deepcopy(
+        {"model": dict(plot.model.state_dict()), "optimizer": plot.optimizer.state_dict()}
+    )
+
+
+# -- a seed at a border, and inside -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("site", ["blocks.0", "stem.2"], ids=["a block", "the end of a row"])
+def test_a_seed_at_a_border_is_planted_blended_kept_and_culled_without_a_recompilation(
+    site: str,
+) -> None:
+    plot = CompiledPlot(sites={"here": site}, g4_margin=-1e9)
+    plot.plant("BP021")
+    plot.until("FOSSILIZED")
+    plot.moves.clear()
+    plot.plant("BP014")
+    plot.until("BLENDING")
+    plot.epoch()
+    plot.executor.cull("s2", "it was asked for")
+    plot.epoch()
+    assert plot.causes == FIRST
+    assert plot.compiler.recompiles == 0
+
+
+def test_a_seed_inside_a_region_costs_one_pause_as_it_is_blended_and_none_as_it_leaves() -> None:
+    plot = CompiledPlot(sites=INSIDE)
+    plot.plant("BP021")
+    plot.until("BLENDING")
+    assert plot.causes == FIRST
+    plot.epoch()
+    assert plot.causes == [*FIRST, "seed s1 joined inside 'blocks.0'"]
+    assert plot.pauses[-1].recompiles == plot.pauses[-1].compilations == 1
+    plot.executor.cull("s1", "it was asked for")
+    plot.epoch()
+    assert len(plot.pauses) == 2
+
+
+@pytest.mark.parametrize("mode", ["regions", "model"])
+@pytest.mark.parametrize("sites", [BORDER, INSIDE], ids=["border", "inside"])
+def test_a_compiled_host_is_what_the_plain_one_is_with_the_seed_in_its_forward_pass(
+    mode: str, sites: dict[str, str]
+) -> None:
+    plain = Plot("mlp", model=block_host(), sites=sites)
+    compiled = CompiledPlot(mode, sites=sites)  # type: ignore[arg-type]
+    for plot in (plain, compiled):
+        plot.plant("BP021")
+        plot.until("BLENDING")
+        plot.epoch()
+    assert compiled.executor.in_stage(*Stage)[0].alpha == 1.0
+    assert differing(state_of(plain), state_of(compiled)) == []
+    # the seed is not only learning: it is in the compiled output
+    rows = inputs()
+    with torch.no_grad():
+        for plot in (plain, compiled):
+            plot.model.eval()
+        on = compiled.model(rows)
+        assert torch.equal(on, plain.model(rows))
+        compiled.executor.trial.seed.graft.set_alpha(0.0)  # type: ignore[union-attr]
+        assert not torch.equal(compiled.model(rows), on)
+
+
+class Talking(Block):
+    """A block that cannot be traced as a whole: a value is looked at in the middle."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Add a change to the activation (N, 8), whatever its sum is."""
+        change: Tensor = self.drop(torch.relu(self.norm(self.up(hidden))))
+        if float(change.detach().sum()) > -1e9:
+            change = self.up(change)
+        return hidden + change
+
+
+def talking_host() -> nn.Module:
+    """Return a host whose blocks break the graph before their inner site is called again."""
+    host = block_host()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        host.blocks = nn.ModuleList([Talking(), Talking()])
+    return host
+
+
+def test_a_seed_is_in_the_forward_pass_also_behind_a_break_of_the_graph() -> None:
+    plain = Plot("mlp", model=talking_host(), sites=INSIDE)
+    compiled = CompiledPlot("model", model=talking_host(), sites=INSIDE)
+    for plot in (plain, compiled):
+        plot.plant("BP021")
+        plot.until("BLENDING")
+        plot.epoch()
+    assert differing(state_of(plain), state_of(compiled)) == []
+
+
+# -- what must not notice ------------------------------------------------------------------------
+
+
+def test_shadow_passes_and_evaluations_run_the_host_as_it_is_written() -> None:
+    plot = CompiledPlot("model")
+    plot.plant("BP021", "BP014")
+    plot.epoch()
+    with torch.no_grad(), plainly():
+        plot.model(inputs()[:3])  # another shape, without gradients
+    assert plot.causes == FIRST
+
+
+def test_the_host_of_a_seed_in_training_is_bitwise_one_without_a_seed() -> None:
+    alone, grown = CompiledPlot("model"), CompiledPlot("model")
+    grown.plant("BP021")
+    for index in range(4):
+        alone.step(index)
+        grown.step(index)
+    assert differing(state_of(alone), state_of(grown)) == []
+
+
+def test_a_twin_runs_the_programs_that_are_there() -> None:
+    plot = CompiledPlot(sites=INSIDE)
+    plot.plant("BP021")
+    plot.until("BLENDING")
+    trial = plot.executor.trial
+    assert trial is not None
+    before = plot.model.state_dict()
+    seen: list[bool] = []
+    for block in trial.twin.model.blocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda *_: seen.append(torch.compiler.is_compiling()))
+    plot.epoch()
+    assert seen
+    assert plot.pauses[-1].compilations == 1  # the host's own, with the seed
+    assert differing(dict(before), dict(trial.twin.model.state_dict()))
+
+
+def test_the_names_of_a_compiled_host_are_those_of_the_plain_one() -> None:
+    plot = CompiledPlot("model")
+    plot.step(0)
+    assert list(plot.model.state_dict()) == list(block_host().state_dict())
+
+
+def test_a_copy_and_a_pickle_of_a_compiled_host_are_plain_and_their_own() -> None:
+    plot = CompiledPlot()
+    plot.plant("BP021")
+    plot.until("BLENDING")
+    plot.epoch()
+    plot.model.eval()
+    stored = io.BytesIO()
+    torch.save(plot.model, stored)
+    stored.seek(0)
+    rows = inputs()
+    whole = plot.model(rows)
+    for other in (copy.deepcopy(plot.model), torch.load(stored, weights_only=False)):
+        assert torch.equal(other(rows), whole)
+        nn.init.zeros_(other.blocks[0].up.weight)
+        assert not torch.equal(other(rows), whole)
+        assert torch.equal(plot.model(rows), whole)
+
+
+def test_a_compiled_host_can_be_exported() -> None:
+    plot = CompiledPlot("model", sites=INSIDE)
+    plot.plant("BP021")
+    plot.until("BLENDING")
+    plot.epoch()
+    plot.model.eval()
+    program = torch.export.export(plot.model, (inputs(),), strict=False)
+    assert torch.equal(program.module()(inputs()), plot.model(inputs()))
+
+
+def test_what_was_compiled_runs_plainly_once_it_is_closed() -> None:
+    plot = CompiledPlot()
+    plot.compiler.close()
+    plain_step(plot.model, plot.optimizer, plot.batches[0])
+    assert "forward" not in plot.model.blocks[0].__dict__  # type: ignore[index, union-attr]
+    assert torch._dynamo.utils.counters["frames"]["total"] == 0
+
+
+# -- the limit of recompilations -----------------------------------------------------------------
+
+
+def test_that_torch_gives_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 2)
+    plot = CompiledPlot("model")
+    for size in (16, 15, 14, 13, 12):
+        plot.batches = [(rows[:size], labels[:size]) for rows, labels in plot.batches]
+        plot.step(0)
+    told = [pause for pause in plot.pauses if pause.given_up]
+    assert len(told) == 1
+    assert "region_" in told[0].given_up[0]
+    assert "compile_regions" in told[0].surrender
+    assert plot.compiler.recompiles == 1
+
+
+def test_trials_inside_a_region_never_come_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 2)
+    plot = CompiledPlot("model", sites=INSIDE, embargo_boundaries=0)
+    for number in range(1, 5):
+        plot.moves.clear()
+        plot.plant("BP021")
+        plot.until("BLENDING")
+        plot.step(0)
+        plot.executor.cull(f"s{number}", "it was asked for")
+        plot.epoch()
+    assert [pause.given_up for pause in plot.pauses] == [()] * 5
+    assert plot.compiler.recompiles == 4
+
+
+def test_counting_goes_on_after_a_reset_of_the_compiler() -> None:
+    plot = CompiledPlot()
+    plot.step(0)
+    torch.compiler.reset()
+    plot.step(1)
+    plot.step(2)
+    assert len(plot.pauses) == 2
+
+
+# -- what is compiled ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sites", "regions"),
+    [
+        ([], [""]),
+        (["blocks.0", "blocks.1"], ["stem", "blocks.0", "blocks.1"]),
+        (["stem.2", "blocks.0.up"], ["stem", "blocks.1"]),
+        (["stem.0", "blocks.0"], ["blocks.0", "blocks.1"]),
+    ],
+)
+def test_regions_are_the_largest_parts_without_a_site_inside(
+    sites: list[str], regions: list[str]
+) -> None:
+    plan = Compiling(mode="regions", backend="eager").plan(block_host(), sites)
+    assert list(plan) == regions
+
+
+def test_what_is_never_called_is_no_region() -> None:
+    compiling = Compiling(mode="regions", backend="eager")
+    called = {"stem", "stem.0", "blocks.1", "head"}
+    assert list(compiling.plan(block_host(), ["blocks.1"], lambda: called)) == ["stem", "blocks.1"]
+
+
+def test_regions_are_named_by_patterns() -> None:
+    compiling = Compiling(mode="regions", regions=["blocks.*", "stem"], backend="eager")
+    assert list(compiling.plan(block_host())) == ["blocks.0", "blocks.1", "stem"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "all"}, "compile knows no 'all'; known: off, regions, model"),
+        ({"mode": "model", "regions": ["stem"]}, 'set compile = "regions"'),
+        ({"mode": "regions", "regions": "stem"}, r"a list of submodule paths, like \['stem'\]"),
+        ({"mode": "regions", "regions": ["steem"]}, "no submodule 'steem'; did you mean 'stem'"),
+        ({"mode": "regions", "regions": ["blocks"]}, r"only a list of modules.*'blocks\.\*'"),
+        ({"mode": "regions", "regions": ["stem", "stem.0"]}, "'stem.0' lies inside 'stem'"),
+        ({"mode": "model", "backend": "indctor"}, "no 'indctor'; did you mean 'inductor'"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_with_what_would_be_right(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(CompileError, match=message):
+        Compiling(**{"backend": "eager", **settings}).plan(block_host())  # type: ignore[arg-type]
+
+
+def test_a_host_without_a_part_between_its_sites_is_refused() -> None:
+    host = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(CompileError, match='set compile = "model"'):
+        Compiling(mode="regions", backend="eager").plan(host, ["0"])
+
+
+def test_a_missing_c_compiler_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(CompileError, match=r'apt-get install g\+\+.*"aot_eager"'):
+        Compiling(mode="model").plan(block_host())
+
+
+def test_one_compiler_serves_a_branch_once() -> None:
+    plot = CompiledPlot()
+    paths = plot.compiler.paths
+    plot.compiler.install(["head"])
+    assert plot.compiler.paths == paths == ["stem", "blocks.0", "blocks.1"]
+    off = HostCompiler(Plot("mlp").branch, Compiling())
+    off.install()
+    off.after_step()
+    assert off.paths == off.take() == []
