@@ -142,7 +142,7 @@ class Branch:
 
     def _regrown(self, seed: Seed, what: str) -> None:
         if self.regions is not None:
-            self.regions.changed(seed.site.path, f"seed {seed.id} {what}")
+            self.regions.adapt(f"seed {seed.id} {what}")
 
     def freeze(self, seed: Seed) -> None:
         """Stop training a seed that stays in the network."""

@@ -238,7 +238,7 @@ def _named_site(model: nn.Module, events: list[_Event], name: str, path: str) ->
     except AttributeError as error:
         raise NoSiteError(f"site {name!r}: the model has no submodule {path!r}") from error
     while isinstance(module, nn.Sequential) and len(module):
-        path = f"{path}.{len(module) - 1}"
+        path = f"{path}.{list(module._modules)[-1]}"
         module = module[-1]
     if path not in by_path:
         raise NoSiteError(f"site {name!r}: the submodule {path!r} was not called on a batch")

@@ -60,14 +60,15 @@ class CompiledPlot(Plot):
         self,
         mode: CompileMode = "regions",
         *,
-        regions: Any = "auto",
+        regions: Any = ("stem", "blocks.*"),
         backend: str = "eager",
         model: nn.Module | None = None,
         sites: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__("mlp", model=model or block_host(), sites=sites or BORDER, **settings)
-        compiling = Compiling(mode=mode, regions=regions, backend=backend, dynamic=False)
+        named = regions if mode == "regions" else "auto"
+        compiling = Compiling(mode=mode, regions=named, backend=backend, dynamic=False)
         self.compiler = HostCompiler(self.branch, compiling)
         self.compiler.install([site.path for site in self.executor.sites.values()])
         self.pauses: list[Pause] = []

@@ -40,7 +40,8 @@ def blocks(model: Any = None, **changes: Any) -> Any:
 
 def compiled(**changes: Any) -> dict[str, Any]:
     """Return options of a compiled run; the backend runs what was traced, to the bit."""
-    return {"compile": "regions", "compile_backend": "eager", **changes}
+    regions = {} if changes.get("compile") else {"compile_regions": ["stem", "blocks.*"]}
+    return {"compile": "regions", "compile_backend": "eager", **regions, **changes}
 
 
 @pytest.mark.parametrize("sites", [BORDER, INSIDE], ids=["border", "inside"])
@@ -127,7 +128,7 @@ def test_a_network_that_does_not_grow_is_one_region() -> None:
 
 
 def test_a_loop_of_ones_own_trains_compiled_regions_and_is_told_of_pauses() -> None:
-    compiling = Compiling(mode="regions", backend="eager")
+    compiling = Compiling(mode="regions", regions=["blocks.*"], backend="eager")
     loop = Loop(blocks(sites=INSIDE), compile=compiling, sites=INSIDE)
     plain = Loop(blocks(sites=INSIDE), sites=INSIDE)
     pauses = [pause for _ in range(8) for pause in loop.epoch().pauses]

@@ -44,7 +44,10 @@ class CompiledForward:
         self.module = module
         self.run = run
         self._end = end
-        self.__signature__ = inspect.signature(MethodType(type(module).forward, module))
+        # what others look at in a forward pass: trainers its arguments, exporters its code
+        plain = MethodType(type(module).forward, module)
+        self.__signature__ = inspect.signature(plain)
+        self.__code__ = plain.__code__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module's class computes."""
@@ -87,9 +90,10 @@ class Region:
         self._forward = CompiledForward(module, self._version(), end if self._is_row else None)
         module.forward = self._forward
 
-    def adapt(self) -> None:
-        """Take the function for the grafts that are inside now; a new one if there is none."""
-        self._forward.run = self._version()
+    def adapt(self) -> bool:
+        """Take the function for the grafts that are inside now; return whether it is another."""
+        before, self._forward.run = self._forward.run, self._version()
+        return self._forward.run is not before
 
     def copied(self, module: nn.Module) -> "Region":
         """Return the same region of a copy of the network; what is compiled serves both."""
@@ -142,11 +146,10 @@ class Regions:
         """Where the regions are; "" is the whole network."""
         return list(self._regions)
 
-    def changed(self, path: str, what: str) -> None:
-        """Take note that a graft came to, or left, the module at `path`."""
+    def adapt(self, what: str) -> None:
+        """Let each region be what it has become by `what`: a graft that came, or left."""
         for region in self._regions.values():
-            if is_inside(path, region.path) and path != region.border:
-                region.adapt()
+            if region.adapt():
                 self.changes.append(f"{what} inside {told(region.path)}")
 
     def copied(self, model: nn.Module) -> "Regions":

@@ -15,14 +15,16 @@ def end_of(path: str, module: nn.Module) -> tuple[str, nn.Module]:
     """Return the module at whose output a region ends, and its path: a row's last, or itself.
 
     A row with somebody else's hooks at its end is no row: they may want to see the layer's input.
+    Nor is one that has its last layer elsewhere, too.
     """
     end_path, end = path, module
     while type(end) is nn.Sequential and len(end):
-        name, end = list(end.named_children())[-1]
+        name, end = list(end._modules.items())[-1]
         end_path = f"{end_path}.{name}" if end_path else name
         if end._forward_pre_hooks or not all(map(_is_graft, end._forward_hooks.values())):
             return path, module
-    return end_path, end
+    times = sum(part is end for _, part in module.named_modules(remove_duplicate=False))
+    return (end_path, end) if times == 1 else (path, module)
 
 
 def _is_graft(hook: Any) -> bool:

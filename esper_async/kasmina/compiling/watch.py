@@ -13,8 +13,8 @@ class Compiled:
     """What was compiled since it was last asked for.
 
     Attributes:
-        compilations: how many programs.
-        ms: how long the step waited for them, in milliseconds.
+        compilations: how many programs; a forward and its backward pass are one.
+        ms: how long was waited for them, in milliseconds.
         given_up: functions that dynamo runs without compiling them from now on, since they had to
             be compiled too often.
     """
@@ -25,35 +25,40 @@ class Compiled:
 
 
 class CompileWatch:
-    """Follows the compilations of this process, by dynamo's own callbacks and records.
+    """Follows the compilations of this process, by dynamo's callbacks and its records.
+
+    Of records dynamo keeps the newest 64, and callbacks are dropped by `torch.compiler.reset()`:
+    what the one has missed the other tells.
 
     Args:
-        on_start: called as one begins: it may take long.
+        on_start: called as a compilation begins, which may take long.
     """
 
-    def __init__(self, on_start: Callable[[], object] | None = None) -> None:
+    def __init__(self, on_start: Callable[[], object]) -> None:
         from torch._dynamo import callback, utils  # slow to import, and few runs compile
 
         self._handler = callback.callback_handler
-        self._utils = utils
+        self._a_frame = callback.CallbackTrigger.DYNAMO
+        self._records: Callable[[], list[Any]] = utils.get_compilation_metrics
         self._on_start = on_start
         self._begun = 0.0
-        self._compilations = 0
-        self._ms = 0.0
-        self._frames = self._frames_seen()
-        self._known = self._last_record()
+        self._told = Compiled(0, 0.0)
+        self._names: dict[str, str] = {}
+        self._known: Any = None
         self._listen()
+        self._new_records()
 
     def take(self) -> Compiled | None:
         """Return what was compiled since this was last called; None if nothing was."""
         self._listen()
-        frames = self._frames_seen()
-        if frames == self._frames and self._compilations == 0:
+        records, told = self._new_records(), self._told
+        if not records and told.compilations == 0:
             return None
-        self._frames = frames
-        found = Compiled(self._compilations, self._ms, self._new_surrenders())
-        self._compilations, self._ms = 0, 0.0
-        return found if found.compilations or found.given_up else None
+        self._told = Compiled(0, 0.0)
+        frames = sum(record.is_forward is True for record in records)
+        ms = sum((record.end_time_us - record.start_time_us) / 1e3 for record in records)
+        gone = tuple(self._name(record) for record in records if record.fail_type == _GAVE_UP)
+        return Compiled(max(told.compilations, frames), max(told.ms, ms), gone)
 
     def close(self) -> None:
         """Follow no more."""
@@ -62,33 +67,35 @@ class CompileWatch:
             self._handler.remove_end_callback(self._end)
 
     def _listen(self) -> None:
-        """Register, again where `torch.compiler.reset()` has dropped what was registered."""
         if self._start not in self._handler.start_callbacks:
             self._handler.register_start_callback(self._start)
             self._handler.register_end_callback(self._end)
 
     def _start(self, _: Any) -> None:
         self._begun = time.perf_counter()
-        if self._on_start is not None:
-            self._on_start()
+        self._on_start()
 
-    def _end(self, _: Any) -> None:
-        self._compilations += 1
-        self._ms += 1e3 * (time.perf_counter() - self._begun)
+    def _end(self, event: Any) -> None:
+        ms = 1e3 * (time.perf_counter() - self._begun)
+        frames = self._told.compilations + (event.callback_trigger is self._a_frame)
+        self._told = Compiled(frames, self._told.ms + ms)
 
-    def _frames_seen(self) -> int:
-        return int(self._utils.counters["frames"]["total"])
+    def _new_records(self) -> list[Any]:
+        records = self._records()
+        if not records or records[-1] is self._known:
+            return []
+        seen = next((n for n, record in enumerate(records, 1) if record is self._known), 0)
+        self._known = records[-1]
+        for record in records[seen:]:
+            if record.co_name is not None:
+                self._names[_frame(record)] = record.co_name
+        return records[seen:]
 
-    def _last_record(self) -> Any:
-        records = self._utils.get_compilation_metrics()
-        return records[-1] if records else None
+    def _name(self, record: Any) -> str:
+        """Return whose record it is: one of a failure names only its frame."""
+        return record.co_name or self._names.get(_frame(record), f"frame {record.compile_id}")
 
-    def _new_surrenders(self) -> tuple[str, ...]:
-        records = self._utils.get_compilation_metrics()
-        known = next((n for n, r in enumerate(records, start=1) if r is self._known), 0)
-        self._known = records[-1] if records else None
-        return tuple(
-            f"{record.co_name} ({record.co_filename}:{record.co_firstlineno})"
-            for record in records[known:]
-            if record.fail_type == _GAVE_UP
-        )
+
+def _frame(record: Any) -> str:
+    """Return the number that all compilations of a function have in common."""
+    return str(record.compile_id).partition("/")[0]
