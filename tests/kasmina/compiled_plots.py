@@ -1,12 +1,15 @@
 """Hosts of blocks, compiled in several ways, with an executor to grow them."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from esper_async.kasmina.compiling.choice import CompileMode, Compiling
 from esper_async.kasmina.compiling.host import HostCompiler, Pause
+from esper_async.kasmina.compiling.region import Compiler
 from tests.growth_hosts import CLASSES, make_batches
 from tests.kasmina.plots import Plot
 
@@ -64,11 +67,14 @@ class CompiledPlot(Plot):
         backend: str = "eager",
         model: nn.Module | None = None,
         sites: dict[str, str] | None = None,
+        taken_over: Mapping[str, Compiler] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__("mlp", model=model or block_host(), sites=sites or BORDER, **settings)
         named = regions if mode == "regions" else "auto"
         compiling = Compiling(mode=mode, regions=named, backend=backend, dynamic=False)
+        if taken_over is not None:
+            compiling = Compiling(taken_over=taken_over)
         self.compiler = HostCompiler(self.branch, compiling)
         self.compiler.install([site.path for site in self.executor.sites.values()])
         self.pauses: list[Pause] = []
@@ -84,6 +90,26 @@ class CompiledPlot(Plot):
     def causes(self) -> list[str]:
         """Why steps waited, in their order."""
         return [pause.cause for pause in self.pauses]
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """Begin with nothing compiled, and leave nothing; one thread, which shares its core better."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+    torch.set_num_threads(threads)
+
+
+def blend(plot: Plot) -> None:
+    """Let a seed be blended and train for a boundary more, from one random state."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        plot.plant("BP021")
+        plot.until("BLENDING")
+        plot.epoch()
 
 
 def inputs() -> Tensor:

@@ -1,25 +1,27 @@
 """What was compiled beforehand is compiled as a region, with names, copies and seeds in order."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
-from esper_async.kasmina.compiling.choice import CompileError, Compiling
-from esper_async.kasmina.compiling.host import HostCompiler
+from esper_async.kasmina.compiling.choice import CompileError
+from esper_async.kasmina.compiling.region import told
 from esper_async.kasmina.compiling.taken_over import compiling_of, is_wrapped, take_over
 from tests.growth_hosts import differing
-from tests.kasmina.compiled_plots import INSIDE, BlockHost, block_host, inputs
+from tests.kasmina.compiled_plots import (
+    INSIDE,
+    BlockHost,
+    CompiledPlot,
+    blend,
+    block_host,
+    compiler,  # noqa: F401 - used by every test
+    inputs,
+)
 from tests.kasmina.plots import Plot
 
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled_before() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("compiler")
 
 
 def wrapped_block() -> BlockHost:
@@ -72,31 +74,21 @@ def test_the_same_parts_are_compiled_with_the_names_of_the_plain_model(
 def test_a_seed_inside_is_in_the_forward_pass_of_what_was_compiled_before(make: object) -> None:
     plain = Plot("mlp", model=block_host(), sites=INSIDE)
     model, found = take_over(make())  # type: ignore[operator]
-    compiled = Plot("mlp", model=model, sites=INSIDE)
-    compiler = HostCompiler(compiled.branch, Compiling(taken_over=found))
-    compiler.install()
+    compiled = CompiledPlot(model=model, sites=INSIDE, taken_over=found)
     for plot in (plain, compiled):
-        plot.plant("BP021")
-        plot.until("BLENDING")
-        compiler.after_step()
-        plot.epoch()
-    compiler.after_step()
+        blend(plot)
     assert differing(dict(plain.model.state_dict()), dict(compiled.model.state_dict())) == []
-    assert [pause.cause.partition(" inside")[0] for pause in compiler.take()] == [
-        "the first step",
-        "seed s1 joined",
-    ]
+    region = told(next(iter(found)))
+    assert compiled.causes == ["the first step", f"seed s1 joined inside {region}"]
 
 
-def test_a_wrap_that_was_called_before_sees_what_grows_after(monkeypatch: object) -> None:
+def test_a_wrap_that_was_called_before_sees_what_grows_after() -> None:
     host = block_host().eval()
     wrap = torch.compile(host, backend="eager")
     rows = inputs()
     bare = wrap(rows)
     plot = Plot("mlp", model=take_over(wrap)[0], sites=INSIDE)  # type: ignore[arg-type]
-    plot.plant("BP021")
-    plot.until("BLENDING")
-    plot.epoch()
+    blend(plot)
     host.eval()
     assert not torch.equal(wrap(rows), bare)
     assert torch.equal(wrap(rows), copy.deepcopy(host)(rows))

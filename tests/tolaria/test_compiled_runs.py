@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,11 @@ from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.telemetry import points_of
 from tests.growth_hosts import differing
-from tests.kasmina.compiled_plots import block_host, inputs
+from tests.kasmina.compiled_plots import (
+    block_host,
+    compiler,  # noqa: F401 - used by every test
+    inputs,
+)
 from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed
 from tests.tolaria.test_check import checked
 from tests.tolaria.test_engine import Script, kinds, run, weights
@@ -26,11 +29,7 @@ INSIDE = {"inner": "blocks.0.up"}
 BORDER = {"block": "blocks.0"}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_compiled_before() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("compiler")
 
 
 def blocks(model: Any = None, **changes: Any) -> Any:
@@ -61,16 +60,16 @@ def test_a_compiled_run_ends_as_the_plain_one_and_tells_what_it_waited_for(
 
 
 def test_the_records_become_a_count_of_recompilations() -> None:
-    _, records = run(blocks(sites=INSIDE), epochs=6, **compiled())
+    _, records = run(blocks(sites=INSIDE), **compiled())
     points = [p for r in records for p in points_of(r, loss_unit="nats")]
     counted = sum(p.value for p in points if p.name == "tolaria.recompiles")
     assert counted == len(kinds(records, "compilation")) - 1 > 0
     assert sum(p.name == "tolaria.compile.duration_ms" for p in points) == counted + 1
 
 
-@pytest.mark.parametrize("cut", [14, 26, 33])
+@pytest.mark.parametrize("cut", [14, 33])
 def test_a_compiled_run_resumes_to_the_bit(tmp_path: Path, cut: int) -> None:
-    settings = compiled(compile="model", compile_backend="aot_eager")
+    settings = compiled(compile="model")
     whole, _ = run(blocks(sites=INSIDE), **settings)
     run(blocks(sites=INSIDE), tmp_path, Script({cut: [Steer("drain")]}), **settings)
     rest, records = run(blocks(sites=INSIDE), tmp_path, **settings)
@@ -80,7 +79,7 @@ def test_a_compiled_run_resumes_to_the_bit(tmp_path: Path, cut: int) -> None:
 
 def test_a_run_that_goes_back_trains_on_in_its_regions(tmp_path: Path) -> None:
     def gone_back(name: str, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        control = Script({38: [Steer("rollback", boundary=4)]})
+        control = Script({38: [Steer("rollback")]})
         outcome, records = run(blocks(sites=INSIDE), tmp_path / name, control, **settings)
         assert kinds(records, "rolled_back")
         return weights(outcome), records
@@ -111,7 +110,7 @@ def test_a_model_that_was_compiled_before_is_grown_and_comes_back_plain(tmp_path
 def test_a_baseline_is_compiled_as_the_run_is() -> None:
     task = blocks(torch.compile(block_host(), backend="eager"), sites=INSIDE)
     result = grow(
-        task, epochs=8, seed=3, threads=1, growth=QUICK, blueprints=BLUEPRINTS,
+        task, epochs=12, seed=3, threads=1, growth=QUICK, blueprints=BLUEPRINTS,
         state_dir=None, progress=False, baselines=True,
     )  # fmt: skip
     assert len(result.comparison) == 3
@@ -131,7 +130,9 @@ def test_a_loop_of_ones_own_trains_compiled_regions_and_is_told_of_pauses() -> N
     compiling = Compiling(mode="regions", regions=["blocks.*"], backend="eager")
     loop = Loop(blocks(sites=INSIDE), compile=compiling, sites=INSIDE)
     plain = Loop(blocks(sites=INSIDE), sites=INSIDE)
+    torch.manual_seed(5)
     pauses = [pause for _ in range(8) for pause in loop.epoch().pauses]
+    torch.manual_seed(5)
     for _ in range(8):
         plain.epoch()
     assert [pause.recompiles for pause in pauses][:2] == [0, 1]
@@ -139,6 +140,7 @@ def test_a_loop_of_ones_own_trains_compiled_regions_and_is_told_of_pauses() -> N
     other = Loop(blocks(sites=INSIDE), compile=compiling, sites=INSIDE)
     other.grower.load_state_dict(copy.deepcopy(loop.grower.state_dict()))
     for each in (loop, plain, other):
+        torch.manual_seed(6)
         each.epoch()
     models = [dict(each.task.model.state_dict()) for each in (loop, plain, other)]
     assert differing(models[0], models[1]) == differing(models[0], models[2]) == []
@@ -183,6 +185,7 @@ def test_a_check_tells_of_a_region_that_is_not_there() -> None:
 # -- the real compiler ---------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ (apt-get install g++)")
 def test_a_run_under_inductor_grows_and_learns_what_the_plain_one_does() -> None:
     def host() -> nn.Module:

@@ -114,7 +114,7 @@ class HostCompiler:
         was_warm, self._is_warm = self._is_warm, True
         recompiles = compiled.compilations if was_warm else 0
         self.recompiles += recompiles
-        cause = "; ".join(changes) or (_OTHERWISE if was_warm else _START)
+        cause = ("; ".join(changes) or _OTHERWISE) if was_warm else _START
         self._pauses.append(
             Pause(cause, compiled.compilations, recompiles, compiled.ms, compiled.given_up)
         )
