@@ -13,7 +13,7 @@ from esper_async.kasmina.compiling.region import Compiler
 from tests.growth_hosts import CLASSES, make_batches
 from tests.kasmina.plots import Plot
 
-BORDER, INSIDE = {"here": "blocks.0"}, {"here": "blocks.0.up"}
+BORDER, ROW_END, INSIDE = {"here": "blocks.0"}, {"here": "stem.2"}, {"here": "blocks.0.up"}
 
 
 class Block(nn.Module):

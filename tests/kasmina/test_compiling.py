@@ -16,6 +16,7 @@ from tests.growth_hosts import differing, plain_step
 from tests.kasmina.compiled_plots import (
     BORDER,
     INSIDE,
+    ROW_END,
     Block,
     CompiledPlot,
     blend,
@@ -41,11 +42,11 @@ def state_of(plot: Plot) -> dict[str, object]:
 # -- a seed at a border, and inside -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("site", ["blocks.0", "stem.2"], ids=["a block", "the end of a row"])
+@pytest.mark.parametrize("sites", [BORDER, ROW_END], ids=["a block", "the end of a row"])
 def test_a_seed_at_a_border_is_planted_blended_kept_and_culled_without_a_recompilation(
-    site: str,
+    sites: dict[str, str],
 ) -> None:
-    plot = CompiledPlot(sites={"here": site}, g4_margin=-1e9)
+    plot = CompiledPlot(sites=sites, g4_margin=-1e9)
     plot.plant("BP021")
     plot.until("FOSSILIZED")
     plot.moves.clear()
@@ -71,8 +72,11 @@ def test_a_seed_inside_a_region_costs_one_pause_as_it_is_blended_and_none_as_it_
     assert len(plot.pauses) == 2
 
 
-@pytest.mark.parametrize("mode", ["regions", "model"])
-@pytest.mark.parametrize("sites", [BORDER, INSIDE], ids=["border", "inside"])
+@pytest.mark.parametrize(
+    ("mode", "sites"),
+    [("regions", BORDER), ("regions", ROW_END), ("regions", INSIDE), ("model", INSIDE)],
+    ids=["a block", "the end of a row", "inside a block", "inside the whole"],
+)
 def test_a_compiled_host_is_what_the_plain_one_is_with_the_seed_in_its_forward_pass(
     mode: str, sites: dict[str, str]
 ) -> None:
@@ -292,6 +296,23 @@ def test_a_host_without_a_part_between_its_sites_is_refused() -> None:
     host = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(CompileError, match='set compile = "model"'):
         Compiling(mode="regions", backend="eager").plan(host, ["0"])
+
+
+def test_a_module_with_a_forward_pass_of_its_own_is_no_region() -> None:
+    host = block_host()
+    plain = host.stem.forward
+    host.stem.forward = lambda rows: plain(rows) + 1.0
+    found = Compiling(mode="regions", backend="eager").plan(host, ["blocks.0", "blocks.1"])
+    assert list(found) == ["blocks.0", "blocks.1"]
+    with pytest.raises(CompileError, match=r"'stem' cannot be compiled.*Sequential\.forward"):
+        Compiling(mode="regions", regions=["stem"], backend="eager").plan(host)
+
+
+def test_a_row_that_somebody_else_looks_into_has_its_border_outside() -> None:
+    host = block_host()
+    host.stem[2].register_forward_hook(lambda *_: None)
+    plan = Compiling(mode="regions", backend="eager").plan(host, ["stem.2"])
+    assert list(plan) == ["blocks.0", "blocks.1"]
 
 
 def test_a_missing_c_compiler_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:

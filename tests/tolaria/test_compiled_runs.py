@@ -13,6 +13,7 @@ from esper_async import Compiling, grow, load_grown
 from esper_async.kasmina.compiling.choice import CompileError
 from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.tolaria.control import Steer
+from esper_async.tolaria.grown import GrownModelError
 from esper_async.tolaria.telemetry import points_of
 from tests.growth_hosts import differing
 from tests.kasmina.compiled_plots import (
@@ -53,6 +54,8 @@ def test_a_compiled_run_ends_as_the_plain_one_and_tells_what_it_waited_for(
     assert outcome.grower.executor is not None
     joined = [r for r in kinds(records, "transition") if r["to_stage"] == "BLENDING"]
     assert joined
+    (started,) = kinds(records, "run_started")
+    assert started["compiled"] == ["stem", "blocks.0", "blocks.1"]
     told = [record["cause"] for record in kinds(records, "compilation")]
     pauses = [f"seed {record['seed']} joined inside 'blocks.0'" for record in joined]
     assert told == ["the first step", *(pauses if sites is INSIDE else [])]
@@ -103,6 +106,8 @@ def test_a_model_that_was_compiled_before_is_grown_and_comes_back_plain(tmp_path
     assert differing(weights(plain), dict(host.state_dict())) == []
     fresh = load_grown(block_host(), tmp_path / "model.pt").eval()
     assert torch.equal(fresh(inputs()), host.eval()(inputs()))
+    with pytest.raises(GrownModelError, match="compile it afterwards"):
+        load_grown(torch.compile(block_host()), tmp_path / "model.pt")
     program = torch.export.export(host, (inputs(),))
     assert torch.equal(program.module()(inputs()), host(inputs()))
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import FunctionType
 from typing import Any, Literal, get_args
 
 import torch
@@ -85,10 +86,10 @@ class Compiling:
         Raises:
             CompileError: a region is not there, or is none, or "auto" finds none.
         """
-        if self.taken_over:
+        for path in self.taken_over:
+            _refuse_own_forward(path, model.get_submodule(path))
+        if self.taken_over or self.mode == "off":
             return dict(self.taken_over)
-        if self.mode == "off":
-            return {}
         check_backend(self.backend)
         if self.mode == "model":
             paths = [""]
@@ -96,6 +97,8 @@ class Compiling:
             paths = _between_sites(model, list(sites), None if called is None else set(called()))
         else:
             paths = _named(model, self.regions)
+        for path in paths:
+            _refuse_own_forward(path, model.get_submodule(path))
         return dict.fromkeys(paths, self.compile)
 
     def compile(self, function: Any) -> Any:
@@ -124,6 +127,21 @@ def check_backend(backend: str) -> None:
             'compile: the backend "inductor" needs a C++ compiler, and there is no g++ here; '
             'install one (Debian: apt-get install g++), or set compile_backend = "aot_eager"'
         )
+
+
+def _refuse_own_forward(path: str, module: nn.Module) -> None:
+    if _has_own_forward(module):
+        raise CompileError(
+            f"{told(path)} cannot be compiled as a region: its forward pass is not its class's "
+            f"({type(module).__name__}.forward), but was set on the module itself, or is no Python "
+            "function; compile parts of it"
+        )
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    own, plain = module.__dict__.get("forward"), type(module).forward
+    replaced = own is not None and getattr(own, "__func__", None) is not plain
+    return replaced or not isinstance(plain, FunctionType)
 
 
 def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -181,7 +199,7 @@ def _regions_in(
     if not children:
         return []  # a single layer: nothing to fuse
     is_called = path == "" or called is None or path in called
-    is_free = is_called and not sites_inside(model, path, sites)
+    is_free = is_called and not _has_own_forward(module) and not sites_inside(model, path, sites)
     if is_free and not isinstance(module, _IN_A_ROW):
         return [path]
     found: list[str] = []
