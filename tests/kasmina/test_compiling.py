@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from esper_async.kasmina.compiling.choice import CompileError, Compiling
 from esper_async.kasmina.compiling.host import HostCompiler
-from esper_async.kasmina.compiling.region import CompiledForward, plainly
+from esper_async.kasmina.compiling.region import CompiledForward
 from esper_async.kasmina.stage import Stage
 from tests.growth_hosts import differing, plain_step
 from tests.kasmina.compiled_plots import (
@@ -129,12 +129,15 @@ def test_a_seed_is_in_the_forward_pass_also_behind_a_break_of_the_graph() -> Non
 
 
 def test_shadow_passes_and_evaluations_run_the_host_as_it_is_written() -> None:
-    plot = CompiledPlot("model")
+    plot = CompiledPlot("model", g2_margin=1e9)  # none is blended
+    plot.step(0)
     plot.plant("BP021", "BP014")
-    plot.epoch()
-    with torch.no_grad(), plainly():
-        plot.model(inputs()[:3])  # another shape, without gradients
+    for _ in range(2):
+        plot.epoch()
     assert plot.causes == FIRST
+    plot.batches = [(rows[:3], labels[:3]) for rows, labels in plot.batches]
+    plot.step(0)  # what counts the cost of a pass would have let dynamo skip the region for good
+    assert len(plot.pauses) == 2
 
 
 def test_the_host_of_a_seed_in_training_is_bitwise_one_without_a_seed() -> None:
@@ -232,6 +235,16 @@ def test_trials_inside_a_region_never_come_to_the_limit() -> None:
         plot.epoch()
     assert [pause.given_up for pause in plot.pauses] == [()] * 5
     assert plot.compiler.recompiles == 4
+
+
+def test_a_region_that_is_not_compiled_is_told_once() -> None:
+    plot = CompiledPlot(regions=["blocks.0", "blocks.1"])
+    plot.model.blocks[1] = Block()  # what was to be compiled is never called
+    for index in range(4):
+        plot.step(index)
+    (told,) = [pause for pause in plot.pauses if pause.given_up]
+    assert told.given_up == ("'blocks.1'",)
+    assert "never called" in told.surrender
 
 
 def test_counting_goes_on_after_a_reset_of_the_compiler() -> None:

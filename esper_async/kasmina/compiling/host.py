@@ -7,8 +7,9 @@ from typing import Any
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.compiling.choice import Compiling
 from esper_async.kasmina.compiling.region import Compiler, Regions
-from esper_async.kasmina.compiling.watch import CompileWatch
+from esper_async.kasmina.compiling.watch import Compiled, CompileWatch
 
+_A_WHOLE_STEP = 2  # a trainer's callback begins at the end of one
 _START = "the first step"
 _OTHERWISE = "other shapes, modes or settings than before"
 
@@ -22,8 +23,8 @@ class Pause:
         compilations: how many programs were compiled.
         recompiles: how many of them later than in the first step.
         ms: how long it took, in milliseconds.
-        given_up: functions that dynamo will not compile again: past its limit of recompilations
-            they run as they are, without the gain.
+        given_up: what runs as it is written, without the gain: functions past dynamo's limit of
+            recompilations, and regions of which nothing was compiled.
     """
 
     cause: str
@@ -36,10 +37,10 @@ class Pause:
     def surrender(self) -> str:
         """Say what will not be compiled again, and what can be done."""
         return (
-            f"torch.compile gave up, and runs without the gain: {', '.join(self.given_up)}; it had "
-            "to be compiled too often: give it batches of fewer shapes, name smaller regions "
-            "without it (compile_regions), or set deterministic = false, so that one program may "
-            "serve several shapes"
+            f"torch runs without compiling it: {', '.join(self.given_up)}. Where that had to be "
+            "compiled too often, give it batches of fewer shapes, name smaller regions without it "
+            "(compile_regions), or set deterministic = false, so that one program may serve "
+            "several shapes; where it is never called, or torch cannot compile it, name others"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +67,7 @@ class HostCompiler:
         self._branch = branch
         self._watch: CompileWatch | None = None
         self._is_warm = False
+        self._unlooked = _A_WHOLE_STEP
         self._pauses: list[Pause] = []
 
     @property
@@ -107,17 +109,25 @@ class HostCompiler:
         """Take note of what the step that has just ended waited for."""
         if self._watch is None or self._branch.regions is None:
             return
-        compiled = self._watch.take()
+        compiled = self._watch.take() or Compiled(0, 0.0)
         changes, self._branch.regions.changes = self._branch.regions.changes, []
-        if compiled is None:
+        given_up = compiled.given_up + self._idle(bool(changes))
+        if not compiled.compilations and not given_up:
             return
         was_warm, self._is_warm = self._is_warm, True
         recompiles = compiled.compilations if was_warm else 0
         self.recompiles += recompiles
         cause = ("; ".join(changes) or _OTHERWISE) if was_warm else _START
-        self._pauses.append(
-            Pause(cause, compiled.compilations, recompiles, compiled.ms, compiled.given_up)
-        )
+        self._pauses.append(Pause(cause, compiled.compilations, recompiles, compiled.ms, given_up))
+
+    def _idle(self, has_changed: bool) -> tuple[str, ...]:
+        """Look once, when a step has gone through all of them, at what was not compiled."""
+        if has_changed:
+            self._unlooked = _A_WHOLE_STEP
+        self._unlooked -= 1
+        if self._unlooked or self._branch.regions is None:
+            return ()
+        return tuple(self._branch.regions.idle())
 
     def take(self) -> list[Pause]:
         """Return the steps that waited since this was last called."""
