@@ -1,117 +1,214 @@
-"""A seed as values that can be saved, and back again."""
+"""Regions: parts of a network whose forward pass is compiled, while seeds at their borders are not.
 
-from collections.abc import Callable, Mapping
+A region replaces the attribute `forward` of one module by a compiled one. Whatever hooks the module
+has then run outside: a seed at a region's border joins and leaves without a recompilation. One that
+lies inside makes the region another program: it gets a function of its own for each set of grafts
+in it, so that none is taken for another and each has dynamo's whole limit of recompilations.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+from types import FunctionType, MethodType
 from typing import Any
 
-from torch.optim import Optimizer
+import torch
+from torch import nn
 
-from esper_async.kasmina.gates import GateResult
-from esper_async.kasmina.kernels.graft import Graft
-from esper_async.kasmina.optimizer_state import load_optimizer
-from esper_async.kasmina.quantity import Quantity
-from esper_async.kasmina.random_state import RandomStream
-from esper_async.kasmina.seed import Candidate, Seed
-from esper_async.kasmina.seed_optimizer import sibling_optimizer
-from esper_async.kasmina.sites import Site
-from esper_async.kasmina.stage import Stage
+from esper_async.kasmina.compiling.row import end_of, run_hooks, run_row
+from esper_async.kasmina.kernels.graft import grafts_of
 
-_PLAIN = (
-    "tournament",
-    "born_boundary",
-    "stage_steps",
-    "stage_boundaries",
-    "windows",
-    "parameter_count",
-    "ended_boundary",
-    "rest_boundaries",
-    "paused",
-    "hurried",
-    "stood_down",
-    "asked",
-    "given_rate",
-    "shadow_passes",
-    "violations",
-)
-_QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
+Function = Callable[..., Any]
+Compiler = Callable[[Function], Function]
+"""Makes a compiled function of a function, as `torch.compile` does."""
+
+_VERSIONS = 2  # the network's own, and that of its twin or of before the trial
+_numbers = count(1)
+_runs_plainly = ContextVar("_runs_plainly", default=False)
 
 
-def seed_state(seed: Seed) -> dict[str, Any]:
-    """Return a seed's state; weights, optimizer and buffers only while it lives."""
-    living = not seed.ended
-    return {
-        "id": seed.id,
-        "site": seed.site.name,
-        "candidate": seed.candidate.to_json(),
-        "stage": int(seed.stage),
-        "plain": {name: getattr(seed, name) for name in _PLAIN},
-        "quantities": {name: _quantity(getattr(seed, name)) for name in _QUANTITIES},
-        "gates": [(g.name, g.passed, g.reason, dict(g.numbers), g.boundary) for g in seed.gates],
-        "stream": None if seed.stream is None else seed.stream.state,
-        "graft": dict(seed.graft.state_dict()) if living else None,
-        "optimizer": seed.optimizer.state_dict() if seed.optimizer is not None else None,
-        "buffers": dict(seed.buffers),
-        "gradients": seed.gradients.state_dict() if living else None,
-    }
+class CompiledForward:
+    """The compiled forward pass of a module, held as the module's own attribute `forward`.
 
+    A copy of the module, or a pickle, has the plain one, and so has a program exported from it.
 
-def restore_seed(
-    saved: Mapping[str, Any],
-    sites: Mapping[str, Site],
-    build: Callable[[Candidate], Graft],
-    *,
-    host_optimizer: Optimizer,
-) -> Seed:
-    """Return the seed that was saved; a living one with its kernel's weights and its optimizer.
-
-    `build` makes a kernel of its kind, `host_optimizer` says of which kind its optimizer is.
+    Args:
+        module: whose forward pass it is.
+        run: the compiled function of (module, args, kwargs).
+        end: the last layer, if the module is a row; its hooks run after the compiled function.
     """
-    candidate = Candidate(**saved["candidate"])
-    site = sites[saved["site"]]
-    body = None if saved["graft"] is None else build(candidate)
-    plain = dict(saved["plain"])
-    seed = Seed(
-        id=saved["id"],
-        site=site,
-        candidate=candidate,
-        body=body,
-        optimizer=None,
-        tournament=plain.pop("tournament"),
-        born_boundary=plain.pop("born_boundary"),
-        parameter_count=plain.pop("parameter_count"),
-        stream=None if saved["stream"] is None else RandomStream(saved["stream"]),
-        stage=Stage(saved["stage"]),
-    )
-    for name, value in plain.items():
-        setattr(seed, name, value)
-    for name, value in saved["quantities"].items():
-        setattr(seed, name, None if value is None else Quantity(*value))
-    seed.gates = [GateResult(*gate) for gate in saved["gates"]]
-    if body is not None:
-        seed.optimizer = sibling_optimizer(host_optimizer, body.parameters())
-        _load(seed, saved)
-    return seed
+
+    def __init__(self, module: nn.Module, run: Function, end: nn.Module | None) -> None:
+        self.module = module
+        self.run = run
+        self._end = end
+        # what others look at in a forward pass: trainers its arguments, exporters its code
+        plain = MethodType(type(module).forward, module)
+        self.__signature__ = inspect.signature(plain)
+        self.__code__ = plain.__code__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module's class computes."""
+        if _runs_plainly.get() or torch.compiler.is_compiling():
+            return type(self.module).forward(self.module, *args, **kwargs)
+        value = self.run(self.module, args, kwargs)
+        return value if self._end is None else run_hooks(self._end, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.module, "forward")
 
 
-def _load(seed: Seed, saved: Mapping[str, Any]) -> None:
-    """Load the weights, buffers and optimizer state of a living seed, strictly."""
-    seed.graft.load_state_dict(saved["graft"], strict=True)
-    seed.gradients.load_state_dict(saved["gradients"])
-    seed.buffers = {name: buffer.clone() for name, buffer in saved["buffers"].items()}
-    if seed.optimizer is not None and saved["optimizer"] is not None:
-        load_optimizer(seed.optimizer, saved["optimizer"])
-    elif saved["optimizer"] is None:
-        seed.optimizer = None
+class Region:
+    """One compiled part of a network.
+
+    Args:
+        path: of the module in its network.
+        module: the module itself.
+        compiler: makes its compiled function.
+        versions: functions by the grafts inside, of a network that this one is a copy of.
+
+    Attributes:
+        border: the path at whose output a seed stands at the region's border: its own, or that of
+            a row's last layer.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        module: nn.Module,
+        compiler: Compiler,
+        versions: Mapping[tuple[str, ...], Function] | None = None,
+    ) -> None:
+        self.path = path
+        self.border, end = end_of(path, module)
+        self._module = module
+        self._compiler = compiler
+        self._is_row = end is not module
+        self._versions = dict(versions or {})
+        self._forward = CompiledForward(module, self._version(), end if self._is_row else None)
+        module.forward = self._forward
+
+    def adapt(self) -> bool:
+        """Take the function for the grafts that are inside now; return whether it is another."""
+        before, self._forward.run = self._forward.run, self._version()
+        return self._forward.run is not before
+
+    def is_compiled(self) -> bool:
+        """Whether there is a program for the region as it is: whether it has been called, too."""
+        from torch._C._dynamo import eval_frame
+
+        function = getattr(self._forward.run, "_torchdynamo_orig_callable", None)
+        # without it the compiler is switched off, by TORCHDYNAMO_DISABLE
+        entries = eval_frame._debug_get_cache_entry_list
+        return function is not None and bool(entries(function.__code__))
+
+    def copied(self, module: nn.Module) -> "Region":
+        """Return the same region of a copy of the network; what is compiled serves both."""
+        return Region(self.path, module, self._compiler, self._versions)
+
+    def remove(self) -> None:
+        """Give the module its plain forward pass back."""
+        self._module.__dict__.pop("forward", None)
+
+    def _version(self) -> Function:
+        inside = tuple(name for name in grafts_of(self._module) if not self._is_at_border(name))
+        run = self._versions.pop(inside, None)
+        self._versions[inside] = run or self._compiler(self._function())
+        for oldest in list(self._versions)[:-_VERSIONS]:
+            del self._versions[oldest]
+        return self._versions[inside]
+
+    def _is_at_border(self, name: str) -> bool:
+        return ".".join(filter(None, (self.path, name))).rpartition(".")[0] == self.border
+
+    def _function(self) -> Function:
+        """Return a function with a code object of its own: by those dynamo keeps its programs."""
+        body = _row_forward if self._is_row else _forward
+        name = f"region_{next(_numbers)}_{self.path.replace('.', '_') or 'model'}"
+        return FunctionType(body.__code__.replace(co_name=name), body.__globals__, name)
 
 
-def _quantity(quantity: Quantity | None) -> tuple[Any, ...] | None:
-    if quantity is None:
-        return None
-    return (
-        quantity.mean,
-        quantity.low,
-        quantity.high,
-        quantity.n,
-        quantity.paired_by,
-        quantity.unit,
-        quantity.estimated,
-    )
+class Regions:
+    """The compiled regions of one network.
+
+    Attributes:
+        changes: what has changed inside regions since it was last emptied, for a person to read.
+    """
+
+    def __init__(self, regions: Iterable[Region]) -> None:
+        self._regions = {region.path: region for region in regions}
+        self.changes: list[str] = []
+
+    @classmethod
+    def of(cls, model: nn.Module, compilers: Mapping[str, Compiler]) -> "Regions":
+        """Compile the modules of those paths; nothing is traced before they are first called."""
+        watch_hooks()
+        return cls(
+            Region(path, model.get_submodule(path), compiler)
+            for path, compiler in compilers.items()
+        )
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the regions are; "" is the whole network."""
+        return list(self._regions)
+
+    def idle(self) -> list[str]:
+        """Return the regions of which nothing has been compiled, for a person to read."""
+        return [told(path) for path, region in self._regions.items() if not region.is_compiled()]
+
+    def adapt(self, what: str) -> None:
+        """Let each region be what it has become by `what`: a graft that came, or left."""
+        for region in self._regions.values():
+            if region.adapt():
+                self.changes.append(f"{what} inside {told(region.path)}")
+
+    def copied(self, model: nn.Module) -> "Regions":
+        """Return the regions of a copy of the network."""
+        return Regions(r.copied(model.get_submodule(p)) for p, r in self._regions.items())
+
+    def close(self) -> None:
+        """Give every module its plain forward pass back."""
+        for region in self._regions.values():
+            region.remove()
+
+
+def is_inside(path: str, region: str) -> bool:
+    """Whether a module's path lies below a region's."""
+    return path != region and (region == "" or path.startswith(f"{region}."))
+
+
+def told(path: str) -> str:
+    """Return how messages call a region."""
+    return repr(path) if path else "the whole network"
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Run networks as they are written for a block, whatever of them is compiled."""
+    token = _runs_plainly.set(True)
+    try:
+        yield
+    finally:
+        _runs_plainly.reset(token)
+
+
+def watch_hooks() -> None:
+    """Let dynamo notice hooks that come and go, which it does not unless it is told to.
+
+    Regions need it only where a forward pass cannot be traced as a whole: dynamo then compiles
+    frames that belong to the module's class, and would take a network without a graft for one with.
+    """
+    from torch._dynamo import config  # slow to import, and few runs compile
+
+    config.skip_nnmodule_hook_guards = False
+
+
+def _forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return type(module).forward(module, *args, **kwargs)
+
+
+def _row_forward(row: nn.Sequential, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return run_row(row, *args, **kwargs)
