@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from esper_async.kasmina.compiling.choice import CompileError, Compiling
 from esper_async.kasmina.compiling.host import HostCompiler
+from esper_async.kasmina.compiling.likeness import likeness
 from esper_async.kasmina.compiling.region import CompiledForward
 from esper_async.kasmina.stage import Stage
 from tests.growth_hosts import differing, plain_step
@@ -238,12 +240,12 @@ def test_trials_inside_a_region_never_come_to_the_limit() -> None:
 
 
 def test_a_region_that_is_not_compiled_is_told_once() -> None:
-    plot = CompiledPlot(regions=["blocks.0", "blocks.1"])
-    plot.model.blocks[1] = Block()  # what was to be compiled is never called
+    plot = CompiledPlot(regions=["stem", "blocks.1"])
+    plot.model.stem = nn.Linear(6, 8)  # what was to be compiled is never called
     for index in range(4):
         plot.step(index)
     (told,) = [pause for pause in plot.pauses if pause.given_up]
-    assert told.given_up == ("'blocks.1'",)
+    assert told.given_up == ("'stem'",)
     assert "never called" in told.surrender
 
 
@@ -332,6 +334,33 @@ def test_a_missing_c_compiler_is_told_beforehand(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(CompileError, match=r'apt-get install g\+\+.*"aot_eager"'):
         Compiling(mode="model").plan(block_host())
+
+
+def test_blocks_that_are_alike_share_a_program_until_a_seed_comes_into_one() -> None:
+    plot = CompiledPlot(regions=["blocks.*"], sites=INSIDE)
+    plot.plant("BP021")
+    plot.until("BLENDING")
+    plot.epoch()
+    assert [pause.compilations for pause in plot.pauses] == [1, 1]
+
+
+def test_blocks_with_other_settings_shapes_or_hooks_are_not_alike() -> None:
+    def changed(**settings: Any) -> Block:
+        block = Block()
+        for name, value in settings.items():
+            setattr(block, name, value)
+        return block
+
+    alike = [Block(), Block(), changed(scale=2), changed(scale=2)]
+    assert likeness(alike[0]) == likeness(alike[1])
+    assert likeness(alike[2]) == likeness(alike[3])
+    hooked = Block()
+    hooked.up.register_forward_hook(lambda *_: None)
+    others = [
+        Block(), hooked, changed(scale=2), changed(scale=2.0), changed(scale=[2]),
+        changed(up=nn.Linear(8, 8, bias=False)), changed(drop=nn.Identity()),
+    ]  # fmt: skip
+    assert len({likeness(block) for block in others}) == len(others)
 
 
 def test_one_compiler_serves_a_branch_once() -> None:

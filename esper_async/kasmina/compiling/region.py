@@ -7,7 +7,7 @@ in it, so that none is taken for another and each has dynamo's whole limit of re
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper_async.kasmina.compiling.likeness import likeness
 from esper_async.kasmina.compiling.row import end_of, run_hooks, run_row
 from esper_async.kasmina.kernels.graft import grafts_of
 
@@ -67,9 +68,10 @@ class Region:
         path: of the module in its network.
         module: the module itself.
         compiler: makes its compiled function.
-        versions: functions by the grafts inside, of a network that this one is a copy of.
+        versions: functions by the grafts inside, of a region that this one is a copy of, or like.
 
     Attributes:
+        versions: its functions, by the names of the grafts inside.
         border: the path at whose output a seed stands at the region's border: its own, or that of
             a row's last layer.
     """
@@ -86,7 +88,7 @@ class Region:
         self._module = module
         self._compiler = compiler
         self._is_row = end is not module
-        self._versions = dict(versions or {})
+        self.versions = dict(versions or {})
         self._forward = CompiledForward(module, self._version(), end if self._is_row else None)
         module.forward = self._forward
 
@@ -106,7 +108,7 @@ class Region:
 
     def copied(self, module: nn.Module) -> "Region":
         """Return the same region of a copy of the network; what is compiled serves both."""
-        return Region(self.path, module, self._compiler, self._versions)
+        return Region(self.path, module, self._compiler, self.versions)
 
     def remove(self) -> None:
         """Give the module its plain forward pass back."""
@@ -114,11 +116,11 @@ class Region:
 
     def _version(self) -> Function:
         inside = tuple(name for name in grafts_of(self._module) if not self._is_at_border(name))
-        run = self._versions.pop(inside, None)
-        self._versions[inside] = run or self._compiler(self._function())
-        for oldest in list(self._versions)[:-_VERSIONS]:
-            del self._versions[oldest]
-        return self._versions[inside]
+        run = self.versions.pop(inside, None)
+        self.versions[inside] = run or self._compiler(self._function())
+        for oldest in list(self.versions)[:-_VERSIONS]:
+            del self.versions[oldest]
+        return self.versions[inside]
 
     def _is_at_border(self, name: str) -> bool:
         return ".".join(filter(None, (self.path, name))).rpartition(".")[0] == self.border
@@ -143,12 +145,20 @@ class Regions:
 
     @classmethod
     def of(cls, model: nn.Module, compilers: Mapping[str, Compiler]) -> "Regions":
-        """Compile the modules of those paths; nothing is traced before they are first called."""
+        """Compile the modules of those paths; nothing is traced before they are first called.
+
+        Modules that are alike share a program, until a graft comes into one of them.
+        """
         watch_hooks()
-        return cls(
-            Region(path, model.get_submodule(path), compiler)
-            for path, compiler in compilers.items()
-        )
+        programs: dict[Hashable, Mapping[tuple[str, ...], Function]] = {}
+        regions = []
+        for path, compiler in compilers.items():
+            module = model.get_submodule(path)
+            alike = (likeness(module), compiler)
+            region = Region(path, module, compiler, programs.get(alike))
+            programs[alike] = region.versions
+            regions.append(region)
+        return cls(regions)
 
     @property
     def paths(self) -> list[str]:
