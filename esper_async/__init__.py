@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper_async.kasmina.compiling.choice import Compiling
     from esper_async.kasmina.distributed_ranks import DistributedRanks
     from esper_async.kasmina.micro_batches import MicroBatches
     from esper_async.tolaria.grow import grow
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from esper_async.tolaria.task import Task
 
 __all__ = [
+    "Compiling",
     "DistributedRanks",
     "Grower",
     "MicroBatches",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Compiling": "esper_async.kasmina.compiling.choice",
     "DistributedRanks": "esper_async.kasmina.distributed_ranks",
     "Grower": "esper_async.tolaria.grower",
     "MicroBatches": "esper_async.kasmina.micro_batches",

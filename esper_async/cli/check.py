@@ -49,11 +49,23 @@ def _lines(run_file: RunFile, document: Mapping[str, Any]) -> list[str]:
     if "resumable" in document:
         why = document.get("resumable_why")
         lines.append(f"resume will be {document['resumable']}" + (f": {why}" if why else ""))
+    if document.get("compiled"):
+        lines += _compiled(document["compiled"])
     problems = document["problems"]
     lines += [f"problem: {problem}" for problem in problems]
     lines += [f"note: {note}" for note in document.get("notes") or []]
     if not problems:
         lines.append("it can be trained")
+    return lines
+
+
+def _compiled(plan: Mapping[str, Any]) -> list[str]:
+    regions = [region["path"] or "the whole model" for region in plan["regions"]]
+    lines = [f"compiled for training ({plan['backend']}): {', '.join(regions)}"]
+    for region, name in zip(plan["regions"], regions, strict=True):
+        if region["sites_inside"]:
+            sites = ", ".join(region["sites_inside"])
+            lines.append(f"  inside {name}, where blending costs a pause to compile: {sites}")
     return lines
 
 

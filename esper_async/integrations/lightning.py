@@ -175,7 +175,8 @@ def _refuse_unsupported(trainer: Trainer, module: LightningModule) -> None:
         )
     if getattr(module, "_compiler_ctx", None) is not None:
         raise UnsupportedLoopError(
-            "the module is compiled, and growth changes it; fit it without torch.compile"
+            "the module is compiled, and growth changes it; fit it without torch.compile, and let "
+            'GrowerCallback(compile="regions") compile what is in it'
         )
 
 

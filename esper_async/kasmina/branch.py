@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper_async.kasmina.compiling.region import Regions
 from esper_async.kasmina.kernels.graft import attach, detach, grafts_of
 from esper_async.kasmina.optimizer_state import load_optimizer
 from esper_async.kasmina.ownership import HOST, Owners
@@ -31,6 +32,7 @@ class Branch:
 
     Attributes:
         paused: the seeds in the forward pass that are not trained for now.
+        regions: the parts of the network that are compiled, if any are.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Branch:
         self._settings_used: dict[str, list[dict[str, Any]]] = {}
         self._came_with = set(grafts_of(model))
         self.paused: set[str] = set()
+        self.regions: Regions | None = None
         self._stepped = False
         self._trained_model: nn.Module | None = None
         self._synchronised = False
@@ -124,6 +127,7 @@ class Branch:
         """Join a seed to the network: forward pass, module tree and optimizer."""
         self._forget_wrap()
         attach(self.model.get_submodule(seed.site.path), seed.graft, seed.attribute)
+        self._regrown(seed, "joined")
         self.seed_order.append(seed.id)
         if seed.optimizer is not None:
             self.seed_optimizers[seed.id] = seed.optimizer
@@ -132,8 +136,13 @@ class Branch:
         """Take a seed out of the network, its optimizer state with it."""
         self._forget_wrap()
         detach(self.model.get_submodule(seed.site.path), seed.attribute)
+        self._regrown(seed, "left")
         self.seed_order.remove(seed.id)
         self.seed_optimizers.pop(seed.id, None)
+
+    def _regrown(self, seed: Seed, what: str) -> None:
+        if self.regions is not None:
+            self.regions.adapt(f"seed {seed.id} {what}")
 
     def freeze(self, seed: Seed) -> None:
         """Stop training a seed that stays in the network."""
@@ -160,6 +169,8 @@ class Branch:
             ranks=self.ranks,
             owners=self.owners.copied(model, memo),
         )
+        if self.regions is not None:
+            twin.regions = self.regions.copied(model)
         twin._synchronised = True  # as equal on all ranks as this one
         self.precision.follow(optimizer, self.optimizer)
         for seed_id, seed_optimizer in self.seed_optimizers.items():
@@ -206,6 +217,8 @@ class Branch:
     def close(self) -> None:
         """Stop following the host's optimizer."""
         self._hook.remove()
+        if self.regions is not None:
+            self.regions.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the network and of its optimizers; tensors are shared, not copied."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from esper_async.kasmina.compiling.region import plainly
 from esper_async.kasmina.user_code import blaming
 
 _SEQUENCE = (tuple, list)  # a constant: a union would be made anew for every batch
@@ -77,6 +78,9 @@ class Call(nn.Module):
 
     It is what `functional_call` needs in order to swap tensors under a forward function that is not
     the module's own. It holds the host without owning it: make one where it is needed.
+
+    The host is run as it is written, also where training runs compiled regions of it: what one
+    evaluation compares is computed in one way, and other tensors, modes and shapes compile nothing.
     """
 
     def __init__(self, model: nn.Module, forward: Forward) -> None:
@@ -86,7 +90,8 @@ class Call(nn.Module):
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return (output, target) of a batch."""
-        return run_forward(self.run, self.model, batch)
+        with plainly():
+            return run_forward(self.run, self.model, batch)
 
     def with_tensors(self, tensors: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor]:
         """Return (output, target) with `tensors` (named as in the host) in place of its own."""

@@ -88,6 +88,11 @@ def find_sites(
     return [_site(event.path, event, depth) for depth, event in enumerate(chosen)]
 
 
+def called_paths(model: nn.Module, forward: Forward, batch: Any) -> set[str]:
+    """Return the paths of the submodules that a batch goes through and that return a tensor."""
+    return {event.path for event in _trace(model, forward, batch)[0]}
+
+
 def _trace(model: nn.Module, forward: Forward, batch: Any) -> tuple[list[_Event], list[Tensor]]:
     events: list[_Event] = []
     seen: dict[str, _Event] = {}
@@ -233,7 +238,7 @@ def _named_site(model: nn.Module, events: list[_Event], name: str, path: str) ->
     except AttributeError as error:
         raise NoSiteError(f"site {name!r}: the model has no submodule {path!r}") from error
     while isinstance(module, nn.Sequential) and len(module):
-        path = f"{path}.{len(module) - 1}"
+        path = f"{path}.{list(module._modules)[-1]}"
         module = module[-1]
     if path not in by_path:
         raise NoSiteError(f"site {name!r}: the submodule {path!r} was not called on a batch")

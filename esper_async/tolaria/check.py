@@ -23,6 +23,7 @@ from esper_async.kasmina.call import (
     detached_parameters,
     first_batch_size,
 )
+from esper_async.kasmina.compiling.choice import CompileError
 from esper_async.kasmina.evaluation import SampleLoss
 from esper_async.kasmina.kernels import blueprints_for, build_kernel
 from esper_async.kasmina.kernels.graft import Graft, GraftHook, fitting_blend
@@ -31,6 +32,7 @@ from esper_async.kasmina.sites import NoSiteError, Site, find_sites
 from esper_async.kasmina.user_code import UserCodeError, blaming
 from esper_async.runtime.import_path import append_working_directory
 from esper_async.tolaria import global_random
+from esper_async.tolaria.compile_plan import compile_plan
 from esper_async.tolaria.options import RunOptions, options_from_run
 from esper_async.tolaria.rehearsal import problem_of, score_batches
 from esper_async.tolaria.run_file import RunFile, load_run
@@ -59,7 +61,11 @@ def check_run(run_file: RunFile) -> dict[str, Any]:
         failed = _check_step(task, batch, problems, document["notes"])
     _check_splits(task, boundaries + (options.policy != "static"), failed, problems)
     if passes and not problems:
-        _check_sites(task, run_file, passes[0], document)
+        sites = _check_sites(task, run_file, passes[0], document)
+        try:
+            document["compiled"] = compile_plan(task, options, sites, passes[0])
+        except CompileError as error:
+            problems.append(str(error))
     return document
 
 
@@ -140,7 +146,8 @@ def _check_splits(task: Task, passes: int, failed: set[str], problems: list[str]
             problems += map(str, score_batches(task, split, found[0], known=failed))
 
 
-def _check_sites(task: Task, run_file: RunFile, batch: Any, document: dict[str, Any]) -> None:
+def _check_sites(task: Task, run_file: RunFile, batch: Any, document: dict[str, Any]) -> list[Site]:
+    """Try every candidate at every site; return the sites of a run that grows."""
     named = run_file.growth.sites
     wanted = task.sites if named == "auto" else named
     try:
@@ -148,7 +155,7 @@ def _check_sites(task: Task, run_file: RunFile, batch: Any, document: dict[str, 
     except NoSiteError as error:
         if run_file.growth.policy != "static":
             document["problems"].append(str(error))
-        return
+        return []
     rows = []
     for site in sites:
         fitting = [
@@ -167,6 +174,7 @@ def _check_sites(task: Task, run_file: RunFile, batch: Any, document: dict[str, 
             }
         )
     document["sites"] = rows
+    return [] if run_file.growth.policy == "static" else sites
 
 
 def _runs(task: Task, site: Site, blueprint: str, batch: Any, document: dict[str, Any]) -> bool:

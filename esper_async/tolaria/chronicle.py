@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from esper_async.kasmina.compiling.host import Pause
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import SPOILT_TWIN, GateResult
 from esper_async.kasmina.isolation import VIOLATIONS
@@ -79,6 +80,13 @@ class Chronicle:
             probability=decision.probability,
             alternatives=[dict(entry) for entry in decision.alternatives],
         )
+
+    def pauses(self, pauses: Iterable[Pause]) -> None:
+        """Tell of steps that waited for the compiler, and of what it will not compile again."""
+        for pause in pauses:
+            self.note("compilation", **pause.to_json())
+            if pause.given_up:
+                self.emergency("MINOR", pause.surrender)
 
     def request(self, command_id: str, cull: Cull, reason: str, *, by: str, number: Any) -> None:
         """Tell that a request is obeyed or refused, as a decision of who made it."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esper_async.tolaria.task import Task
+
 
 def boundaries_since_best(
     history: Sequence[Mapping[str, Any]], key: str, *, larger_is_better: bool
@@ -19,3 +21,17 @@ def boundaries_since_best(
         if best is None or (value > best if larger_is_better else value < best):
             best, best_at = value, number
     return len(history) - 1 - best_at
+
+
+def stall(history: Sequence[Mapping[str, Any]], task: Task, *, patience: int) -> str | None:
+    """Say that a task's primary metric has not become better for `patience` boundaries, if so.
+
+    A patience of 0 waits for ever.
+    """
+    key = task.primary_key
+    if patience == 0:
+        return None
+    since = boundaries_since_best(history, key, larger_is_better=task.larger_is_better)
+    if since < patience:
+        return None
+    return f"{key} was at its best {since} boundaries ago (run.patience = {patience})"

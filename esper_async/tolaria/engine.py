@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.chronicle import Chronicle
 from esper_async.tolaria.control import Control, NoControl, Steer
-from esper_async.tolaria.early_stop import boundaries_since_best
+from esper_async.tolaria.early_stop import stall
 from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.grown import save_grown
@@ -33,7 +34,7 @@ from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, compute_of
+from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, outcome_of
 from esper_async.tolaria.records import growth_record, start_record
 from esper_async.tolaria.recovery import (
     LEVELS,
@@ -169,17 +170,23 @@ class Engine:
     def _run(self) -> Outcome:
         global_random.seed_everything(self.options.seed)
         self._set_up()
+        try:
+            return self._train()
+        finally:
+            self.grower.uncompile()
+
+    def _train(self) -> Outcome:
         self._resume()
         while not self._over():
             self._run_epoch()
         if self._ending == "drained":
             self._save()
-            return self._outcome("drained", None, self._clock.total())
+            return self._outcome("drained", None)
         self._finish()
         if self._folder is not None:
             save_grown(self.grower, self._folder / MODEL_FILE)
         test = None if self._test is None else self.grower.score(self._test)
-        return self._outcome(self._ending or "completed", test, self._clock.total())
+        return self._outcome(self._ending or "completed", test)
 
     def _set_up(self) -> None:
         task, options = self.task, self.options
@@ -217,7 +224,9 @@ class Engine:
             progress=self._progress,
             precision=precision,
             decide=self._decide,
+            compile=options.compiling(deterministic=self._deterministic, taken_over=task.compiled),
         )
+        self.grower.compiler.on_start = partial(self._heartbeat, phase="compiling")
         self._chronicle.name(self._run_id, self.grower.policy)
         self.grower.owners.on_refusal = lambda why: self._chronicle.emergency("CRITICAL", why)
         self._host_parameters = sum(p.numel() for p in task.model.parameters())
@@ -264,9 +273,13 @@ class Engine:
             self._guard(lost)
         else:
             self._tally.add(loss.double(), size)
-        self._control.heartbeat(self._steps, boundary=self._boundary)
+        self._heartbeat()
+        self._chronicle.pauses(self.grower.compiler.take())
         self._tally.host_s += trained - begun
         self._tally.total_s += time.perf_counter() - begun
+
+    def _heartbeat(self, **progress: Any) -> None:
+        self._control.heartbeat(self._steps, boundary=self._boundary, **progress)
 
     def _begin(self, batch: Any) -> None:
         """Look at the first batch: find the sites, prove the kernels, count the host's cost."""
@@ -356,15 +369,9 @@ class Engine:
 
     def _look_for_a_stall(self) -> None:
         """End the run early once its primary metric has not become better for long enough."""
-        patience, key = self.options.patience, self.task.primary_key
-        if patience == 0:
-            return
-        since = boundaries_since_best(
-            self._history, key, larger_is_better=self.task.larger_is_better
-        )
-        self._is_stalled = since >= patience
-        if self._is_stalled:
-            reason = f"{key} was at its best {since} boundaries ago (run.patience = {patience})"
+        reason = stall(self._history, self.task, patience=self.options.patience)
+        if reason is not None:
+            self._is_stalled = True
             self._chronicle.note("early_stop", reason=reason)
 
     def _overhead(self, tally: Tally) -> float | None:
@@ -436,7 +443,7 @@ class Engine:
                     self._roll_back(steer)
             if not paused or self._ending is not None:
                 return
-            self._control.heartbeat(self._steps, boundary=self._boundary, paused=True)
+            self._heartbeat(paused=True)
             self._control.wait(0.2)
 
     # -- saved and restored --------------------------------------------------------------------
@@ -581,17 +588,7 @@ class Engine:
     def _position(self) -> dict[str, Any]:
         return {"boundary": self._boundary, "step": self._steps, "epoch": self._loader.epoch}
 
-    def _outcome(self, state: State, test: Evaluation | None, wall_s: float) -> Outcome:
-        told = self._chronicle.told
-        compute = compute_of(self.grower.executor, self._macs_per_sample * self._samples)
-        return Outcome(
-            state,
-            self.grower,
-            self._history,
-            told["field_report"],
-            told["transition"],
-            told["decision"],
-            test,
-            wall_s,
-            compute,
-        )
+    def _outcome(self, state: State, test: Evaluation | None) -> Outcome:
+        told, macs = self._chronicle.told, self._macs_per_sample * self._samples
+        wall_s = self._clock.total()
+        return outcome_of(state, self.grower, self._history, told, test, wall_s, macs)

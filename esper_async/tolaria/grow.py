@@ -96,6 +96,7 @@ def grow(
 
     Raises:
         TaskError, NoSiteError, BatchError, EmptyLoaderError: the task cannot be trained as it is.
+        CompileError: the model cannot be compiled as it was asked for.
         UserCodeError: the task's own code raised; the message says which, and after which step.
         TypeError: an option is not known.
         ValueError: an option's value, a tier or a blueprint is not known.

@@ -6,8 +6,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
@@ -15,6 +14,9 @@ from torch.optim import Optimizer
 
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward, default_forward
+from esper_async.kasmina.compiling.choice import CompileMode, Compiling
+from esper_async.kasmina.compiling.host import HostCompiler, Pause
+from esper_async.kasmina.compiling.taken_over import compiling_of
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
 from esper_async.kasmina.evaluation_form import EVALUATIONS
 from esper_async.kasmina.executor import Executor
@@ -39,7 +41,7 @@ from esper_async.kasmina.precision import Precision, PrecisionName
 from esper_async.kasmina.ranks import Form, Ranks, json_form, lone_rank
 from esper_async.kasmina.replicas import align, spread_streams
 from esper_async.kasmina.seed import Seed
-from esper_async.kasmina.sites import Site, find_sites
+from esper_async.kasmina.sites import Site, called_paths, find_sites
 from esper_async.kasmina.stage import Stage
 from esper_async.kasmina.trial import TrainStep
 from esper_async.tamiyo.command import (
@@ -57,6 +59,7 @@ from esper_async.tolaria.progress import ProgressLine
 from esper_async.tolaria.run_facts import SAME_RUN, run_facts, site_facts
 from esper_async.tolaria.seeds_view import policy_view
 from esper_async.tolaria.site_state import pair_state, restore_pair, restore_site, site_state
+from esper_async.tolaria.step import Step
 from esper_async.urza import Library
 
 Decide = Callable[[Policy, View], Decision]
@@ -80,7 +83,8 @@ class BoundaryReport:
 
     `refused` says why the decision's command could not be carried out; nothing was changed then.
     `isolation_violations` counts samples since the last boundary in which a seed in training had
-    touched the host; None where nothing grows.
+    touched the host; None where nothing grows. `pauses` are the steps since then that waited for
+    the compiler.
     """
 
     boundary: int
@@ -90,6 +94,7 @@ class BoundaryReport:
     duration_ms: dict[str, float] = field(default_factory=dict)
     refused: str | None = None
     isolation_violations: int | None = None
+    pauses: list[Pause] = field(default_factory=list)
 
 
 class Grower:
@@ -131,8 +136,12 @@ class Grower:
             journals there what it is about to do.
         ranks: the processes that train this model together: `DistributedRanks()` under `torchrun`;
             None is this one alone.
+        compile: what of the model is compiled: "off", "regions", "model", or more of it as a
+            `Compiling`. Give the plain model, and call it as ever; submodules that
+            `torch.compile` has wrapped are compiled as regions.
 
     Raises:
+        CompileError: the model cannot be compiled so, or is what `torch.compile` returned.
         TypeError, ValueError: a growth option, a tier or a blueprint is not known.
         ValueError: "16-mixed" without a scaler, or a scaler without it.
         TypeError, ValueError: no ranks, although the model or the process is one of several.
@@ -162,7 +171,9 @@ class Grower:
         scaler: GradScaler | None = None,
         decide: Decide | None = None,
         ranks: Ranks | None = None,
+        compile: CompileMode | Compiling = "off",  # noqa: A002 - as torch and the run file call it
     ) -> None:
+        compiling = compiling_of(compile, model)
         self.model = model
         self.optimizer = optimizer
         self.options = GrowthOptions.of(growth)
@@ -202,10 +213,13 @@ class Grower:
         self._progress = progress
         self._rates = rates or LRController(optimizer, warmup_steps=self.options.warmup_steps)
         self._transitions: list[Transition] = []
-        self._step = _Step(self)
+        self._step = Step(self.after_step)
         self._decide_by = decide or _ask_policy
         self.grows = self.policy.name != "static"
         self._boundary = 0
+        self.compiler = HostCompiler(self._branch, compiling)
+        if not self.grows:
+            self.compiler.install()
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -237,7 +251,7 @@ class Grower:
             self.ranks.must_agree(facts, SAME_RUN)
             self._have_agreed = True
 
-    def step(self, batch: Any) -> "_Step":
+    def step(self, batch: Any) -> Step:
         """Return the context manager for one optimizer step of the caller's on `batch`.
 
         Where gradients are accumulated over several batches, pass all of them, as `MicroBatches`.
@@ -254,11 +268,14 @@ class Grower:
 
         Raises:
             NoSiteError: there is no place to grow.
+            CompileError: the model cannot be compiled as it was asked for.
             RanksDifferError: the processes do not train the same network in the same way.
         """
         self._agree_on_run()
         self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
         self.ranks.must_agree(site_facts(self.sites), SAME_RUN)
+        paths = [site.path for site in self.sites]
+        self.compiler.install(paths, lambda: called_paths(self.model, self._forward, batch))
         self.executor = self._make_executor()
         self.legal = self.ranks.from_first(self._certified, self._legal_form())
 
@@ -309,6 +326,7 @@ class Grower:
 
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step on `batch`; leaving `step` calls it."""
+        self.compiler.after_step()
         executor = self.executor
         if executor is None:
             self._rates.step(())
@@ -364,6 +382,7 @@ class Grower:
             },
             refused,
             None if self.executor is None else self.executor.take_violations(),
+            self.compiler.take(),
         )
 
     def _try(self, command: Command) -> str | None:
@@ -512,11 +531,16 @@ class Grower:
             "legal": [pair_state(pair) for pair in self.legal],
             "executor": None if executor is None else executor.state_dict(),
             "branch": self._branch.state_dict() if executor is None else None,
+            "regions": self.compiler.paths,
         }
 
     def slow_down(self, factor: float) -> None:
         """Multiply the learning rates of the seeds, and of the host where we set them, for good."""
         self._rates.slow_down(factor)
+
+    def uncompile(self) -> None:
+        """Let the model run as it is written from now on."""
+        self.compiler.close()
 
     def ungrow(self) -> None:
         """Take every seed out of the network, as if none had been planted; then load a state."""
@@ -542,6 +566,7 @@ class Grower:
         else:
             self.sites = [restore_site(site) for site in state["sites"]]
             self.legal = [restore_pair(pair, self.sites) for pair in state["legal"]]
+            self.compiler.install_again(state["regions"])
             self.executor = self._make_executor()
             self.executor.load_state_dict(state["executor"])
         self._rates.load_state_dict(state["rates"])
@@ -551,24 +576,3 @@ class Grower:
 
 def _ask_policy(policy: Policy, view: View) -> Decision:
     return policy.decide(view)
-
-
-class _Step:
-    """The context manager of one step; one object serves them all."""
-
-    def __init__(self, grower: Grower) -> None:
-        self._grower = grower
-        self.batch: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        batch, self.batch = self.batch, None
-        if kind is None:
-            self._grower.after_step(batch)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper_async.kasmina.compiling.taken_over import is_wrapped
 from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import Graft, attach
 from esper_async.runtime.files import write_atomically
@@ -61,9 +62,15 @@ def load_grown(model: nn.Module, path: str | Path) -> nn.Module:
     The file is read without running any code of its own. `model` stays as it was on an error.
 
     Raises:
-        GrownModelError: the file is no grown network, or the host is of another architecture.
+        GrownModelError: the file is no grown network, or the host is of another architecture or
+            what `torch.compile` returned.
         OSError: the file cannot be read.
     """
+    if is_wrapped(model):
+        raise GrownModelError(
+            "the model is what torch.compile(module) returned, which would not see what is planted "
+            "in the module: give load_grown the module, and compile it afterwards"
+        )
     document = _read(Path(path))
     planted: list[tuple[str, str, Graft]] = []
     for told in document["seeds"]:

@@ -1,9 +1,11 @@
 """What a run is asked for, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from esper_async.kasmina.compiling.choice import CompileMode, Compiling
+from esper_async.kasmina.compiling.region import Compiler
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.precision import PRECISIONS, PrecisionName, unknown_precision
 
@@ -34,6 +36,14 @@ class RunOptions:
         accumulate: batches of an optimizer step; their gradients are averaged.
         patience: boundaries without a better primary metric after which training ends; 0 trains to
             the last epoch. A seed needs a dwell, a ramp and a window to show what it brings.
+        compile: what of the host torch compiles for training: "off", "regions" of it, or the whole
+            "model". A seed at a region's border costs no recompilation, one inside a pause.
+        compile_regions: submodule paths, with `*` for any part of one; "auto" takes the largest
+            submodules of several layers that have no site inside.
+        compile_backend: of `torch.compile`.
+
+    Raises:
+        ValueError: a value is not allowed.
     """
 
     epochs: int
@@ -52,6 +62,9 @@ class RunOptions:
     precision: PrecisionName = "32"
     accumulate: int = 1
     patience: int = 0
+    compile: CompileMode = "off"
+    compile_regions: Literal["auto"] | Sequence[str] = "auto"
+    compile_backend: str = "inductor"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -66,6 +79,26 @@ class RunOptions:
             raise ValueError(f"in_memory must be at least 0, not {self.in_memory}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, not {self.patience}")
+        self.compiling(deterministic=True)
+
+    def compiling(
+        self, *, deterministic: bool, taken_over: Mapping[str, Compiler] | None = None
+    ) -> Compiling:
+        """Return how the host is compiled, with what of it was `taken_over` as it was before.
+
+        A deterministic run has a program for each shape: one for several would be made by the order
+        in which shapes come, and a resumed run meets them in another.
+
+        Raises:
+            CompileError: two of the options do not go together.
+        """
+        return Compiling(
+            mode=self.compile,
+            regions=self.compile_regions,
+            backend=self.compile_backend,
+            dynamic=False if deterministic else None,
+            taken_over=taken_over or {},
+        )
 
 
 def options_from_run(config: Mapping[str, Any]) -> RunOptions:

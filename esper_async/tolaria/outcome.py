@@ -1,6 +1,7 @@
 """What a run sums up while it trains, and what it leaves at its end."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,6 +85,29 @@ def compute_of(executor: Executor | None, static_macs: float) -> dict[str, float
         "shadow_macs": account.shadow_macs,
         "twin_macs": account.twin_macs,
     }
+
+
+def outcome_of(
+    state: State,
+    grower: Grower,
+    history: list[dict[str, Any]],
+    told: Mapping[str, list[dict[str, Any]]],
+    test: Evaluation | None,
+    wall_s: float,
+    static_macs: float,
+) -> Outcome:
+    """Return how a run ended; `told` are its records, `static_macs` its cost where nothing grew."""
+    return Outcome(
+        state,
+        grower,
+        history,
+        told["field_report"],
+        told["transition"],
+        told["decision"],
+        test,
+        wall_s,
+        compute_of(grower.executor, static_macs),
+    )
 
 
 def parameters_of(model: nn.Module) -> int:

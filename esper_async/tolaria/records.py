@@ -71,6 +71,7 @@ def start_record(
         "threads": torch.get_num_threads(),
         **task.description(),
         "sites": site_records(grower.sites),
+        "compiled": grower.compiler.paths,
     }
 
 

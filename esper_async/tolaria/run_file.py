@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 import esper_async
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, nearest, problems_of
@@ -49,6 +49,9 @@ class RunSection(StrictModel):
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     accumulate: int = Field(default=1, ge=1)
     patience: int = Field(default=0, ge=0)
+    compile: Literal["off", "regions", "model"] = "off"
+    compile_regions: Literal["auto"] | tuple[str, ...] = "auto"
+    compile_backend: str = Field(default="inductor", max_length=100)
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("task")
@@ -58,6 +61,13 @@ class RunSection(StrictModel):
         if not module or not function.isidentifier():
             raise ValueError("a task is 'package.module:callable' or 'path/to/file.py:callable'")
         return task
+
+    @field_validator("compile_regions")
+    @classmethod
+    def _goes_with_regions(cls, regions: Any, info: ValidationInfo) -> Any:
+        if regions != "auto" and info.data.get("compile") != "regions":
+            raise ValueError('names what is compiled where run.compile = "regions"')
+        return regions
 
 
 class GrowthSection(StrictModel):

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from esper_async.kasmina.compiling.choice import CompileError
+from esper_async.kasmina.compiling.region import Compiler
+from esper_async.kasmina.compiling.taken_over import take_over
+
 Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
@@ -44,6 +48,9 @@ class Task:
         name: how the task is called in reports; a `grow` that is given no name takes it.
         forward: `(model, batch) -> (output, target)` for batches that are not (input, target).
         clip_norm: largest gradient norm of the host; None does not clip.
+        compiled: what `torch.compile` had wrapped in the model, by path; found by looking. The
+            wraps are taken off, and the same parts are compiled as they were while the model is
+            trained.
     """
 
     model: nn.Module
@@ -60,10 +67,16 @@ class Task:
     name: str | None = None
     forward: Forward | None = None
     clip_norm: float | None = None
+    compiled: Mapping[str, Compiler] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TaskError(f"Task.model must be a torch.nn.Module, not {type(self.model)!r}")
+        try:
+            self.model, found = take_over(self.model)
+        except CompileError as error:
+            raise TaskError(f"Task.model: {error}") from error
+        self.compiled = {**self.compiled, **found}
         if not any(True for _ in self.model.parameters()):
             raise TaskError("Task.model has no parameters, so there is nothing to train")
         for split in ("train_loader", "validation_loader"):

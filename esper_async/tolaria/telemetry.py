@@ -86,6 +86,12 @@ def _checkpoint(record: Record, _loss_unit: str) -> Iterator[Point]:
     yield Point("tolaria.checkpoint.size_bytes", float(record["bytes"]), "bytes")
 
 
+def _compilation(record: Record, _loss_unit: str) -> Iterator[Point]:
+    yield Point("tolaria.recompiles", float(record["recompiles"]))
+    yield Point("tolaria.compile.duration_ms", record["ms"], "ms")
+    yield Point("tolaria.compile.given_up", float(len(record["given_up"])))
+
+
 def _rate_violation(_record: Record, _loss_unit: str) -> Iterator[Point]:
     yield Point("tolaria.lr.integrity_violations", 1.0)
 
@@ -101,6 +107,7 @@ _TOLD: dict[str, Callable[[Record, str], Iterator[Point]]] = {
     "rollback": _rollback,
     "rolled_back": _rolled_back,
     "checkpoint": _checkpoint,
+    "compilation": _compilation,
     "rate_violation": _rate_violation,
     "command_refused": _command_refused,
 }

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper_async import Compiling
 from esper_async.integrations.errors import MissingPackageError, UnsupportedLoopError
 from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.kasmina.stage import Stage
@@ -262,6 +263,28 @@ def test_what_growth_cannot_follow_is_refused_with_what_to_set(
         change(module)
     with pytest.raises(UnsupportedLoopError, match=told):
         make_trainer(make_callback(certificates), **options).fit(module, *data())
+
+
+@pytest.mark.full
+def test_a_callback_compiles_regions_of_the_module_and_seeds_grow_in_them(
+    certificates: Any,
+) -> None:
+    weights, pauses = [], []
+    for compiling in ("off", Compiling(mode="regions", regions=["net"], backend="eager")):
+        module = make_module(host=plain_host())
+        callback = make_callback(certificates, compile=compiling, sites={"trunk": "net.3"})
+        torch.manual_seed(0)
+        make_trainer(callback, max_epochs=12).fit(module, *data())
+        assert callback.grower is not None
+        assert callback.grower.executor is not None
+        assert callback.grower.executor.kept
+        callback.grower.uncompile()
+        weights.append(dict(module.state_dict()))
+        pauses.append([pause.cause for report in callback.reports for pause in report.pauses])
+    assert differing(*weights) == []
+    assert pauses[0] == []
+    assert pauses[1][0] == "the first step"
+    assert any("joined inside 'net'" in cause for cause in pauses[1])
 
 
 @pytest.mark.full

@@ -1,5 +1,6 @@
 """Sites: found by tracing a batch, or named; the host notices nothing of it."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,6 +155,13 @@ def test_named_sites_are_the_only_ones_and_a_row_stands_for_its_last_module() ->
     (site,) = found(make_host("conv2d"), torch.randn(4, 2, 6, 6), {"early": "stem"})
 
     assert (site.name, site.path) == ("early", "stem.2")
+
+
+def test_a_row_of_named_layers_stands_for_its_last_one() -> None:
+    row = nn.Sequential(OrderedDict(up=nn.Linear(6, 8), rectify=nn.ReLU()))
+    model = nn.Sequential(OrderedDict(row=row, head=nn.Linear(8, 3)))
+    (site,) = find_sites(model, default_forward, make_batches("mlp")[0], {"here": "row"})
+    assert site.path == "row.rectify"
 
 
 @pytest.mark.parametrize(

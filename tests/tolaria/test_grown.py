@@ -1,12 +1,23 @@
 """A grown network can be taken out of a run and put into a fresh host."""
 
+import copy
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from esper_async import load_grown
+from esper_async.kasmina.call import default_forward
+from esper_async.kasmina.kernels import build_kernel
+from esper_async.kasmina.kernels.graft import (
+    BLEND_MODES,
+    BlendMode,
+    Graft,
+    attach,
+)
+from esper_async.kasmina.sites import find_sites
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grown import GrownModelError, save_grown
@@ -29,6 +40,45 @@ def test_a_run_leaves_its_grown_network_for_a_fresh_host(tmp_path: Path) -> None
     assert differing(dict(grown.state_dict()), dict(fresh.state_dict())) == []
     inputs, _ = make_batches("mlp", count=1)[0]
     assert torch.equal(grown.eval()(inputs), fresh.eval()(inputs))
+
+
+@pytest.mark.parametrize("mode", BLEND_MODES)
+def test_a_grown_network_survives_copies_files_programs_and_the_compiler(
+    mode: BlendMode, tmp_path: Path
+) -> None:
+    grown = grown_with(mode).eval()
+    inputs, _ = make_batches("mlp", count=1)[0]
+    output = grown(inputs)
+    fresh = grown_with(mode, alpha=0.0).eval()
+    assert not torch.equal(fresh(inputs), output)
+    torch.save(grown.state_dict(), tmp_path / "weights.pt")
+    fresh.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True), strict=True)
+    torch.save(grown, tmp_path / "whole.pt")
+    whole = torch.load(tmp_path / "whole.pt", weights_only=False)
+    for other in (fresh, whole, copy.deepcopy(grown)):
+        assert torch.equal(other(inputs), output)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(grown, (inputs,), dynamic_shapes=({0: batch},), strict=True)
+    torch.export.save(program, tmp_path / "program.pt2")
+    loaded = torch.export.load(tmp_path / "program.pt2").module()
+    torch.testing.assert_close(loaded(inputs), output)
+    torch.testing.assert_close(loaded(inputs[:3]), grown(inputs[:3]))
+    assert torch.equal(torch.compile(grown, backend="eager")(inputs), output)
+
+
+def grown_with(mode: BlendMode, alpha: float = 0.7) -> nn.Module:
+    """Return a host with a kernel that is blended in by a mode, behind a row."""
+    host = make_host("mlp")
+    (site,) = find_sites(host, default_forward, make_batches("mlp")[0], {"here": "body"})
+    blueprint = "BP014" if mode == "convex" else "BP021"
+    kernel = build_kernel(blueprint, site.interface, seed=1)
+    graft = Graft(kernel, form=site.form, mode=mode, channels=site.interface.channels)
+    with torch.no_grad():
+        for number, parameter in enumerate(graft.parameters(), start=1):
+            parameter.add_(0.1 * number)
+    graft.set_alpha(alpha)
+    attach(host.get_submodule(site.path), graft, "esper_s1")
+    return host
 
 
 def test_another_host_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
