@@ -1,8 +1,5 @@
 """Checkpoints on disk: complete, checksummed, replaced atomically, written beside training."""
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +21,6 @@ from esper_async.tolaria.pace import Pace
 KEPT = 2
 _RESTED = 0.5
 """Of the time between two checkpoints: so much of it the writing of one may rest."""
-_LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +59,7 @@ class CheckpointStore:
         self._folder = folder
         self._kept = kept
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = ThreadPoolExecutor(
-            1, thread_name_prefix="checkpoint", initializer=_yield_to_training
-        )
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Written] | None = None
         self._written: list[Written] = []
         self._pace = Pace(0.0)
@@ -162,9 +156,3 @@ class CheckpointStore:
             remove(surplus)
         duration_ms = 1e3 * (time.perf_counter() - started)
         return Written(step, path, path.stat().st_size, duration_ms, copy_ms)
-
-
-def _yield_to_training() -> None:
-    """Give the calling thread the lowest priority, where threads have one of their own."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)

@@ -1,4 +1,8 @@
-"""How fast a checkpoint is written: beside training, and not at its cost."""
+"""How fast a checkpoint is written: beside training, and not at its cost.
+
+A lower priority of the writing thread would not do: on a busy machine it would be starved while it
+holds Python's lock, or while training waits for it.
+"""
 
 from threading import Event
 

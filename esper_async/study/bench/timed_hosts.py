@@ -121,6 +121,6 @@ WIDE = TimedHost(
     _rows,
     nn.functional.cross_entropy,
     batch_size=8,
-    lap_steps=100,
+    lap_steps=36,
 )  # fmt: skip
 """Ten million parameters: what a checkpoint of 120 MB with Adam's state is taken of."""

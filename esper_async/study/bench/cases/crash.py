@@ -3,7 +3,7 @@
 Each run is killed once and started again, in the middle of what a kill may hit: the writing of a
 checkpoint, a germination, a blend, a trial beside a twin, a rollback; or at an instant of its whole
 life, its start and its end included, that was drawn from a seed fixed before. The full form kills a
-further run at every one of those places, one after another.
+further run in each of these, one after another.
 """
 
 import json
@@ -92,7 +92,8 @@ def plan(effort: Effort) -> list[list[Death]]:
     runs = [[death] for death in aimed]
     runs += [[Death(share=draw.random())] for _ in range(AT_RANDOM[effort])]
     if effort is Effort.FULL:
-        runs.append(sorted(aimed, key=lambda death: death.step))
+        one_a_kind = {death.kind: death for death in reversed(aimed)}
+        runs.append(sorted(one_a_kind.values(), key=lambda death: death.step))
     return runs
 
 
