@@ -36,7 +36,7 @@ from esper_async.tolaria.recovery import Recovery
 from esper_async.tolaria.state_copy import Spare, snapshot
 
 MOST_COPY, MOST_STEP = 2.0, 1.1
-_EPOCHS = {Effort.SHORT: 8, Effort.FULL: 24}
+_EPOCHS = {Effort.SHORT: 6, Effort.FULL: 24}
 _COPIES = {Effort.SHORT: 20, Effort.FULL: 60}
 
 
