@@ -1,4 +1,4 @@
-"""The drill of kills aims at what it says: each place is in the code, each kind in the short form."""
+"""The drill of kills aims at what it says: each place is code, each kind is in the short form."""
 
 import pkgutil
 
