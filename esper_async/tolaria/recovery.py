@@ -53,6 +53,7 @@ class Recovery:
         if budget_bytes == "auto":
             budget_bytes = share_bytes("checkpoints", torch.device("cpu"))
         self._ring = Ring(in_memory, budget_bytes)
+        self._handed_out: set[int] = set()
 
     @property
     def bytes_in_memory(self) -> int:
@@ -71,12 +72,14 @@ class Recovery:
         size_bytes = bytes_in(living)
         in_memory = self._ring.may_hold(size_bytes)
         dropped = self._ring.make_room(size_bytes)
+        spare = [kept.state for kept in dropped if kept.step not in self._handed_out]
+        self._handed_out -= {kept.step for kept in dropped}
         if self._store is None and not in_memory:
             return
-        if dropped:
+        if spare:
             self.wait()  # nobody reads any more what is overwritten now
         started = time.perf_counter()
-        copied = snapshot(living, Spare(*dropped))
+        copied = snapshot(living, Spare(*spare))
         copy_ms = 1e3 * (time.perf_counter() - started)
         if in_memory:
             self._ring.keep(step, copied, size_bytes)
@@ -107,12 +110,15 @@ class Recovery:
     def before(self, step: int) -> WayBack | None:
         """Return the newest state from before `step`, from memory where it is there.
 
-        Whoever loads it copies from it: it may be asked for again.
+        It may be asked for again, so that whoever loads it changes nothing in it. What is loaded
+        may go on with its tensors: they are never overwritten by a later copy.
         """
         started = time.perf_counter()
         source: Source = "memory"
         found: Kept | Loaded | None = self._ring.before(step)
-        if found is None and self._store is not None:
+        if found is not None:
+            self._handed_out.add(found.step)
+        elif self._store is not None:
             found, source = self._store.load_before(step), "disk"
         if found is None:
             return None

@@ -1,7 +1,6 @@
 """The newest states of a run in memory, bounded in number and in bytes, the copying included."""
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -40,11 +39,11 @@ class Ring:
         """Whether a state of that size would be kept."""
         return self._most > 0 and size_bytes <= self._budget_bytes
 
-    def make_room(self, size_bytes: int) -> list[Mapping[str, Any]]:
+    def make_room(self, size_bytes: int) -> list[Kept]:
         """Drop the oldest states until one of that size fits, all if it never does; return them."""
-        dropped: list[Mapping[str, Any]] = []
+        dropped: list[Kept] = []
         while self._states and not self._has_room(size_bytes):
-            dropped.append(self._states.popleft().state)
+            dropped.append(self._states.popleft())
         return dropped
 
     def keep(self, step: int, state: dict[str, Any], size_bytes: int) -> None:

@@ -24,7 +24,7 @@ class Rings(RuleBasedStateMachine):
         self.step += 1
         before = self.ring.steps
         dropped = self.ring.make_room(size)
-        assert [state["step"] for state in dropped] == before[: len(dropped)]
+        assert [kept.step for kept in dropped] == before[: len(dropped)]
         self.kept.append((self.step, size))
         while len(self.kept) > self.most or sum(size for _, size in self.kept) > self.budget:
             self.kept.pop(0)

@@ -60,6 +60,20 @@ def test_a_snapshot_shares_nothing() -> None:
     assert float(copied["a"][0].sum()) == float(copied["b"][0].sum()) == 0.0
 
 
+def test_a_state_that_was_handed_out_is_never_overwritten() -> None:
+    """What was loaded from it, such as a random state, may still be in use."""
+    recovery = Recovery(None, in_memory=1)
+    living = {"weights": torch.zeros(4)}
+    recovery.save(1, lambda: living)
+    way = recovery.before(2)
+    assert way is not None
+    loaded = way.state["weights"]
+    for value in (1.0, 2.0, 3.0):
+        living["weights"].fill_(value)
+        recovery.save(2, lambda: living)
+    assert torch.equal(loaded, torch.zeros(4))
+
+
 def test_what_is_being_written_is_not_overwritten_by_the_next_copy(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, kept=6)
     recovery = Recovery(store, in_memory=1)
