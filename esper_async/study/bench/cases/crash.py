@@ -103,8 +103,10 @@ def _aimed(place: str) -> Death:
 
 
 def _kinds(runs: Sequence[Sequence[Death]]) -> Counter[str]:
-    names = {"any": "nothing chosen"}
-    return Counter(names.get(run[0].kind, run[0].kind) if len(run) == 1 else "all" for run in runs)
+    """Count what single kills were in; a run that is killed more than once is in each in turn."""
+    names = {"any": "whatever it was at"}
+    kinds = [run[0].kind if len(run) == 1 else "each of these in turn" for run in runs]
+    return Counter(names.get(kind, kind) for kind in kinds)
 
 
 def _end(folder: Path) -> Any:
