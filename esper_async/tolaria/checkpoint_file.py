@@ -99,8 +99,8 @@ def read_checkpoint(manifest_path: Path) -> Loaded | None:
     writer = manifest.get("esper", "an earlier version")
     raise UnreadableCheckpointError(
         f"checkpoint {path} has format {found}, written by Esper {writer}, and this version reads "
-        f"format {FORMAT}: go on with the version that wrote it, or train from the start, as a new "
-        f"run or once {path.parent} is removed"
+        f"format {FORMAT}: go on with the version that wrote it (under a supervisor, from a backup "
+        f"of its state directory), or train from the start, as a new run"
     )
 
 

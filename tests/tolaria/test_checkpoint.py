@@ -155,7 +155,8 @@ def test_one_of_another_format_is_refused_with_a_way_out(tmp_path: Path) -> None
     said = str(refusal.value)
     assert str(tmp_path / "0000000002.pt") in said
     assert f"format {FORMAT - 1}, written by Esper 0.0.7" in said
-    assert f"reads format {FORMAT}: go on with the version that wrote it, or train" in said
+    assert f"reads format {FORMAT}: go on with the version that wrote it" in said
+    assert said.endswith("or train from the start, as a new run")
 
 
 def test_one_that_is_written_anew_counts_until_the_new_one_does(
