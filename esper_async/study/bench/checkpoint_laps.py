@@ -21,7 +21,7 @@ from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task
 
-LEAST_STEPS = 5
+LEAST_STEPS = 3
 """Of each sort, or an epoch tells nothing."""
 
 
