@@ -23,8 +23,8 @@ from esper_async.tolaria.pace import Pace
 
 FORMAT = 2
 PIECE_BYTES = 1 << 22
-"""Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training needs
-between any two operations."""
+"""Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training
+needs between any two operations."""
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError)
 
 
