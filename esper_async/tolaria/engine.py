@@ -100,8 +100,12 @@ class Engine:
         self._control = control or NoControl()
         self._run_id = run_id
         self._folder = folder
-        self._checkpoints = None if folder is None else CheckpointStore(folder / "checkpoints")
-        self._recovery = Recovery(self._checkpoints, in_memory=options.in_memory)
+        kept = options.checkpoints_kept
+        self._recovery = Recovery(
+            None if folder is None else CheckpointStore(folder / "checkpoints", kept=kept),
+            in_memory=options.in_memory,
+            budget_bytes=options.in_memory_bytes,
+        )
         self._loss_guard = LossGuard()
         self._journal = RunJournal(
             run_id, None if folder is None else folder / "journal.jsonl", listener
@@ -450,9 +454,9 @@ class Engine:
 
     def _save(self) -> None:
         self._recovery.save(self._steps, self._state)
-        if self._checkpoints is not None:
-            for written in self._checkpoints.take_written():
-                self._chronicle.note("checkpoint", **written.to_json())
+        in_memory = self._recovery.bytes_in_memory
+        for written in self._recovery.take_written():
+            self._chronicle.note("checkpoint", **written.to_json(), memory_bytes=in_memory)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -539,13 +543,14 @@ class Engine:
 
     def _resume(self) -> None:
         """Load the newest checkpoint and prepare to repeat what was journaled after it."""
-        state, undone = self._newest()
+        rollback = self._journal.last_rollback
+        state, undone = self._recovery.newest(rollback)
         if state is None:
             self._journal.announce_again(self._journal.resume(0))
             return
         self._load(state)
-        if undone is not None:
-            self._go_another_way(undone["rate_factor"])
+        if undone and rollback is not None:
+            self._go_another_way(rollback["rate_factor"])
         self._clock = WallClock(state["wall_s"])
         self._journal.announce_again(self._journal.resume(state["journal_seq"]))
         reason = machine_difference(state["machine"], self._device) or self._other_batches()
@@ -561,18 +566,6 @@ class Engine:
         if self._loader.stateful or self._loader.repeats(_COMPARED_BATCHES):
             return None
         return "the training loader yields other batches each time it begins"
-
-    def _newest(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """Return the newest state on disk, and the rollback to it that may not have been done."""
-        loaded = None if self._checkpoints is None else self._checkpoints.load_latest()
-        rollback = self._journal.last_rollback
-        if self._checkpoints is None or loaded is None:
-            return None, None
-        if rollback is None or loaded[1]["journal_seq"] >= rollback["seq"]:
-            return loaded[1], None
-        self._checkpoints.drop_after(rollback["to_step"])
-        loaded = self._checkpoints.load_latest()
-        return None if loaded is None else loaded[1], rollback
 
     def _load(self, state: dict[str, Any]) -> None:
         self.grower.load_state_dict(state["grower"])

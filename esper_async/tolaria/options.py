@@ -8,6 +8,7 @@ from esper_async.kasmina.compiling.choice import CompileMode, Compiling
 from esper_async.kasmina.compiling.region import Compiler
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.precision import PRECISIONS, PrecisionName, unknown_precision
+from esper_async.tolaria.checkpoint import KEPT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,10 @@ class RunOptions:
         sites: site name to submodule path; found by tracing if None.
         baselines: train the host without growth, and the final net from scratch, for comparison.
         checkpoint_every: boundaries between checkpoints.
-        in_memory: newest states that are kept in memory as well, for a rollback that is quick; as
-            many as fit into checkpoints' share of the machine's memory.
+        checkpoints_kept: newest checkpoints that stay on disk; a rollback reaches no further back.
+        in_memory: newest states that are kept in memory as well, for a rollback that is quick.
+        in_memory_bytes: what those may take together, while the next one is copied, too; "auto" is
+            checkpoints' share of the machine's memory.
         precision: of training passes: "32", or "bf16-mixed" or "16-mixed" under autocast, the last
             one with a gradient scaler for each owner. Evaluations run in single precision.
         accumulate: batches of an optimizer step; their gradients are averaged.
@@ -58,7 +61,9 @@ class RunOptions:
     sites: Mapping[str, str] | None = None
     baselines: bool = False
     checkpoint_every: int = 1
+    checkpoints_kept: int = KEPT
     in_memory: int = 1
+    in_memory_bytes: int | Literal["auto"] = "auto"
     precision: PrecisionName = "32"
     accumulate: int = 1
     patience: int = 0
@@ -75,8 +80,12 @@ class RunOptions:
             raise ValueError(unknown_precision(self.precision))
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
+        if self.checkpoints_kept < 1:
+            raise ValueError(f"checkpoints_kept must be at least 1, not {self.checkpoints_kept}")
         if self.in_memory < 0:
             raise ValueError(f"in_memory must be at least 0, not {self.in_memory}")
+        if self.in_memory_bytes != "auto" and self.in_memory_bytes < 0:
+            raise ValueError(f"in_memory_bytes must be at least 0, not {self.in_memory_bytes}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, not {self.patience}")
         self.compiling(deterministic=True)

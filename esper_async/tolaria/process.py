@@ -20,6 +20,7 @@ from esper_async.oona.bridge import Bridge, BridgeReport
 from esper_async.runtime.child_main import ChildLink
 from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tolaria import global_random
+from esper_async.tolaria.checkpoint_file import UnreadableCheckpointError
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
 from esper_async.tolaria.control import Steer, steer_of
 from esper_async.tolaria.engine import Engine
@@ -45,7 +46,15 @@ _LOG = structlog.get_logger(__name__)
 EXIT_DONE = 0
 EXIT_REFUSED = 4
 BRIDGE_DEADLINE_S = 6.0
-_REFUSALS = (TaskError, NoSiteError, BatchError, EmptyLoaderError, UnknownPolicyError, CompileError)
+_REFUSALS = (
+    TaskError,
+    NoSiteError,
+    BatchError,
+    EmptyLoaderError,
+    UnknownPolicyError,
+    CompileError,
+    UnreadableCheckpointError,
+)
 
 
 class LinkControl:

@@ -6,7 +6,6 @@ Chowdhery et al., "PaLM" (2022), section 5.1, who went back and skipped the batc
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,12 +13,16 @@ import torch
 
 from esper_async.kasmina.memory import share_bytes
 from esper_async.kasmina.snapshot import bytes_in
-from esper_async.tolaria.checkpoint import CheckpointStore, snapshot
+from esper_async.tolaria.checkpoint import CheckpointStore, Written
+from esper_async.tolaria.checkpoint_file import Loaded
+from esper_async.tolaria.ring import Kept, Ring
+from esper_async.tolaria.state_copy import Spare, snapshot
 
 RATE_FACTOR = 0.5
 LEVELS = ("SEVERE", "MAJOR")
 """Of the first rollback, to the newest state, and of a second one, to a state before that."""
 Source = Literal["memory", "disk"]
+State = dict[str, Any]
 
 
 class WayBack(NamedTuple):
@@ -30,37 +33,32 @@ class WayBack(NamedTuple):
     taken_ms: float
 
 
-class _Kept(NamedTuple):
-    step: int
-    state: dict[str, Any]
-    size_bytes: int
-
-
 class Recovery:
     """The states of one run, newest last.
 
     Args:
         store: the checkpoints on disk; None keeps nothing there.
         in_memory: how many of the newest states are kept in memory, too.
-        budget_bytes: what they may take together; checkpoints' share of the machine if None.
+        budget_bytes: what they may take together; checkpoints' share of the machine if "auto".
     """
 
     def __init__(
-        self, store: CheckpointStore | None, *, in_memory: int, budget_bytes: int | None = None
+        self,
+        store: CheckpointStore | None,
+        *,
+        in_memory: int,
+        budget_bytes: int | Literal["auto"] = "auto",
     ) -> None:
         self._store = store
-        self._limit = in_memory
-        self._budget = (
-            share_bytes("checkpoints", torch.device("cpu"))
-            if budget_bytes is None
-            else budget_bytes
-        )
-        self._ring: deque[_Kept] = deque()
+        if budget_bytes == "auto":
+            budget_bytes = share_bytes("checkpoints", torch.device("cpu"))
+        self._ring = Ring(in_memory, budget_bytes)
+        self._handed_out: set[int] = set()
 
     @property
     def bytes_in_memory(self) -> int:
         """What the states in memory take."""
-        return sum(kept.size_bytes for kept in self._ring)
+        return self._ring.size_bytes
 
     def save(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
         """Keep a copy of what `state` returns; on disk it is written beside the caller.
@@ -68,41 +66,70 @@ class Recovery:
         Raises:
             CheckpointError: the write before this one failed.
         """
-        if self._store is None and not self._limit:
+        if self._store is None and not self._ring.may_hold(0):
             return
-        copied = snapshot(state())
-        if self._limit:
-            self._ring.append(_Kept(step, copied, bytes_in(copied)))
-        while len(self._ring) > self._limit or self.bytes_in_memory > self._budget:
-            self._ring.popleft()
+        living = state()
+        size_bytes = bytes_in(living)
+        in_memory = self._ring.may_hold(size_bytes)
+        dropped = self._ring.make_room(size_bytes)
+        spare = [kept.state for kept in dropped if kept.step not in self._handed_out]
+        self._handed_out -= {kept.step for kept in dropped}
+        if self._store is None and not in_memory:
+            return
+        if spare:
+            self.wait()  # nobody reads any more what is overwritten now
+        started = time.perf_counter()
+        copied = snapshot(living, Spare(*spare))
+        copy_ms = 1e3 * (time.perf_counter() - started)
+        if in_memory:
+            self._ring.keep(step, copied, size_bytes)
         if self._store is not None:
-            self._store.save(step, copied)
+            self._store.save(step, copied, copy_ms=copy_ms)
+
+    def take_written(self) -> list[Written]:
+        """Return the checkpoints that were found written since the last call."""
+        return [] if self._store is None else self._store.take_written()
+
+    def newest(self, rollback: Mapping[str, Any] | None) -> tuple[State | None, bool]:
+        """Return the newest state on disk, and whether `rollback` to it may not have been done.
+
+        `rollback` is the journal's last one: what was saved before it and past its goal is dropped.
+
+        Raises:
+            UnreadableCheckpointError: there are checkpoints, and none can be read.
+        """
+        loaded = None if self._store is None else self._store.load_latest()
+        if self._store is None or loaded is None:
+            return None, False
+        if rollback is None or loaded.state["journal_seq"] >= rollback["seq"]:
+            return loaded.state, False
+        self._store.drop_after(rollback["to_step"])
+        loaded = self._store.load_latest()
+        return (None, False) if loaded is None else (loaded.state, True)
 
     def before(self, step: int) -> WayBack | None:
         """Return the newest state from before `step`, from memory where it is there.
 
-        Whoever loads it copies from it: it may be asked for again.
+        It may be asked for again, so that whoever loads it changes nothing in it. What is loaded
+        may go on with its tensors: they are never overwritten by a later copy.
         """
         started = time.perf_counter()
-        found: dict[str, Any] | None = None
         source: Source = "memory"
-        for kept in reversed(self._ring):
-            if kept.step < step:
-                found = kept.state
-                break
-        if found is None and self._store is not None:
-            loaded = self._store.load_before(step)
-            found, source = (None if loaded is None else loaded[1]), "disk"
+        found: Kept | Loaded | None = self._ring.before(step)
+        if found is not None:
+            self._handed_out.add(found.step)
+        elif self._store is not None:
+            found, source = self._store.load_before(step), "disk"
         if found is None:
             return None
-        return WayBack(found, source, 1e3 * (time.perf_counter() - started))
+        return WayBack(found.state, source, 1e3 * (time.perf_counter() - started))
 
     def boundaries(self, history: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the boundaries whose states are kept, oldest first; `history` has their steps.
 
         A state from between two boundaries counts as the earlier one's.
         """
-        steps = {kept.step for kept in self._ring}
+        steps = set(self._ring.steps)
         if self._store is not None:
             steps |= set(self._store.steps())
         passed = [(entry["step"], entry["boundary"]) for entry in history]
@@ -119,8 +146,7 @@ class Recovery:
 
     def drop_after(self, step: int) -> None:
         """Forget the states from after `step`: a crash from here on resumes from before it."""
-        while self._ring and self._ring[-1].step > step:
-            self._ring.pop()
+        self._ring.drop_after(step)
         if self._store is not None:
             self._store.drop_after(step)
 

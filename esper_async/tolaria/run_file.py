@@ -45,7 +45,9 @@ class RunSection(StrictModel):
     deterministic: Literal["auto"] | bool = "auto"
     baselines: bool = False
     checkpoint_every: int = Field(default=1, ge=1)
+    checkpoints_kept: int = Field(default=2, ge=1, le=1000)
     in_memory: int = Field(default=1, ge=0, le=100)
+    in_memory_bytes: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     accumulate: int = Field(default=1, ge=1)
     patience: int = Field(default=0, ge=0)

@@ -35,7 +35,10 @@ class RunConflictError(RuntimeError):
 
 @dataclass(slots=True)
 class Run:
-    """One run. `resumes` counts restarts of its training process; `error` says why it ended."""
+    """One run. `resumes` counts restarts of its training process; `error` says why it ended.
+
+    `stop_asked` outlives the process that is told to stop, and this one.
+    """
 
     id: str
     name: str
@@ -45,6 +48,7 @@ class Run:
     state: RunState = "queued"
     error: str | None = None
     resumes: int = 0
+    stop_asked: bool = False
     pid: int | None = None
 
     @property
@@ -121,7 +125,12 @@ class RunStore:
 
     def save(self, run: Run) -> None:
         """Write the run's changing part."""
-        state = {"state": run.state, "error": run.error, "resumes": run.resumes}
+        state = {
+            "state": run.state,
+            "error": run.error,
+            "resumes": run.resumes,
+            "stop_asked": run.stop_asked,
+        }
         write_json_atomically(run.folder / "state.json", state)
 
 
@@ -135,6 +144,7 @@ def _read(folder: Path) -> Run | None:
         run.state = cast(RunState, state["state"])
         run.error = state["error"]
         run.resumes = state["resumes"]
+        run.stop_asked = state.get("stop_asked", False)  # an earlier version did not write it
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return run

@@ -85,7 +85,6 @@ class TolariaService:
         self._random = source or random.Random()  # noqa: S311 - jitter, not a secret
         self._on_change = on_change
         self._children: dict[str, Child] = {}
-        self._asked_to_stop: set[str] = set()
         self._drained: dict[str, bool] = {}
         self._changed = asyncio.Event()
         self._conducted: set[str] = set()
@@ -152,9 +151,19 @@ class TolariaService:
         return run
 
     def stop(self, run_id: str) -> Run:
-        """End a run for good, keeping what it has; raises RunConflictError when it has ended."""
+        """End a run for good, keeping what it has.
+
+        The request is on disk when this returns: the run will not be trained again, even if its
+        process or this one dies first. Raises RunConflictError when the run has ended, OSError when
+        the disk refuses.
+        """
         run = self._alive(run_id, "stopped")
-        self._asked_to_stop.add(run_id)
+        run.stop_asked = True
+        try:
+            self.store.save(run)
+        except OSError:
+            run.stop_asked = False
+            raise
         if not self._ask(run, "stop", final=True) and run_id not in self._conducted:
             self._enter(run, "stopped")
         return run
@@ -201,7 +210,11 @@ class TolariaService:
         if run.ended:
             return
         run.pid = None
-        if not self._adopt_result(run) and run.state == "running":
+        if self._adopt_result(run):
+            return
+        if run.stop_asked:
+            self._enter(run, "stopped")
+        elif run.state == "running":
             run.state = "queued"
             self.store.save(run)
 
@@ -222,12 +235,11 @@ class TolariaService:
                 if delay_s is None:
                     return
                 await self._clock.sleep(delay_s)
-                if run.id in self._asked_to_stop:
+                if run.stop_asked:
                     self._enter(run, "stopped")
                     return
         finally:
             self._conducted.discard(run.id)
-            self._asked_to_stop.discard(run.id)
             run.pid = None
             self._announce(run)
 
@@ -260,7 +272,7 @@ class TolariaService:
             self._enter(run, "running")
         else:
             child.request("pause")
-        if run.id in self._asked_to_stop:
+        if run.stop_asked:
             child.request("stop", final=True)
         try:
             return await child.wait()
@@ -278,7 +290,7 @@ class TolariaService:
         """Decide what a training process's end means: None when the run is over, else the wait."""
         if self._adopt_result(run):
             return None
-        if run.id in self._asked_to_stop:
+        if run.stop_asked:
             self._enter(run, "stopped")
             return None
         if outcome.code == EXIT_REFUSED:

@@ -83,7 +83,9 @@ def _rolled_back(record: Record, _loss_unit: str) -> Iterator[Point]:
 
 def _checkpoint(record: Record, _loss_unit: str) -> Iterator[Point]:
     yield Point("tolaria.checkpoint.duration_ms", record["ms"], "ms")
+    yield Point("tolaria.checkpoint.copy_ms", record["copy_ms"], "ms")
     yield Point("tolaria.checkpoint.size_bytes", float(record["bytes"]), "bytes")
+    yield Point("tolaria.checkpoint.memory_bytes", float(record["memory_bytes"]), "bytes")
 
 
 def _compilation(record: Record, _loss_unit: str) -> Iterator[Point]:

@@ -45,6 +45,7 @@ def test_every_figure_that_the_records_know_is_exposed(
         "tolaria_epoch_duration_seconds_count", "tolaria_shadow_cost_ratio",
         "tolaria_throughput_samples_per_s", "tolaria_seeds_active",
         "tolaria_checkpoint_duration_seconds_count", "tolaria_checkpoint_size_bytes",
+        "tolaria_checkpoint_copy_seconds_count", "tolaria_checkpoint_memory_bytes",
         "tolaria_rollback_count_total", "tolaria_rollback_duration_seconds_count",
         "kasmina_alpha", "kasmina_clean_contribution", "kasmina_dependence",
         "kasmina_benefit_vs_twin",

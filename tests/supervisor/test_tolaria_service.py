@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -185,6 +186,45 @@ async def test_an_unfinished_run_goes_on_at_the_next_start(tmp_path: Path) -> No
         again.stop(run.id)
         await again.wait_ended(run.id)
     assert service_in(tmp_path).store.load()[0].state == "stopped"
+
+
+async def test_a_stop_whose_processes_all_die_before_it_is_done_holds_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    async with running(service_in(tmp_path / "here")) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        os.kill(run.pid or 0, signal.SIGSTOP)
+        service.stop(run.id)
+        shutil.copytree(tmp_path / "here", tmp_path / "after", ignore=only_files)
+        os.kill(run.pid or 0, signal.SIGCONT)
+        await service.wait_ended(run.id)
+    async with running(service_in(tmp_path / "after")) as again:
+        assert again.get(run.id).state == "stopped"
+    assert (tmp_path / "after" / "runs" / run.id / "lives").read_text() == "1"
+
+
+async def test_a_stop_that_the_disk_refuses_is_not_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr(service.store, "save", refuse)
+            service.stop(run.id)
+        assert not run.stop_asked
+        assert "stop" not in requests_of(run)
+
+
+def only_files(folder: str, names: list[str]) -> set[str]:
+    """Leave out sockets and pipes."""
+    found = (Path(folder) / name for name in names)
+    return {path.name for path in found if not (path.is_file() or path.is_dir())}
+
+
+def refuse(_: Run) -> None:
+    raise OSError("the disk is full")
 
 
 async def test_a_result_written_while_the_supervisor_was_dead_is_adopted(tmp_path: Path) -> None:

@@ -1,17 +1,27 @@
 """Checkpoints: whole or not there, the newest whole one is read, damage is noticed."""
 
 import json
+import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 
-from esper_async.tolaria.checkpoint import CheckpointError, CheckpointStore, snapshot
+from esper_async.tolaria import checkpoint_file, pace
+from esper_async.tolaria.checkpoint import CheckpointStore
+from esper_async.tolaria.checkpoint_file import (
+    FORMAT,
+    PIECE_BYTES,
+    CheckpointError,
+    UnreadableCheckpointError,
+)
+from esper_async.tolaria.pace import LEAST_WORK_S, REST, Pace
 
 
-def saved(folder: Path, *steps: int) -> CheckpointStore:
-    store = CheckpointStore(folder)
+def saved(folder: Path, *steps: int, kept: int = 2) -> CheckpointStore:
+    store = CheckpointStore(folder, kept=kept)
     for step in steps:
         store.save(step, {"step": step, "weights": torch.full((4,), float(step))})
     store.wait()
@@ -119,8 +129,86 @@ def test_a_manifest_names_the_bytes_it_vouches_for(tmp_path: Path) -> None:
     assert manifest["torch"] == torch.__version__
 
 
-def test_a_snapshot_shares_nothing() -> None:
-    tensor = torch.zeros(2)
-    copied = snapshot({"a": [tensor], "b": (tensor, 1)})
-    tensor.fill_(1.0)
-    assert float(copied["a"][0].sum()) == float(copied["b"][0].sum()) == 0.0
+@pytest.mark.parametrize("kept", [1, 3])
+def test_so_many_are_kept_as_were_asked_for(tmp_path: Path, kept: int) -> None:
+    store = saved(tmp_path, 1, 2, 3, 4, kept=kept)
+    assert store.steps() == [1, 2, 3, 4][-kept:]
+    assert len(list(tmp_path.iterdir())) == 2 * kept
+
+
+def test_a_rollback_finds_only_what_is_kept_though_a_crash_left_more(tmp_path: Path) -> None:
+    """Else it would depend on where the process was killed."""
+    saved(tmp_path, 1, 2, 3, kept=3)
+    store = CheckpointStore(tmp_path, kept=2)
+    assert store.steps() == [2, 3]
+    assert store.load_before(2) is None
+    assert loaded(tmp_path) == 3
+
+
+def test_one_of_another_format_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "0000000002.json"
+    manifest = {**json.loads(path.read_text()), "format": FORMAT - 1, "esper": "0.0.7"}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UnreadableCheckpointError) as refusal:
+        CheckpointStore(tmp_path).load_latest()
+    said = str(refusal.value)
+    assert str(tmp_path / "0000000002.pt") in said
+    assert f"format {FORMAT - 1}, written by Esper 0.0.7" in said
+    assert f"reads format {FORMAT}: go on with the version that wrote it" in said
+    assert said.endswith("or train from the start, as a new run")
+
+
+def test_one_that_is_written_anew_counts_until_the_new_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise OSError("the process dies here")
+
+    store = saved(tmp_path, 1, kept=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_file, "write_json_atomically", die)
+        store.save(1, {"step": 1, "weights": torch.full((4,), 9.0)})
+        with pytest.raises(CheckpointError, match="dies here"):
+            store.wait()
+    assert loaded(tmp_path) == 1
+
+    store.save(1, {"step": 1, "weights": torch.full((4,), 1.0), "again": True})
+    store.wait()
+    found = store.load_latest()
+    assert found is not None
+    assert found.state["again"]
+
+
+def test_what_a_crash_left_half_written_is_gone_after_the_next_one(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    for left in ("0000000002.pt", "0000000001-2.pt", ".0000000002.json.17.ab"):
+        (tmp_path / left).write_bytes(b"half")
+    saved(tmp_path, 3)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["0000000001.json", "0000000001.pt", "0000000003.json", "0000000003.pt"]
+
+
+def test_whoever_waits_for_a_write_makes_it_hurry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "REST", 1e6)
+    store = CheckpointStore(tmp_path)
+    store._saved_at -= 60.0  # half of it is for rests
+    store.save(1, {"step": 1, "weights": torch.ones(PIECE_BYTES)})
+    assert store.is_writing
+    begun = time.monotonic()
+    assert store.steps() == [1]
+    assert time.monotonic() - begun < 25.0
+    assert not store.is_writing
+
+
+def test_a_writer_rests_after_enough_work_and_not_for_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(Event, "wait", lambda _, timeout: rests.append(timeout))
+    paced = Pace(0.1)
+    for worked_s in (0.9 * LEAST_WORK_S, 0.1 * LEAST_WORK_S, 0.5 * LEAST_WORK_S, 60.0, 60.0):
+        paced.worked(worked_s)
+    assert rests == pytest.approx([REST * LEAST_WORK_S, 0.1 - REST * LEAST_WORK_S])

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from esper_async.tolaria.checkpoint import CheckpointStore, snapshot
+from esper_async.tolaria.checkpoint import CheckpointStore
+from esper_async.tolaria.checkpoint_file import UnreadableCheckpointError
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.loss_guard import EXPLODED, LASTING_STEPS, LossGuard
 from esper_async.tolaria.recovery import Recovery, times_stuck
+from esper_async.tolaria.state_copy import snapshot
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import LossError
 from tests.growth_hosts import differing
@@ -278,7 +280,7 @@ class Watched(Script):
         self.living: list[Any] = []
 
     def went_back(self, engine: Engine) -> None:
-        (kept,) = (each.state for each in engine._recovery._ring)
+        (kept,) = (each.state for each in engine._recovery._ring._states)
         self.kept.append(_relevant(kept))
         self.living.append(_relevant(engine._state()))
         self.steers, self.again = self.again, {}
@@ -320,3 +322,35 @@ def test_an_operators_rollback_leaves_the_rate_alone(tmp_path: Path) -> None:
         "memory",
         1.0,
     )
+
+
+def test_a_run_keeps_as_much_on_disk_and_in_memory_as_it_was_told(tmp_path: Path) -> None:
+    _, records = run(
+        listed(),
+        tmp_path,
+        Script({14: [Steer("rollback")]}),
+        policy="static",
+        checkpoints_kept=3,
+        in_memory=4,
+        in_memory_bytes=0,
+    )
+    assert len(CheckpointStore(tmp_path / "checkpoints", kept=9).steps()) == 3
+    assert [record["source"] for record in kinds(records, "rollback")] == ["disk"]
+    assert {record["memory_bytes"] for record in kinds(records, "checkpoint")} == {0}
+
+
+def test_what_the_states_in_memory_take_is_told_with_each_checkpoint(tmp_path: Path) -> None:
+    _, records = run(listed(), tmp_path, policy="static", in_memory=2)
+    told = [record["memory_bytes"] for record in kinds(records, "checkpoint")]
+    assert told[0] == told[-1] > 0, "two of a size that does not change"
+    assert all(record["copy_ms"] > 0 for record in kinds(records, "checkpoint"))
+
+
+def test_a_run_whose_checkpoint_is_of_another_format_is_not_trained(tmp_path: Path) -> None:
+    run(listed(), tmp_path, Script({6: [Steer("drain")]}), policy="static")
+    (manifest, *_) = sorted((tmp_path / "checkpoints").glob("*.json"), reverse=True)
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    with pytest.raises(UnreadableCheckpointError, match="format 1"):
+        run(listed(), tmp_path, policy="static")
+    assert (tmp_path / "journal.jsonl").read_bytes() == before

@@ -5,23 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from esper_async.runtime.journal import read_journal
 from esper_async.study.bench.benchmark import replaced
+from esper_async.study.bench.left_behind import told
 
 _TIMEOUT_S = 300.0
-_POLL_S = 0.002
-_NAMED_BY = {
-    "boundary": (),
-    "decision": ("policy", "command"),
-    "transition": ("seed", "from_stage", "to_stage"),
-    "field_report": ("report_id",),
-}
 
 
 class ChildFailedError(RuntimeError):
@@ -44,54 +36,15 @@ class KilledRun:
         with self._child(*flags) as child:
             self._check(child, -signal.SIGKILL if "--kill-at" in flags else 0)
 
-    def kill_after(self, seconds: float) -> bool:
-        """Run one process and kill it `seconds` after it began to train; False if it had ended.
-
-        Raises:
-            ChildFailedError: it ended badly before that.
-        """
-        before = self._journal_bytes()
-        with self._child() as child:
-            while child.poll() is None and self._journal_bytes() == before:
-                time.sleep(_POLL_S)
-            try:
-                child.wait(seconds)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                self._check(child, -signal.SIGKILL)
-                return True
-            self._check(child, 0)
-            return False
-
     @property
     def result(self) -> dict[str, Any]:
         """What the run ended with."""
         document: dict[str, Any] = json.loads((self.folder / "weights.json").read_text())
         return document
 
-    def stages(self) -> list[str]:
-        """Return what was going on at the last record: the seeds' stages, "checkpoint" if so."""
-        stages: dict[str, str] = {}
-        for record in read_journal(self.folder / "journal.jsonl"):
-            if record["kind"] == "transition":
-                stages[record["seed"]] = record["to_stage"]
-        writing = any((self.folder / "checkpoints").glob(".*.part"))
-        return sorted(set(stages.values())) + (["checkpoint"] if writing else [])
-
     def told(self) -> Counter[tuple[Any, ...]]:
         """Return every record whose effect must happen once, with how often it was written."""
-        found: Counter[tuple[Any, ...]] = Counter()
-        for record in read_journal(self.folder / "journal.jsonl"):
-            name = _NAMED_BY.get(record["kind"])
-            if name is not None:
-                found[
-                    (record["kind"], record["boundary"], *(str(record[key]) for key in name))
-                ] += 1
-        return found
-
-    def _journal_bytes(self) -> int:
-        journal = self.folder / "journal.jsonl"
-        return journal.stat().st_size if journal.exists() else 0
+        return told(self.folder)
 
     def _child(self, *flags: str) -> subprocess.Popen[str]:
         command = [

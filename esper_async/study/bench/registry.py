@@ -15,6 +15,7 @@ CASES = {
     "bus-dead-groups": "bus_dead_groups",
     "bus-fuzz": "bus_fuzz",
     "bus-poison": "bus_poison",
+    "checkpoint-cost": "checkpoint_cost",
     "contracts": "contracts",
     "crash": "crash",
     "default-run": "default_run",

@@ -102,7 +102,6 @@ def _mutant(name: str | None) -> Any:
         return nullcontext()
     target, replacement = {
         "journal": ("esper_async.tolaria.run_journal.RunJournal.decisions", lambda *_: []),
-        "again": ("esper_async.tolaria.run_journal._ONCE", ()),
         "optimizer": ("esper_async.kasmina.branch.Branch.load_state_dict", _weights_alone),
     }[name]
     return replaced(target, replacement)

@@ -79,6 +79,11 @@ def _features(size: int, generator: torch.Generator) -> Batch:
     return features, torch.randint(0, 10, (size,), generator=generator)
 
 
+def _rows(size: int, generator: torch.Generator) -> Batch:
+    rows = torch.randn(size, 256, generator=generator)
+    return rows, torch.randint(0, 10, (size,), generator=generator)
+
+
 CONV = TimedHost(
     "conv net",
     lambda: ImageHost(24, depth=2, kernel_size=5, stride=2, pooled=2, classes=10),
@@ -106,3 +111,16 @@ PERCEPTRON = TimedHost(
     lap_steps=60,
 )
 """A perceptron of 51 466 parameters."""
+
+WIDE = TimedHost(
+    "dense net",
+    lambda: nn.Sequential(
+        nn.Linear(256, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(),
+        nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 10),
+    ),
+    _rows,
+    nn.functional.cross_entropy,
+    batch_size=8,
+    lap_steps=36,
+)  # fmt: skip
+"""Ten million parameters: what a checkpoint of 120 MB with Adam's state is taken of."""

@@ -19,6 +19,7 @@ from esper_async.study.bench.benchmark import (
     shown,
 )
 from esper_async.study.bench.killed_run import KilledRun, broken_child
+from esper_async.study.bench.left_behind import amiss
 
 CULL_AT = 198
 """In the seventh epoch; carried out at boundary 7, behind the checkpoint of boundary 6."""
@@ -51,7 +52,7 @@ def _compare(straight: KilledRun, killed: KilledRun, kills: Sequence[int]) -> li
         judged(f"{when}: weights bitwise equal", same, "", Bar("at least", 1.0)),
         judged(
             f"{when}: records told twice, or lost",
-            float(((found - expected) + (expected - found)).total()),
+            float(amiss(expected, found)),
             "",
             Bar("at most", 0.0),
             note=f"of {expected.total()}: boundaries, decisions, transitions, field reports",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
@@ -33,16 +33,17 @@ from esper_async.study.bench.benchmark import (
 )
 from esper_async.study.bench.hosts import DenseHost, batches
 from esper_async.study.bench.planting import PlantOnce
+from esper_async.study.bench.timed_hosts import WIDE
 from esper_async.tolaria import checkpoint
-from esper_async.tolaria.checkpoint import snapshot
+from esper_async.tolaria.checkpoint_file import Loaded, read_checkpoint
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.recovery import Recovery, WayBack
+from esper_async.tolaria.state_copy import snapshot
 from esper_async.tolaria.task import Task
 
 MOST_MS = {"memory": 50.0, "disk": 2000.0}
-WIDTH, CLASSES, BATCH = 2048, 10, 8
 STEPS_A_BOUNDARY = 4
 _TIMES = {Effort.SHORT: 3, Effort.FULL: 10}
 _STAGES = ("TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED")
@@ -89,24 +90,13 @@ class _Back:
 
 
 def _timed_row(source: str, times: int) -> Row:
-    generator = torch.Generator().manual_seed(0)
-    drawn = [
-        (
-            torch.randn(BATCH, 256, generator=generator),
-            torch.randint(0, CLASSES, (BATCH,), generator=generator),
-        )
-        for _ in range(STEPS_A_BOUNDARY)
-    ]
-    model = nn.Sequential(
-        nn.Linear(256, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(),
-        nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 512), nn.ReLU(),
-        nn.Linear(512, CLASSES),
-    )  # fmt: skip
+    drawn = WIDE.lap(torch.Generator().manual_seed(0))[:STEPS_A_BOUNDARY]
+    model = WIDE.model()
     task = Task(
         model=model,
         train_loader=drawn,
         validation_loader=drawn[:1],
-        loss=F.cross_entropy,
+        loss=WIDE.loss,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
     )
     options = _options(source, epochs=3, policy="static")
@@ -264,13 +254,13 @@ def _from_the_disk_alone(source: str, **how: Any) -> RunOptions:
 def _read_for(least_ms: float) -> Iterator[None]:
     """Read a checkpoint again and again for a while, however fast the disk is."""
 
-    def read(manifest_path: Path) -> tuple[int, dict[str, Any]] | None:
+    def read(manifest_path: Path) -> Loaded | None:
         until = time.perf_counter() + least_ms / 1e3
         while time.perf_counter() < until:
-            _whole_read(manifest_path)
-        return _whole_read(manifest_path)
+            read_checkpoint(manifest_path)
+        return read_checkpoint(manifest_path)
 
-    with replaced(f"{checkpoint.__name__}._read", read):
+    with replaced(f"{checkpoint.__name__}.read_checkpoint", read):
         yield
 
 
@@ -288,7 +278,6 @@ def _keeps_its_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
 
 
 _whole_before, _whole_go_back = Recovery.before, Engine._go_back
-_whole_read = checkpoint._read
 
 BENCHMARK = Benchmark(
     name="rollback",

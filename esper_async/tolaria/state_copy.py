@@ -1,0 +1,54 @@
+"""Copies of a run's state, made in the place of older copies where there are some.
+
+Fresh memory costs more than the copying itself: the system hands it out zeroed, page by page, at
+the first touch.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper_async.kasmina.snapshot import nested_tensors
+
+_Form = tuple[torch.dtype, torch.Size, tuple[int, ...]]
+
+
+class Spare:
+    """The tensors of copies that nobody reads any more, to be overwritten by another copy."""
+
+    def __init__(self, *states: Mapping[str, Any]) -> None:
+        self._tensors: defaultdict[_Form, list[Tensor]] = defaultdict(list)
+        for state in states:
+            for _, tensor in nested_tensors(state):
+                if tensor.layout is torch.strided:
+                    self._tensors[_form(tensor)].append(tensor)
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """Return a copy of `tensor` on the CPU; each spare tensor is used once."""
+        if tensor.layout is torch.strided and (fitting := self._tensors.get(_form(tensor))):
+            return fitting.pop().copy_(tensor.detach())
+        return tensor.detach().to("cpu", copy=True)
+
+
+def snapshot(value: Any, spare: Spare | None = None) -> Any:
+    """Return a deep copy of a state: tensors are copied to the CPU, containers rebuilt.
+
+    `spare` has memory to use for it.
+    """
+    spare = spare or Spare()
+    if isinstance(value, Tensor):
+        return spare.copy(value)
+    if isinstance(value, Mapping):
+        return {key: snapshot(item, spare) for key, item in value.items()}
+    if isinstance(value, list):
+        return [snapshot(item, spare) for item in value]
+    if isinstance(value, tuple):
+        return tuple(snapshot(item, spare) for item in value)
+    return value
+
+
+def _form(tensor: Tensor) -> _Form:
+    return tensor.dtype, tensor.shape, tensor.stride()
