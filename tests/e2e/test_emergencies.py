@@ -156,6 +156,7 @@ async def test_a_guards_emergency_goes_back_and_reaches_the_supervisor_as_a_sign
     assert (run := esper.services.tolaria.get(run_id)).state == "completed", run.error
 
 
+@pytest.mark.full
 async def test_trouble_that_no_rollback_mends_stops_the_run_with_a_clear_report(
     esper: Esper, tmp_path: Path
 ) -> None:

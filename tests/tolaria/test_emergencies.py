@@ -131,8 +131,9 @@ def test_an_emergency_with_nowhere_to_go_back_to_is_refused_and_the_run_goes_on(
     )
 
 
-@pytest.mark.parametrize("level", ["MINOR", "SEVERE", "MAJOR"])
-@pytest.mark.parametrize("dies_at", [19, 23])
+@pytest.mark.parametrize(
+    ("level", "dies_at"), [("MINOR", 19), ("MINOR", 23), ("SEVERE", 23), ("MAJOR", 19)]
+)
 def test_an_emergency_is_answered_once_although_the_process_dies(
     level: Level, dies_at: int, tmp_path: Path
 ) -> None:
