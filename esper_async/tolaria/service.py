@@ -366,9 +366,12 @@ class TolariaService:
                 self._freeze(run.id, on=True)
             for run in meant:
                 self.pause(run.id)
-        for run in meant if level is not None else ():
-            if level != "CRITICAL":
+        elif signal.run_id:
+            for run in meant:
                 self._check_conducted(run)
+        else:  # what waits for its place has nothing to go back from
+            meant = [run for run in meant if run.id in self._conducted]
+        for run in meant if level is not None else ():
             self._hand_over(run, "emergency", level=level, reason=_reason_in(signal))
 
     def _freeze(self, run_id: str, *, on: bool) -> None:

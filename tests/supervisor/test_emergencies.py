@@ -104,6 +104,17 @@ async def test_an_emergency_of_every_run_holds_those_that_wait_as_well(tmp_path:
         assert [run.state for run in (*runs, waiting)] == ["paused"] * 3
 
 
+async def test_a_lesser_emergency_of_every_run_passes_over_those_that_wait(tmp_path: Path) -> None:
+    bus = Bus()
+    async with running(service_in(tmp_path, bus=bus)) as service:
+        waiting = service.submit(config("until_stopped"))
+        service.pause(waiting.id)
+        run = await started(service)
+        await bus.deliver(told("SEVERE"))
+        assert [steer.level for steer in accepted(run.folder)] == ["SEVERE"]
+        assert accepted(waiting.folder) == []
+
+
 async def test_an_emergency_of_one_run_leaves_the_others_alone(tmp_path: Path) -> None:
     bus = Bus()
     async with running(service_in(tmp_path, bus=bus, concurrent_runs=2)) as service:
