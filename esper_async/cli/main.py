@@ -220,6 +220,22 @@ def runs_rollback(
     _steer(state_dir or context.obj, run_id, "rollback", body)
 
 
+@runs_app.command("emergency")
+@reported
+def runs_emergency(
+    context: typer.Context,
+    run_id: RunId,
+    level: Annotated[
+        str, typer.Option(help="critical (freeze), severe or major (go back), minor (slow down).")
+    ],
+    reason: Annotated[str, typer.Option(help="What is the matter; the journal keeps it.")],
+    state_dir: StateDir = None,
+) -> None:
+    """Freeze a run at once, send it back, or slow it down."""
+    body = {"level": level.lower(), "reason": reason}
+    _steer(state_dir or context.obj, run_id, "emergency", body)
+
+
 @app.command()
 @reported
 def check(name: RunName) -> None:

@@ -87,10 +87,12 @@ def show_run(client: Client, output: Output, run_id: str) -> None:
 def steer_run(
     client: Client, output: Output, run_id: str, deed: str, body: Mapping[str, Any] | None = None
 ) -> None:
-    """Ask for a pause, a resume, a stop or a rollback."""
+    """Ask for a pause, a resume, a stop, a rollback or the answer to an emergency."""
     run = client.post(f"/api/runs/{run_id}/{deed}", body)
     lines = [f"{run_id}: {deed} asked for; it is {run['state']}"]
-    if deed == "rollback":
+    if deed == "emergency" and run["state"] == "paused":
+        lines = [f"{run_id} is frozen; `esper-supervisor runs resume {run_id}` lets it go on"]
+    elif deed in ("rollback", "emergency"):
         lines.append("if it cannot be done, `esper-supervisor events refused` says why")
     output.result(run, lines)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper_async.kasmina.call import BatchError, describe, first_batch_size, move
+from esper_async.kasmina.probe import Probe, SiteStatistics
 from esper_async.kasmina.quantity import PairedBy, Unit
 from esper_async.kasmina.random_state import SharedRandomness
 from esper_async.kasmina.user_code import batches_of, blaming
@@ -37,7 +38,7 @@ class Evaluation:
     """What one variant scored on a split: losses (N,) in float64, weights (N,), metric means.
 
     `values` holds each metric by sample where the metric gives one a sample, else by batch. `unit`
-    is that of the losses.
+    is that of the losses, `site` what came out of the site that was looked at, if one was.
     """
 
     losses: Tensor
@@ -46,6 +47,7 @@ class Evaluation:
     values: Mapping[str, Tensor]
     paired_by: PairedBy
     unit: Unit = "nats"
+    site: SiteStatistics | None = None
 
     @property
     def loss(self) -> float:
@@ -131,7 +133,7 @@ class _Tally:
             self._sums[name] += float(value.mean()) * batch_size
             self._values[name].append(value.reshape(-1))
 
-    def result(self) -> Evaluation:
+    def result(self, variant: Variant) -> Evaluation:
         return Evaluation(
             torch.cat(self._losses).cpu(),
             torch.cat(self._weights).cpu(),
@@ -139,6 +141,7 @@ class _Tally:
             {name: torch.cat(values).cpu() for name, values in self._values.items()},
             self._loss.paired_by,
             "nats" if self._loss.in_nats else "loss",
+            variant.statistics() if isinstance(variant, Probe) else None,
         )
 
 
@@ -190,4 +193,4 @@ def evaluate(
             f"{split}_loader yielded no batch: the {split} loader needs at least one each time "
             "it is iterated"
         )
-    return {name: tally.result() for name, tally in tallies.items()}
+    return {name: tally.result(variants[name]) for name, tally in tallies.items()}

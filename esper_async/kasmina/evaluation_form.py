@@ -1,12 +1,14 @@
 """How evaluations travel to other ranks: names as JSON values, all numbers in one row."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from esper_async.kasmina.evaluation import Evaluation
+from esper_async.kasmina.probe import SiteStatistics
 from esper_async.kasmina.ranks import Form
 
 Evaluations = dict[str, Evaluation]
@@ -24,6 +26,7 @@ def _pack(results: Evaluations) -> tuple[Any, Tensor]:
                 "metrics": dict(result.metrics),
                 "paired_by": result.paired_by,
                 "unit": result.unit,
+                "site": None if result.site is None else asdict(result.site),
             }
         )
         rows += parts
@@ -37,10 +40,18 @@ def _unpack(content: Any, numbers: Tensor) -> Evaluations:
     for entry in content:
         losses, weights = next(rows), next(rows)
         values = {name: next(rows) for name in entry["values"]}
+        paired_by, unit, site = entry["paired_by"], entry["unit"], _site_of(entry["site"])
         results[entry["name"]] = Evaluation(
-            losses, weights, entry["metrics"], values, entry["paired_by"], entry["unit"]
+            losses, weights, entry["metrics"], values, paired_by, unit, site
         )
     return results
+
+
+def _site_of(told: dict[str, Any] | None) -> SiteStatistics | None:
+    if told is None:
+        return None
+    shapes = tuple(tuple(shape) for shape in told["shapes"])
+    return SiteStatistics(**{**told, "shapes": shapes})
 
 
 EVALUATIONS: Form[Evaluations] = Form(_pack, _unpack)

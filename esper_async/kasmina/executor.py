@@ -10,23 +10,22 @@ from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.compute import ComputeAccount
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
-from esper_async.kasmina.gates import SPOILT_TWIN, GateResult, interface_holds
+from esper_async.kasmina.gates import SPOILT_TWIN, GateResult
 from esper_async.kasmina.isolation import IN_A_ROW, isolation_verdict, watched
 from esper_async.kasmina.judgement import (
     benefit_verdict,
+    interface_verdict,
     measure_benefit,
     paired,
     trained_verdict,
 )
-from esper_async.kasmina.kernels import KernelRefusedError, SettingRefusedError
-from esper_async.kasmina.kernels.graft import Graft
 from esper_async.kasmina.memory import TwinChoice, choose_twin, growth_budget_bytes
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import (
     CommandRefusedError,
     build_graft,
     check_candidates,
-    make_seed,
+    make_seeds,
     sanity,
 )
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
@@ -36,7 +35,8 @@ from esper_async.kasmina.seed_state import restore_seed, seed_state
 from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import ACTIVE, RESTING, Stage, check_transition
-from esper_async.kasmina.tournament import rank, ready
+from esper_async.kasmina.tournament import decide, ready
+from esper_async.kasmina.training_slots import free_slots, slot_gate, turns
 from esper_async.kasmina.trend import LossTrend
 from esper_async.kasmina.trial import TrainStep, Trial
 
@@ -113,6 +113,13 @@ class Executor:
         if twin_budget_bytes is None:
             twin_budget_bytes = growth_budget_bytes(self._device)
         self.twin_budget_bytes = twin_budget_bytes
+        self._build_graft = partial(
+            build_graft,
+            sites=self.sites,
+            run_seed=run_seed,
+            device=self._device,
+            drill=options.drill,
+        )
         self._listener = on_transition
         self._training: list[Seed] = []
         self._trend = LossTrend()
@@ -155,20 +162,24 @@ class Executor:
         """Return the seeds that learn."""
         return [*self._training, *self._in_forward()]
 
+    @property
+    def _candidates(self) -> list[Seed]:
+        return self.in_stage(Stage.GERMINATED, Stage.TRAINING)
+
     def _in_forward(self) -> list[Seed]:
         return self.kept + ([self.trial.seed] if self.trial is not None else [])
 
     # -- commands ------------------------------------------------------------------------------
 
     def germinate(self, candidates: Sequence[Candidate]) -> list[Seed]:
-        """Plant candidates as one tournament; they train in shadow from the next batch on.
+        """Plant candidates as one tournament; they train in shadow as training slots are free.
 
         Raises:
             CommandRefusedError: G0 failed for one of them; none is planted.
         """
         check_candidates(
             candidates,
-            limit=self.options.max_candidates - len(self._training),
+            limit=self.options.max_candidates - len(self._candidates),
             sites=list(self.sites),
             resting=self.resting_sites(),
             quarantined=self.quarantined,
@@ -179,8 +190,7 @@ class Executor:
         self.tournaments += 1
         for seed in planted:
             self._plant(seed)
-        for seed in planted:
-            self.start_training(seed)
+        self._take_turns()
         return planted
 
     def cull(self, seed_id: str, reason: str) -> None:
@@ -209,9 +219,27 @@ class Executor:
 
     def start_training(self, seed: Seed) -> None:
         """Let a germinated seed learn in shadow from the next batch on."""
-        self._move(seed, Stage.TRAINING, None)
+        slots, busy = self.options.training_slots, len(self._training)
+        gate = slot_gate(seed, training=busy, slots=slots, boundary=self.boundary)
+        self._move(seed, Stage.TRAINING, gate)
+        seed.hurried = False
         start_shadow(self.branch.model, seed)
         self._training.append(seed)
+
+    @property
+    def free_training_slots(self) -> int:
+        """How many more seeds may train now."""
+        return free_slots(self._training, slots=self.options.training_slots)
+
+    def _take_turns(self) -> None:
+        """Let seeds that wait in GERMINATED begin, as far as there are training slots."""
+        waiting = self.in_stage(Stage.GERMINATED)
+        slots, dwell = self.options.training_slots, self.options.dwell_steps
+        found = turns(self._training, waiting, slots=slots, dwell_steps=dwell)
+        for seed in found.stand_down:
+            seed.stood_down = True
+        for seed in found.start:
+            self.start_training(seed)
 
     def hold(self, seed: Seed, *, paused: bool) -> None:
         """Freeze a seed where it is, or let it go on."""
@@ -235,30 +263,17 @@ class Executor:
 
     def _make_seeds(self, candidates: Sequence[Candidate]) -> list[Seed]:
         """Build every candidate's kernel, or refuse them all."""
-        tournament = f"t{self.tournaments + 1}"
-        made = []
-        for number, candidate in enumerate(candidates, start=self.planted + 1):
-            try:
-                graft = self._build_graft(candidate, number)
-            except (KernelRefusedError, SettingRefusedError) as refusal:
-                raise CommandRefusedError(str(refusal)) from refusal
-            seed = make_seed(
-                candidate,
-                self.sites[candidate.site],
-                graft,
-                host_optimizer=self.branch.optimizer,
-                run_seed=self._run_seed,
-                number=number,
-                tournament=tournament,
-                boundary=self.boundary,
-            )
-            if seed.parameter_count > self.remaining_parameters:
-                raise CommandRefusedError(
-                    f"{candidate.blueprint} at {candidate.site} has {seed.parameter_count} "
-                    f"parameters; the budget has room for {self.remaining_parameters}"
-                )
-            made.append(seed)
-        return made
+        return make_seeds(
+            candidates,
+            self.sites,
+            self._build_graft,
+            host_optimizer=self.branch.optimizer,
+            run_seed=self._run_seed,
+            first=self.planted + 1,
+            tournament=f"t{self.tournaments + 1}",
+            boundary=self.boundary,
+            room=self.remaining_parameters,
+        )
 
     def _plant(self, seed: Seed) -> None:
         gate = sanity(seed, budget=self.remaining_parameters, boundary=self.boundary)
@@ -266,16 +281,6 @@ class Executor:
         self.planted += 1
         self.branch.own(seed)
         self._tell(seed, Stage.DORMANT, Stage.GERMINATED, gate)
-
-    def _build_graft(self, candidate: Candidate, number: int) -> Graft:
-        return build_graft(
-            candidate,
-            self.sites[candidate.site],
-            run_seed=self._run_seed,
-            number=number,
-            device=self._device,
-            drill=self.options.drill,
-        )
 
     @property
     def _device(self) -> torch.device:
@@ -300,7 +305,7 @@ class Executor:
 
     def _shadow(self, batch: Any) -> None:
         for seed in list(self._training):
-            if seed.paused:
+            if seed.at_rest:
                 continue
             learn = partial(
                 shadow_step,
@@ -368,13 +373,14 @@ class Executor:
         withdrawn = trial is not None and trial.seed.ended
         if not withdrawn:  # else the network that candidates were measured in is gone
             self._judge_tournaments(results)
+        self._take_turns()
         self._trend.add(host.loss)
 
     def _due(self) -> list[Seed]:
         """Return the candidates of tournaments whose dwell is over, if one could go on trial."""
         if self.trial is not None and not self._trial_may_end():
             return []
-        return ready(self._training, dwell_steps=self.options.dwell_steps)
+        return ready(self._candidates, dwell_steps=self.options.dwell_steps)
 
     def _trial_may_end(self) -> bool:
         trial = self.trial
@@ -392,22 +398,16 @@ class Executor:
             return
         tournament = due[0].tournament
         members = [seed for seed in due if seed.tournament == tournament]
-        winner: Seed | None = None
-        for seed in rank(members):
-            verdict = trained_verdict(
-                seed, self.options, scale=self._margin_scale, boundary=self.boundary
-            )
-            if winner is None and verdict.passed and self._has_room(seed):
-                winner = seed
-            elif verdict.passed:
-                self._remove(
-                    seed,
-                    GateResult("G2", False, "lost its tournament", verdict.numbers, self.boundary),
-                )
-            else:
-                self._remove(seed, verdict)
+        winner, losers = decide(
+            members, judge=self._trained_gate, has_room=self._has_room, boundary=self.boundary
+        )
+        for seed, gate in losers:
+            self._remove(seed, gate)
         if winner is not None:
             self._blend(winner, winner.gates[-1])
+
+    def _trained_gate(self, seed: Seed) -> GateResult:
+        return trained_verdict(seed, self.options, scale=self._margin_scale, boundary=self.boundary)
 
     def _has_room(self, seed: Seed) -> bool:
         return self.room_for_a_seed() and seed.parameter_count <= self.remaining_parameters
@@ -452,9 +452,7 @@ class Executor:
         if seed.benefit_vs_twin is not None:
             trial.benefits.append(seed.benefit_vs_twin.mean)
         if seed.stage is Stage.SHADOWING:
-            gate = interface_holds(
-                on_loss=results["host"].loss, off_loss=results["off"].loss, boundary=self.boundary
-            )
+            gate = interface_verdict(results, boundary=self.boundary)
             if not gate.passed:
                 self._remove(seed, gate)
                 return
@@ -487,7 +485,7 @@ class Executor:
 
     def finish(self, results: Mapping[str, Evaluation]) -> None:
         """End the run's growth: drop what trains in shadow, judge the trial on what it has."""
-        for seed in list(self._training):
+        for seed in self._candidates:
             self._remove(seed, GateResult("G0", True, "the run ended", {}, self.boundary))
         trial = self.trial
         if trial is None:
@@ -509,7 +507,7 @@ class Executor:
                 gate = seed.amend(gate, remark, {SPOILT_TWIN: float(len(spoilt))})
             self.trial = None
             self.compute.trial_withdrawn()
-        else:
+        elif seed.stage is Stage.TRAINING:
             self._training.remove(seed)
         self.hold(seed, paused=False)
         self.compute.seed_removed(seed.id)

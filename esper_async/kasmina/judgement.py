@@ -7,7 +7,13 @@ from collections.abc import Mapping
 import torch
 
 from esper_async.kasmina.evaluation import Evaluation
-from esper_async.kasmina.gates import GateResult, gradient_health, stability, system_impact
+from esper_async.kasmina.gates import (
+    GateResult,
+    gradient_health,
+    interface_holds,
+    stability,
+    system_impact,
+)
 from esper_async.kasmina.kernels import kernel_class
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.quantity import Quantity, paired_difference
@@ -61,6 +67,18 @@ def _weight_rms(seed: Seed) -> float:
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(parameters)])
     counts = norms.new_tensor([parameter.numel() for parameter in parameters])
     return float((norms / counts.sqrt()).max())
+
+
+def interface_verdict(results: Mapping[str, Evaluation], *, boundary: int) -> GateResult:
+    """Return G3's verdict on the host as it is, with the seed on, and on the off-path."""
+    on, off = results.get("host"), results.get("off")
+    return interface_holds(
+        on_loss=None if on is None else on.loss,
+        off_loss=None if off is None else off.loss,
+        on=None if on is None else on.site,
+        off=None if off is None else off.site,
+        boundary=boundary,
+    )
 
 
 def measure_benefit(

@@ -48,7 +48,9 @@ def operate(executor: "Executor", seed_id: str, verb: Verb, tuning: Tuning | Non
     START_GRAFTING ends the dwell of a seed's tournament: it is judged at the next boundary;
     STABILIZE holds alpha where it is, until FINE_TUNE gives it another ramp;
     EVALUATE measures at the next boundary what can be measured of the seed in its stage;
-    FINE_TUNE sets a rate or a ramp; START_TRAINING and CANCEL concern a seed in GERMINATED.
+    FINE_TUNE sets a rate or a ramp;
+    START_TRAINING lets a seed in GERMINATED begin, as the next one where no training slot is free;
+    CANCEL removes a seed in GERMINATED.
 
     Raises:
         CommandRefusedError: there is no such seed, or it is in a stage that does not allow it.
@@ -80,12 +82,14 @@ def _fossilize(executor: "Executor", seed: Seed) -> None:
 
 def _start_training(executor: "Executor", seed: Seed) -> None:
     _require(seed, "start training", Stage.GERMINATED)
-    executor.start_training(seed)
+    seed.hurried = True
+    if executor.free_training_slots:
+        executor.start_training(seed)
 
 
 def _start_grafting(executor: "Executor", seed: Seed) -> None:
     _require(seed, "start grafting", Stage.TRAINING)
-    for member in executor.in_stage(Stage.TRAINING):
+    for member in executor.in_stage(Stage.GERMINATED, Stage.TRAINING):
         if member.tournament == seed.tournament:
             member.hurried = True
 

@@ -33,7 +33,9 @@ class GrowthOptions:
 
     Args:
         max_seeds: seeds of a run from BLENDING on, kept ones included.
-        max_candidates: seeds that train in shadow at the same time.
+        max_candidates: seeds up to TRAINING: those that train in shadow, and those that wait to.
+        max_training: seeds that train in shadow at the same time; others wait in GERMINATED. "auto"
+            is as many as there may be candidates.
         twin: whether a trial is compared with a no-growth twin.
         tiers: tiers of the catalogue that a policy may choose from.
         parameter_budget: kept seeds may add at most this many times the host's parameters.
@@ -58,6 +60,7 @@ class GrowthOptions:
 
     max_seeds: int = 4
     max_candidates: int = 8
+    max_training: int | Literal["auto"] = "auto"
     twin: Literal["auto", "on", "off"] = "auto"
     tiers: tuple[str, ...] = ("production",)
     parameter_budget: float = 8.0
@@ -83,6 +86,10 @@ class GrowthOptions:
                 raise ValueError(
                     f"growth.{name} must be at least {least}, not {getattr(self, name)}"
                 )
+        if self.max_training != "auto" and self.max_training < 1:
+            raise ValueError(
+                f'growth.max_training must be at least 1, or "auto", not {self.max_training}'
+            )
         for name in ("parameter_budget", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"growth.{name} must be > 0, not {getattr(self, name)}")
@@ -103,6 +110,11 @@ class GrowthOptions:
                 raise ValueError(f"growth.tiers: the {tier} tier is refused for any live run")
             if tier not in _TIERS + quarantined:
                 raise ValueError(_unknown("growth.tiers", tier, _TIERS))
+
+    @property
+    def training_slots(self) -> int:
+        """How many seeds may train in shadow at the same time."""
+        return self.max_candidates if self.max_training == "auto" else self.max_training
 
     @classmethod
     def of(cls, growth: "GrowthOptions | Mapping[str, Any] | None") -> Self:

@@ -1,12 +1,12 @@
 """From a candidate to a seed: G0, and the kernel's construction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch.optim import Optimizer
 
 from esper_async.kasmina.gates import GateResult
-from esper_async.kasmina.kernels import build_kernel
+from esper_async.kasmina.kernels import KernelRefusedError, SettingRefusedError, build_kernel
 from esper_async.kasmina.kernels.graft import BlendMode, Graft, fitting_blend
 from esper_async.kasmina.seed import Candidate, Seed, seed_id_of, seed_stream
 from esper_async.kasmina.seed_optimizer import sibling_optimizer
@@ -28,7 +28,7 @@ def check_candidates(
     """Raise `CommandRefusedError` unless so many candidates may be planted at their sites."""
     if not 1 <= len(candidates) <= limit:
         raise CommandRefusedError(
-            f"{len(candidates)} candidates proposed; between 1 and {limit} can train now"
+            f"{len(candidates)} candidates proposed; between 1 and {limit} can be planted now"
         )
     for candidate in candidates:
         if candidate.site not in sites:
@@ -63,14 +63,15 @@ def check_legal(candidates: Sequence[Candidate], legal: Collection[tuple[str, st
 
 def build_graft(
     candidate: Candidate,
-    site: Site,
-    *,
-    run_seed: int,
     number: int,
+    *,
+    sites: Mapping[str, Site],
+    run_seed: int,
     device: torch.device,
     drill: bool,
 ) -> Graft:
     """Build the kernel of the run's seed `number`; the same arguments give the same weights."""
+    site = sites[candidate.site]
     kernel = build_kernel(
         candidate.blueprint,
         site.interface,
@@ -82,7 +83,51 @@ def build_graft(
     return Graft(kernel, form=site.form, mode=mode, channels=site.interface.channels).to(device)
 
 
-def make_seed(
+def make_seeds(
+    candidates: Sequence[Candidate],
+    sites: Mapping[str, Site],
+    build: Callable[[Candidate, int], Graft],
+    *,
+    host_optimizer: Optimizer,
+    run_seed: int,
+    first: int,
+    tournament: str,
+    boundary: int,
+    room: int,
+) -> list[Seed]:
+    """Return germinated seeds, numbered from `first`, each of at most `room` parameters.
+
+    `build` makes the kernel of the seed with a number.
+
+    Raises:
+        CommandRefusedError: one of the kernels cannot be built, or is too large.
+    """
+    made = []
+    for number, candidate in enumerate(candidates, start=first):
+        try:
+            graft = build(candidate, number)
+        except (KernelRefusedError, SettingRefusedError) as refusal:
+            raise CommandRefusedError(str(refusal)) from refusal
+        seed = _make_seed(
+            candidate,
+            sites[candidate.site],
+            graft,
+            host_optimizer=host_optimizer,
+            run_seed=run_seed,
+            number=number,
+            tournament=tournament,
+            boundary=boundary,
+        )
+        if seed.parameter_count > room:
+            raise CommandRefusedError(
+                f"{candidate.blueprint} at {candidate.site} has {seed.parameter_count} "
+                f"parameters; the budget has room for {room}"
+            )
+        made.append(seed)
+    return made
+
+
+def _make_seed(
     candidate: Candidate,
     site: Site,
     graft: Graft,
@@ -93,7 +138,6 @@ def make_seed(
     tournament: str,
     boundary: int,
 ) -> Seed:
-    """Return a germinated seed with an optimizer of the host's kind."""
     seed_id = seed_id_of(number)
     return Seed(
         id=seed_id,

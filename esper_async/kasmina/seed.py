@@ -94,7 +94,9 @@ class Seed:
         body: its kernel in the blend with the host; None once it has ended.
         stream: what its kernel draws random numbers from in shadow; None once it has ended.
         paused: its weights and alpha stay where they are.
-        hurried: it is judged at the next boundary, whatever is left of its dwell.
+        hurried: it is judged at the next boundary, whatever is left of its dwell; while it waits
+            for a training slot, it is the next to get one.
+        stood_down: it has trained, and another has its slot until it is judged.
         asked: it is measured at the next boundary.
         given_rate: the learning rate it was given; None is the authority's own.
         shadow_passes: how often it was trained in shadow.
@@ -124,6 +126,7 @@ class Seed:
     rest_boundaries: int = 0
     paused: bool = False
     hurried: bool = False
+    stood_down: bool = False
     asked: bool = False
     given_rate: float | None = None
     shadow_passes: int = 0
@@ -154,6 +157,11 @@ class Seed:
     def owner(self) -> str:
         """What it is called as the owner of its parameters."""
         return owner_name(self.id)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no shadow pass trains it, though its stage is TRAINING."""
+        return self.paused or self.stood_down
 
     @property
     def ended(self) -> bool:

@@ -26,6 +26,7 @@ _PLAIN = (
     "rest_boundaries",
     "paused",
     "hurried",
+    "stood_down",
     "asked",
     "given_rate",
     "shadow_passes",

@@ -17,10 +17,12 @@ from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.evaluation import Variant
 from esper_async.kasmina.memory import TwinChoice
+from esper_async.kasmina.probe import Probe
 from esper_async.kasmina.ramp import RampSchedule, ramp
 from esper_async.kasmina.random_state import RandomStream
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.snapshot import Snapshot
+from esper_async.kasmina.stage import Stage
 
 TrainStep = Callable[[nn.Module, Optimizer, Any], Tensor]
 
@@ -124,7 +126,10 @@ class Trial:
             self.twin_average = WeightAverage(self.twin.model, self._horizon)
 
     def variants(self, forward: Forward) -> dict[str, Variant]:
-        """Return what to evaluate at a boundary: the off-path, and the averaged branches."""
+        """Return what to evaluate at a boundary: the off-path, and the averaged branches.
+
+        In SHADOWING the site is looked at on both paths.
+        """
         alpha = f"{self.seed.site.path}.{self.seed.attribute}.alpha"
         call = Call(self.branch.model, forward)
         off = {alpha: torch.zeros_like(self.seed.graft.alpha)}
@@ -134,6 +139,9 @@ class Trial:
         if self.twin_average is not None and self.twin_average.steps:
             other = Call(self.twin.model, forward)
             found["twin"] = _swapped(other, self.twin_average.tensors())
+        if self.seed.stage is Stage.SHADOWING:
+            site = self.branch.model.get_submodule(self.seed.site.path)
+            found |= {"host": Probe(call, site), "off": Probe(found["off"], site)}
         return found
 
     def keep(self) -> None:

@@ -9,6 +9,7 @@ from esper_async.karn.record import BlueprintRecord
 from esper_async.karn.tallies import Tally
 from esper_async.leyline import EventEnvelope
 from esper_async.oona.dead_letters import DeadLetter
+from esper_async.tolaria.emergency import Level
 from esper_async.tolaria.run_file import RunFile
 from esper_async.tolaria.runs import Run
 from esper_async.urza.records import Asset
@@ -51,6 +52,10 @@ class RunManager(Protocol):
 
     def cull(self, run_id: str, seed: str) -> Run:
         """Have it remove a seed."""
+        ...
+
+    async def emergency(self, run_id: str, level: Level, reason: str) -> Run:
+        """Answer an emergency that somebody has seen."""
         ...
 
 

@@ -17,6 +17,8 @@ _NOTES = {
     "early_stop": ("info", "Training ended early:"),
     "emergency": ("critical", "An emergency."),
 }
+_MILD = "MINOR"
+"""Level of an emergency about which nobody needs to hurry."""
 _ON_TRIAL = ("BLENDING", "SHADOWING", "PROBATIONARY")
 _ENDS = {"completed": "info", "stopped": "info", "failed": "error"}
 
@@ -27,6 +29,8 @@ def events_of(run_id: str, view: Mapping[str, Any]) -> Iterator[Event]:
     for note in view["notes"]:
         if note["kind"] in _NOTES:
             level, text = _NOTES[note["kind"]]
+            if note.get("level") == _MILD:
+                level = "warning"
             yield _event(run_id, note, level, note["kind"], f"{text} {note.get('reason') or ''}")
         elif note["kind"] == "run_ended":
             text = f"The run {note['state']}. {note.get('error') or ''}"

@@ -25,6 +25,7 @@ KNOWN: dict[str, tuple[Kind, str]] = {
     "tolaria.throughput.samples_per_s": ("gauge", "Training samples a second"),
     "tolaria.rollback.count": ("counter", "Rollbacks"),
     "tolaria.rollback.duration_ms": ("histogram", "Time a rollback took"),
+    "tolaria.emergency.count": ("counter", "Emergencies, by level"),
     "tolaria.checkpoint.duration_ms": ("histogram", "Time a checkpoint took"),
     "tolaria.checkpoint.copy_ms": ("histogram", "Time training was held up by its copy"),
     "tolaria.checkpoint.size_bytes": ("gauge", "Size of the last checkpoint"),

@@ -10,6 +10,7 @@ from esper_async.kasmina.isolation import VIOLATIONS
 from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.reports import ReportBook
+from esper_async.tolaria.emergency import Level
 from esper_async.tolaria.grower import BoundaryReport, Transition
 from esper_async.tolaria.records import transition_record
 from esper_async.tolaria.run_journal import RunJournal
@@ -17,7 +18,7 @@ from esper_async.tolaria.run_journal import RunJournal
 _KEPT = ("field_report", "transition", "decision")
 MOST_TOLD = 10_000
 """Records of each of these kinds that a run, and each of its checkpoints, remembers."""
-_ALARMS = {SPOILT_TWIN: "SEVERE", VIOLATIONS: "CRITICAL"}
+_ALARMS: dict[str, Level] = {SPOILT_TWIN: "SEVERE", VIOLATIONS: "CRITICAL"}
 """Numbers of a gate that mean an emergency, and of which level."""
 
 
@@ -38,6 +39,7 @@ class Chronicle:
         self._position = position
         self._reports = ReportBook("", "", "")
         self._asks_to_save = False
+        self._rates_restored_at: int | None = None
 
     def name(self, run_id: str, policy: Policy) -> None:
         """Say what field reports name: the run, and the policy that is paid for them."""
@@ -51,10 +53,29 @@ class Chronicle:
         """Tell that a command could not be carried out; `request` numbers an operator's."""
         self.note("command_refused", reason=reason, request=request)
 
-    def emergency(self, level: str, reason: str, *, seed: str | None = None) -> None:
-        """Tell of something that was put right at once; a CRITICAL one asks for a checkpoint."""
+    def emergency(
+        self,
+        level: Level,
+        reason: str,
+        *,
+        seed: str | None = None,
+        by: str = "guard",
+        request: int | None = None,
+    ) -> None:
+        """Tell of an emergency as it is answered; a CRITICAL one asks for a checkpoint.
+
+        `request` numbers one that was told to the run, where telling of it is all that is left.
+        """
         self._asks_to_save |= level == "CRITICAL"
-        self.note("emergency", level=level, reason=reason, seed=seed)
+        self.note("emergency", level=level, reason=reason, seed=seed, by=by, request=request)
+
+    def rate_restored(self, reason: str) -> None:
+        """Tell that somebody else had changed a learning rate: MINOR, once a boundary."""
+        self.note("rate_violation", reason=reason)
+        boundary = self._position()["boundary"]
+        if boundary != self._rates_restored_at:
+            self._rates_restored_at = boundary
+            self.emergency("MINOR", reason)
 
     def asks_to_save(self) -> bool:
         """Whether something told since this was last called asks for a checkpoint."""
@@ -176,7 +197,7 @@ class Chronicle:
         self._reports.load_state_dict(state["reports"])
 
 
-def _alarm(gate: GateResult) -> str | None:
+def _alarm(gate: GateResult) -> Level | None:
     """Return the level of the emergency that a gate tells of; None if it tells of none."""
     if gate.name == "G5" and not gate.passed:
         return "CRITICAL"

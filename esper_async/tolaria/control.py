@@ -2,28 +2,39 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-Kind = Literal["pause", "resume", "stop", "drain", "cull", "rollback"]
+from esper_async.tolaria.emergency import Level
+
+Kind = Literal["pause", "resume", "stop", "drain", "cull", "rollback", "emergency"]
+Lasting = Literal["cull", "rollback", "emergency"]
+"""Kinds that are done once, and are on disk before they are accepted."""
+LASTING: tuple[Lasting, ...] = get_args(Lasting)
 
 
 @dataclass(frozen=True, slots=True)
 class Steer:
     """One request. `drain` stops with a checkpoint, to go on later; `stop` ends the run.
 
-    `request` numbers what must be done once, though it may arrive more often.
+    `request` numbers what must be done once, though it may arrive more often. An emergency has a
+    level, and says why.
     """
 
     kind: Kind
     seed: str | None = None
     boundary: int | None = None
     request: int | None = None
+    level: Level | None = None
+    reason: str = ""
 
 
-def steer_of(kind: Literal["cull", "rollback"], fields: Mapping[str, Any]) -> Steer:
+def steer_of(kind: Lasting, fields: Mapping[str, Any]) -> Steer:
     """Read an operator's request from the fields with which it was written or sent."""
     if kind == "cull":
         return Steer("cull", seed=str(fields["seed"]), request=fields.get("request"))
+    if kind == "emergency":
+        level, reason = fields["level"], str(fields["reason"])
+        return Steer("emergency", request=fields.get("request"), level=level, reason=reason)
     return Steer("rollback", boundary=fields.get("to_boundary"), request=fields.get("request"))
 
 
@@ -58,7 +69,10 @@ class NoControl:
 
 
 class Announced:
-    """Another's control whose heartbeats also say what is trained: `done` of `total` boundaries."""
+    """Another's control whose heartbeats also say what is trained: `done` of `total` boundaries.
+
+    What is trained is not the run itself: what is asked of that goes by.
+    """
 
     def __init__(self, control: Control, phase: str, total: int) -> None:
         self._control = control
@@ -66,8 +80,8 @@ class Announced:
         self._total = total
 
     def poll(self) -> Sequence[Steer]:
-        """Return the other's requests."""
-        return self._control.poll()
+        """Return the other's requests to pause, go on or end."""
+        return [steer for steer in self._control.poll() if steer.kind not in LASTING]
 
     def heartbeat(self, step: int, **progress: Any) -> None:
         """Tell the other, with the phase."""

@@ -14,7 +14,6 @@ from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.micro_batches import parts_of, step_size
-from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.user_code import UserCodeError
 from esper_async.tamiyo.command import Decision, command_from_json
@@ -25,6 +24,7 @@ from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.chronicle import Chronicle
 from esper_async.tolaria.control import Control, NoControl, Steer
 from esper_async.tolaria.early_stop import stall
+from esper_async.tolaria.emergency import Level
 from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.grown import save_grown
@@ -36,14 +36,7 @@ from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, outcome_of
 from esper_async.tolaria.records import growth_record, start_record
-from esper_async.tolaria.recovery import (
-    LEVELS,
-    RATE_FACTOR,
-    Recovery,
-    WayBack,
-    remedy,
-    times_stuck,
-)
+from esper_async.tolaria.recovery import Cause, Recovery, WayBack, remedy
 from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
 from esper_async.tolaria.task import Task
@@ -125,7 +118,7 @@ class Engine:
         self._chronicle = Chronicle(self._journal, self._position)
         self._steps = 0
         self._boundary = 0
-        self._operator = Operator(self._journal)
+        self._operator = Operator(self._journal, self._chronicle)
         self._rolled_back = False
         self._is_stalled = False
         self._ending: Literal["stopped", "drained"] | None = None
@@ -206,7 +199,7 @@ class Engine:
             self._optimizer,
             warmup_steps=options.growth.warmup_steps,
             scheduler=scheduler,
-            on_violation=lambda reason: self._chronicle.note("rate_violation", reason=reason),
+            on_violation=self._chronicle.rate_restored,
         )
         self.grower = Grower(
             task.model,
@@ -317,16 +310,25 @@ class Engine:
         else:
             self._recover(trouble)
 
-    def _recover(self, trouble: str) -> None:
-        """Go back to before the trouble and on at a lower rate; where that is no use, fail."""
-        past = self._journal.guard_rollbacks
-        stuck = times_stuck(past, self._boundary)
-        step = past[-1]["to_step"] if stuck else self._steps
-        way = self._recovery.before(step) if stuck < len(LEVELS) else None
-        if way is None:
-            raise LossError(f"{trouble}; {remedy(past[-stuck:] if stuck else [], self._steps)}")
-        self._chronicle.emergency(LEVELS[stuck], trouble)
-        self._go_back(way, cause="guard", reason=trouble, rate_factor=RATE_FACTOR ** (stuck + 1))
+    def _recover(
+        self, trouble: str, *, least: Level = "SEVERE", request: int | None = None
+    ) -> None:
+        """Go back to before the trouble and on at a lower rate; where that is no use, fail.
+
+        `request` numbers trouble that was told to the run; at least `least` is done about it.
+        """
+        past = self._journal.emergency_rollbacks
+        back = self._recovery.step_back(past, self._boundary, self._steps, least=least)
+        if back.way is None and request is not None and not back.in_vain:
+            kept = self._recovery.boundaries(self._history)
+            self._chronicle.refuse(no_way_back(None, self._boundary, kept), request=request)
+            return
+        if back.way is None:
+            raise LossError(f"{trouble}; {remedy(back.in_vain, self._steps)}")
+        told, factor = request is not None, back.rate_factor
+        self._chronicle.emergency(back.level, trouble, by=OPERATOR if told else "guard")
+        cause: Cause = "emergency" if told else "guard"
+        self._go_back(back.way, cause=cause, reason=trouble, rate_factor=factor, request=request)
 
     # -- boundaries ----------------------------------------------------------------------------
 
@@ -340,7 +342,7 @@ class Engine:
                 return
         self._boundary += 1
         training_loss = float(tally.loss) / tally.steps
-        self._obey_operator()
+        self._operator.obey(self.grower, self._boundary)
         report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
         self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
         self._record_boundary(report, tally, elapsed_s)
@@ -403,26 +405,6 @@ class Engine:
         self._chronicle.decision(self._command_id(), decision, policy.name, policy.version)
         return decision
 
-    def _obey_operator(self) -> None:
-        """Carry out what operators asked for, or had asked for before a resume."""
-        due = self._operator.due(self._boundary)
-        chronicle, executor = self._chronicle, self.grower.executor
-        for number, (command, request) in enumerate(due, start=1):
-            command_id = chronicle.command_id(f"o{self._boundary}.{number}")
-            known = executor is not None and command.seed in executor.seeds
-            reason = "asked for by an operator" if known else "refused: no such seed"
-            chronicle.request(command_id, command, reason, by=OPERATOR, number=request)
-            if not known:
-                chronicle.refuse(f"there is no seed {command.seed!r} to cull", request=request)
-                continue
-            try:
-                self.grower.carry_out(command)
-            except CommandRefusedError as refusal:
-                chronicle.refuse(str(refusal), request=request)
-            else:
-                metrics = self.grower.history[-1] if self.grower.history else {}
-                chronicle.open_window(command_id, "CULL", [command.seed], metrics)
-
     def _finish(self) -> None:
         executor = self.grower.executor
         if executor is not None:
@@ -441,14 +423,24 @@ class Engine:
                 elif steer.kind in ("pause", "resume"):
                     paused = steer.kind == "pause"
                     self._chronicle.note(f"{steer.kind}d")
-                elif steer.kind == "cull":
+                elif steer.kind == "cull" or steer.level == "MINOR":
                     self._operator.ask(steer)
                 elif not self._journal.met(steer.request):
-                    self._roll_back(steer)
+                    self._answer(steer)
             if not paused or self._ending is not None:
                 return
             self._heartbeat(paused=True)
             self._control.wait(0.2)
+
+    def _answer(self, steer: Steer) -> None:
+        """Do at once what cannot wait. A frozen run is held by its flag: it need only be told."""
+        if steer.kind == "rollback":
+            self._roll_back(steer)
+        elif steer.level == "CRITICAL":
+            reason, request = steer.reason, steer.request
+            self._chronicle.emergency("CRITICAL", reason, by=OPERATOR, request=request)
+        elif steer.level is not None:
+            self._recover(steer.reason, least=steer.level, request=steer.request)
 
     # -- saved and restored --------------------------------------------------------------------
 
@@ -498,7 +490,7 @@ class Engine:
         self,
         way: WayBack,
         *,
-        cause: Literal["operator", "guard"],
+        cause: Cause,
         reason: str,
         rate_factor: float = 1.0,
         request: int | None = None,

@@ -9,6 +9,7 @@ from esper_async.leyline import (
     SCHEMA_VERSION,
     AdaptationCommand,
     DecisionRecord,
+    EmergencySignal,
     FieldReport,
     Ramp,
     SeedCandidate,
@@ -20,6 +21,7 @@ from esper_async.leyline import (
 )
 from esper_async.leyline.v1 import enums_pb2 as enums
 from esper_async.leyline.v1.reports_pb2 import Quantity, TournamentLoser
+from esper_async.tolaria.emergency_signal import issuer, signal_of
 from esper_async.tolaria.telemetry import points_of
 
 RUN_RECORD = "run.record"
@@ -171,6 +173,19 @@ def _ramp_of(schedule: str | None) -> Ramp | None:
     if schedule is None:
         return None
     return Ramp(schedule=value_of(enums.RampSchedule, schedule.upper()))
+
+
+def emergency_of(record: Record) -> EmergencySignal:
+    """Return the signal that tells of an emergency which the run has answered."""
+    run_id = record["run"]
+    return signal_of(
+        run_id,
+        record["level"],
+        record["reason"],
+        issued_by=issuer(run_id),
+        issued_at=record["time"],
+        signal_id=f"{run_id}/{record['seq']}",
+    )
 
 
 def field_report_of(record: Record) -> FieldReport:

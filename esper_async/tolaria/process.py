@@ -22,12 +22,13 @@ from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint_file import UnreadableCheckpointError
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
-from esper_async.tolaria.control import Steer, steer_of
+from esper_async.tolaria.control import LASTING, Steer, steer_of
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.forge_client import ForgeClient
 from esper_async.tolaria.messages import (
     Primary,
     decision_of,
+    emergency_of,
     field_report_of,
     form_of,
     system_state_of,
@@ -67,16 +68,25 @@ class LinkControl:
     def __init__(self, link: ChildLink, accepted: Sequence[Steer] = ()) -> None:
         self._link = link
         self._accepted = list(accepted)
-        self._frozen = False
+        self._held = False
+        self._paused = False
         self._ending = False
 
     def poll(self) -> Sequence[Steer]:
-        """Return the requests since the last call, the freeze as a pause."""
+        """Return the requests since the last call, the freeze as a pause.
+
+        While the flag is up nothing else lets the run go on.
+        """
         steers, self._accepted = self._accepted, []
-        steers += [self._steer(request, request.fields) for request in self._link.requests()]
-        if self._link.frozen != self._frozen:
-            self._frozen = self._link.frozen
-            steers.append(Steer("pause" if self._frozen else "resume"))
+        for request in self._link.requests():
+            if request in ("pause", "resume"):
+                self._held = request == "pause"
+            else:
+                steers.append(self._steer(request, request.fields))
+        paused = self._held or self._link.frozen
+        if paused != self._paused:
+            self._paused = paused
+            steers.append(Steer("pause" if paused else "resume"))
         if self._link.stop_requested and not self._ending:
             self._ending = True
             if not any(steer.kind in ("stop", "drain") for steer in steers):
@@ -95,9 +105,10 @@ class LinkControl:
         if name == "stop":
             self._ending = True
             return Steer("stop" if fields.get("final") else "drain")
-        if name in ("cull", "rollback"):
-            return steer_of("cull" if name == "cull" else "rollback", fields)
-        return Steer("pause" if name == "pause" else "resume")
+        kind = next((kind for kind in LASTING if kind == name), None)
+        if kind is None:
+            raise ValueError(f"the supervisor asked for {name!r}, which no run can do")
+        return steer_of(kind, fields)
 
 
 class Teller:
@@ -122,6 +133,8 @@ class Teller:
             self._bridge.spool(field_report_of(record))
         elif kind == "decision":
             self._bridge.spool(decision_of(record))
+        elif kind == "emergency":
+            self._bridge.spool(emergency_of(record))
         elif kind == "boundary":
             if self._form is None:
                 self._form = form_of(record["run"], self._name, self._primary)

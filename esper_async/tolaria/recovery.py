@@ -14,15 +14,16 @@ import torch
 from esper_async.kasmina.memory import share_bytes
 from esper_async.kasmina.snapshot import bytes_in
 from esper_async.tolaria.checkpoint import CheckpointStore, Written
-from esper_async.tolaria.checkpoint_file import Loaded
-from esper_async.tolaria.ring import Kept, Ring
+from esper_async.tolaria.emergency import RATE_FACTOR, Level
+from esper_async.tolaria.ring import Ring
 from esper_async.tolaria.state_copy import Spare, snapshot
 
-RATE_FACTOR = 0.5
-LEVELS = ("SEVERE", "MAJOR")
+RUNGS: tuple[Level, ...] = ("SEVERE", "MAJOR")
 """Of the first rollback, to the newest state, and of a second one, to a state before that."""
 Source = Literal["memory", "disk"]
 State = dict[str, Any]
+Cause = Literal["operator", "guard", "emergency"]
+"""Who sent a run back: a command, a guard of its own, or an emergency that it was told of."""
 
 
 class WayBack(NamedTuple):
@@ -31,6 +32,18 @@ class WayBack(NamedTuple):
     state: dict[str, Any]
     source: Source
     taken_ms: float
+
+
+class StepBack(NamedTuple):
+    """What is to be done about an emergency: its level, where to go back to, and how slowly on.
+
+    `way` is None where there is nowhere to go; `in_vain` are the rollbacks that did not help.
+    """
+
+    level: Level
+    way: WayBack | None
+    rate_factor: float
+    in_vain: Sequence[Mapping[str, Any]]
 
 
 class Recovery:
@@ -107,22 +120,54 @@ class Recovery:
         loaded = self._store.load_latest()
         return (None, False) if loaded is None else (loaded.state, True)
 
-    def before(self, step: int) -> WayBack | None:
-        """Return the newest state from before `step`, from memory where it is there.
+    def before(self, step: int, *, first: Source = "memory") -> WayBack | None:
+        """Return the newest state from before `step`, from `first` where it is there.
 
         It may be asked for again, so that whoever loads it changes nothing in it. What is loaded
         may go on with its tensors: they are never overwritten by a later copy.
+
+        Raises:
+            CheckpointError: the write under way failed.
         """
         started = time.perf_counter()
-        source: Source = "memory"
-        found: Kept | Loaded | None = self._ring.before(step)
-        if found is not None:
-            self._handed_out.add(found.step)
-        elif self._store is not None:
-            found, source = self._store.load_before(step), "disk"
+        sources: tuple[Source, Source] = ("memory", "disk")
+        for source in sources if first == "memory" else reversed(sources):
+            found = self._in_memory(step) if source == "memory" else self._on_disk(step)
+            if found is not None:
+                return WayBack(found, source, 1e3 * (time.perf_counter() - started))
+        return None
+
+    def step_back(
+        self, rollbacks: Sequence[Mapping[str, Any]], boundary: int, step: int, *, least: Level
+    ) -> StepBack:
+        """Return how a run at `boundary` and `step` goes back: what was in vain is escalated.
+
+        `rollbacks` are those of emergencies, oldest first. Where the last ones did not help, the
+        next goes one rung higher, to before the state they went to; past the last rung there is no
+        way. `least` is the level of what is the matter.
+
+        Raises:
+            CheckpointError: the write under way failed.
+        """
+        stuck = times_stuck(rollbacks, boundary)
+        in_vain = rollbacks[len(rollbacks) - stuck :]
+        rung = min(max(stuck, RUNGS.index(least)), len(RUNGS) - 1)
+        way = None
+        if stuck < len(RUNGS):
+            first: Source = "disk" if RUNGS[rung] == "MAJOR" else "memory"
+            way = self.before(in_vain[-1]["to_step"] if stuck else step, first=first)
+        return StepBack(RUNGS[rung], way, RATE_FACTOR ** (rung + 1), in_vain)
+
+    def _in_memory(self, step: int) -> State | None:
+        found = self._ring.before(step)
         if found is None:
             return None
-        return WayBack(found.state, source, 1e3 * (time.perf_counter() - started))
+        self._handed_out.add(found.step)
+        return found.state
+
+    def _on_disk(self, step: int) -> State | None:
+        loaded = None if self._store is None else self._store.load_before(step)
+        return None if loaded is None else loaded.state
 
     def boundaries(self, history: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the boundaries whose states are kept, oldest first; `history` has their steps.

@@ -7,15 +7,14 @@ number of each request that was met, so that none is met twice.
 
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
 
 from esper_async.runtime.journal import Journal, read_journal
-from esper_async.tolaria.control import Steer, steer_of
+from esper_async.tolaria.control import Lasting, Steer, steer_of
 
 FILE = "requests.jsonl"
 
 
-def accept(folder: Path, kind: Literal["cull", "rollback"], now: float, **fields: object) -> int:
+def accept(folder: Path, kind: Lasting, now: float, **fields: object) -> int:
     """Write a request to the run in `folder` durably and return its number, from 1.
 
     Raises:

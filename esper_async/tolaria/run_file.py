@@ -79,6 +79,7 @@ class GrowthSection(StrictModel):
     sites: Literal["auto"] | dict[str, str] = "auto"
     max_seeds: int = Field(default=4, ge=1, le=100)
     max_candidates: int = Field(default=8, ge=1, le=100)
+    max_training: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = "auto"
     twin: Literal["auto", "on", "off"] = "auto"
     tiers: tuple[Tier, ...] = ("production",)
     parameter_budget: Finite = Field(default=8.0, gt=0)

@@ -19,6 +19,8 @@ _ONCE = {
     "emergency",
     "early_stop",
 }
+_LASTING = ("decision", "field_report", "emergency")
+"""What must not be missed."""
 
 
 class RunJournal:
@@ -37,7 +39,7 @@ class RunJournal:
         self._journal: Journal | None = None
         self._memory_seq = 0
         self._done: Counter[tuple[Any, ...]] = Counter()
-        self._decisions: dict[int, list[dict[str, Any]]] = {}
+        self._repeated: list[dict[str, Any]] = []
         self._repeated_until = 0
         if path is not None:
             self._past = list(read_journal(path))
@@ -56,17 +58,14 @@ class RunJournal:
         start = after_seq if rollback is None else max(after_seq, rollback["seq"])
         again = [r for r in self._past if r["seq"] > start and r["kind"] in _ONCE]
         self._done = Counter(_identity(record) for record in again)
-        self._decisions = {}
-        for record in again:
-            if record["kind"] == "decision":
-                self._decisions.setdefault(record["boundary"], []).append(record)
+        self._repeated = again
         self._repeated_until = max((record["boundary"] for record in again), default=0)
         return [record for record in self._past if record["seq"] > after_seq]
 
     @property
-    def guard_rollbacks(self) -> list[dict[str, Any]]:
-        """The rollbacks of guards so far, oldest first."""
-        return [record for record in self._rollbacks if record["cause"] == "guard"]
+    def emergency_rollbacks(self) -> list[dict[str, Any]]:
+        """The rollbacks of guards and of emergencies that were told to the run, oldest first."""
+        return [record for record in self._rollbacks if record["cause"] != "operator"]
 
     @property
     def last_rollback(self) -> dict[str, Any] | None:
@@ -88,8 +87,13 @@ class RunJournal:
 
     def decisions(self, boundary: int, policy: str) -> list[dict[str, Any]]:
         """Return the decisions of `policy` recorded at a boundary that is being repeated."""
-        found = self._decisions.get(boundary, [])
-        return [record for record in found if record["policy"] == policy]
+        return [r for r in self.repeated("decision", boundary) if r["policy"] == policy]
+
+    def repeated(self, kind: str, boundary: int) -> list[dict[str, Any]]:
+        """Return the records of a kind that a boundary had which is being repeated."""
+        if not self.repeats(boundary):
+            return []
+        return [r for r in self._repeated if (r["kind"], r["boundary"]) == (kind, boundary)]
 
     def record(self, kind: str, position: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
         """Write a record durably, announce it, and return it; repeat nothing.
@@ -107,7 +111,7 @@ class RunJournal:
                 return {"seq": 0, **body}
         if kind == "rollback":  # what comes now has not been before
             self._done.clear()
-            self._decisions.clear()
+            self._repeated = []
             self._repeated_until = 0
         if self._journal is None:
             self._memory_seq += 1
@@ -126,7 +130,7 @@ class RunJournal:
     def announce_again(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Announce what must not be missed and may have been written without being announced."""
         for record in records:
-            if record["kind"] in ("decision", "field_report") and self._listener is not None:
+            if record["kind"] in _LASTING and self._listener is not None:
                 self._listener(record)
 
     def close(self) -> None:
@@ -143,6 +147,7 @@ def _identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
         record.get("seed"),
         record.get("to_stage"),
         record.get("report_id"),
+        record.get("request"),
         command.get("id"),
     )
 

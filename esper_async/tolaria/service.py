@@ -7,23 +7,31 @@ goes on at the next start. This module never imports torch.
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from google.protobuf.message import Message
 
-from esper_async.leyline import EmergencyLevel, EmergencySignal, EventEnvelope
+from esper_async.leyline import EmergencySignal, EventEnvelope
+from esper_async.leyline.envelope import event_id_of
+from esper_async.leyline.errors import Refused
+from esper_async.leyline.registry import spec_of
 from esper_async.oona.effects import EffectLog
+from esper_async.oona.errors import BusUnavailable
 from esper_async.runtime.child import Child, ChildSpec
 from esper_async.runtime.child_exit import Cause, ChildExit
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import ChildStartError
 from esper_async.runtime.restart import RestartLimiter, RestartPolicy
+from esper_async.tolaria.control import Lasting
+from esper_async.tolaria.emergency import Level
+from esper_async.tolaria.emergency_signal import is_answered, level_of, signal_of
 from esper_async.tolaria.requests import accept
 from esper_async.tolaria.run_file import RunFile, parse_run
 from esper_async.tolaria.runs import ENDED, Run, RunConflictError, RunState, RunStore
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 TARGET = "esper_async.tolaria.process:train"
 EXIT_REFUSED = 4
+OPERATOR = "operator"
 RESUMES_BY_CAUSE: Mapping[Cause, int] = MappingProxyType(
     {"signal": 8, "hung": 3, "out_of_memory": 2, "cuda": 3, "error": 1, "done": 0, "stopped": 1}
 )
@@ -89,6 +98,7 @@ class TolariaService:
         self._changed = asyncio.Event()
         self._conducted: set[str] = set()
         self._endings: dict[str, asyncio.Event] = {}
+        self._answered: EffectLog | None = None
 
     def detail(self) -> dict[str, object]:
         """Return how many runs are in each state."""
@@ -104,16 +114,23 @@ class TolariaService:
         self._drained.clear()
         for run in self.store.load():
             self._take_up(run)
-        ready()
-        async with asyncio.TaskGroup() as group:
-            if self._bus is not None:
-                group.create_task(self._hear_emergencies(self._bus), name="emergencies")
-            while True:
-                self._changed.clear()
-                for run in self._next_runs():
-                    self._conducted.add(run.id)
-                    group.create_task(self._conduct(run), name=f"run {run.id}")
-                await self._changed.wait()
+        path = self._state_dir / "tolaria" / "effects.sqlite"
+        with closing(EffectLog(path, group=self.name)) as answered:
+            self._answered = answered
+            ready()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    if self._bus is not None:
+                        hearing = self._hear_emergencies(self._bus, answered)
+                        group.create_task(hearing, name="emergencies")
+                    while True:
+                        self._changed.clear()
+                        for run in self._next_runs():
+                            self._conducted.add(run.id)
+                            group.create_task(self._conduct(run), name=f"run {run.id}")
+                        await self._changed.wait()
+            finally:
+                self._answered = None
 
     # --- what operators ask for -------------------------------------------------------------
 
@@ -184,6 +201,27 @@ class TolariaService:
         """
         return self._steer(run_id, "cull", seed=seed)
 
+    async def emergency(self, run_id: str, level: Level, reason: str) -> Run:
+        """Answer an emergency that an operator has seen, and tell the bus of it.
+
+        When this returns a CRITICAL one has frozen the run; any other will be answered by the run
+        once, or it journals why not: see `cull`. The bus need not be there. Raises
+        RunConflictError when the run has ended, or waits for its place and cannot go back.
+        """
+        run = self._alive(run_id, "sent an emergency")
+        if self._answered is None:
+            raise RunConflictError("tolaria is down: it can neither freeze a run nor send it back")
+        now = self._clock.time()
+        signal = signal_of(run_id, level, reason, issued_by=OPERATOR, issued_at=now)
+        self._answer(signal)
+        self._answered.record(event_id_of(signal, spec_of(signal)))
+        if self._bus is not None:
+            try:
+                await self._bus.publish(signal)
+            except (RuntimeError, BusUnavailable, Refused, sqlite3.Error) as error:
+                log.warning("emergency_not_told", run=run_id, error=str(error))
+        return run
+
     async def wait_ended(self, run_id: str) -> Run:
         """Wait until a run has ended; raises RunNotFoundError."""
         run = self.store.get(run_id)
@@ -229,7 +267,7 @@ class TolariaService:
         """See one run through, over as many training processes as it takes."""
         limits: dict[Cause, RestartLimiter] = {}
         try:
-            while True:
+            while run.state != "paused":  # else resuming it puts it back into the queue
                 outcome = await self._train(run)
                 delay_s = self._verdict(run, outcome, limits)
                 if delay_s is None:
@@ -312,30 +350,41 @@ class TolariaService:
         log.warning("run_resumes", run=run.id, reason=outcome.reason, delay_s=round(delay_s, 2))
         return delay_s
 
-    async def _hear_emergencies(self, bus: "Bus") -> None:
-        log_path = self._state_dir / "tolaria" / "effects.sqlite"
-        with closing(EffectLog(log_path, group=self.name)) as done:
+    async def _hear_emergencies(self, bus: "Bus", answered: EffectLog) -> None:
+        async def hear(signal: Message, envelope: EventEnvelope) -> None:
+            if envelope.event_id in answered:
+                log.info("emergency_heard_before", event_id=envelope.event_id)
+                return
+            if isinstance(signal, EmergencySignal) and not is_answered(signal):
+                try:
+                    self._answer(signal)
+                except RunConflictError as conflict:
+                    log.warning("emergency_cannot_be_answered", reason=str(conflict))
+            answered.record(envelope.event_id)
 
-            async def hear(signal: Message, envelope: EventEnvelope) -> None:
-                if envelope.event_id in done:
-                    log.warning("emergency_heard_before", event_id=envelope.event_id)
-                    return
-                self._on_emergency(signal)
-                done.record(envelope.event_id)
+        await bus.consume("control", self.name, hear, consumer=self.name)
 
-            await bus.consume("control", self.name, hear, consumer=self.name)
+    def _answer(self, signal: EmergencySignal) -> None:
+        """Do what an emergency's level asks for; the run does the rest, and journals it.
 
-    def _on_emergency(self, signal: Message) -> None:
-        """Freeze on CRITICAL, until someone resumes; lesser ones are the run's own to answer."""
-        if not isinstance(signal, EmergencySignal):
-            return
-        log.error("emergency", run=signal.run_id, level=signal.level, reason=signal.reason)
-        if signal.level != EmergencyLevel.EMERGENCY_LEVEL_CRITICAL:
-            return
-        for run_id in list(self._children):
-            if signal.run_id in ("", run_id):
-                self._freeze(run_id, on=True)
-                self.pause(run_id)
+        A copy that comes again after a crash changes nothing for the worse. Raises
+        RunConflictError when no process can go back, OSError when the disk refuses.
+        """
+        level = level_of(signal)
+        meant = [r for r in self.store.all() if not r.ended and signal.run_id in ("", r.id)]
+        log.error("emergency", run=signal.run_id, severity=level, reason=signal.reason)
+        if level == "CRITICAL":
+            for run in meant:  # the flags first: all that follows is slower
+                self._freeze(run.id, on=True)
+            for run in meant:
+                self.pause(run.id)
+        elif signal.run_id:
+            for run in meant:
+                self._check_conducted(run)
+        else:  # what waits for its place has nothing to go back from
+            meant = [run for run in meant if run.id in self._conducted]
+        for run in meant if level is not None else ():
+            self._hand_over(run, "emergency", level=level, reason=_reason_in(signal))
 
     def _freeze(self, run_id: str, *, on: bool) -> None:
         child = self._children.get(run_id)
@@ -356,13 +405,20 @@ class TolariaService:
             raise RunConflictError(f"run {run_id} is {run.state} and cannot be {deed}")
         return run
 
-    def _steer(self, run_id: str, kind: Literal["cull", "rollback"], **fields: Any) -> Run:
+    def _steer(self, run_id: str, kind: Lasting, **fields: Any) -> Run:
         run = self._alive(run_id, "steered")
-        if run_id not in self._conducted:
-            raise RunConflictError(f"run {run_id} is {run.state}: it has no training process yet")
-        number = accept(run.folder, kind, self._clock.time(), **fields)
-        self._ask(run, kind, request=number, **fields)  # a process that is still to start reads it
+        self._check_conducted(run)
+        self._hand_over(run, kind, **fields)
         return run
+
+    def _check_conducted(self, run: Run) -> None:
+        if run.id not in self._conducted:
+            raise RunConflictError(f"run {run.id} is {run.state}: it has no training process yet")
+
+    def _hand_over(self, run: Run, kind: Lasting, **fields: Any) -> None:
+        """Have a run do something once; a process that is still to start reads it from the disk."""
+        number = accept(run.folder, kind, self._clock.time(), **fields)
+        self._ask(run, kind, request=number, **fields)
 
     def _ask(self, run: Run, kind: str, **fields: Any) -> bool:
         child = self._children.get(run.id)
@@ -381,3 +437,9 @@ class TolariaService:
         self._changed.set()
         if self._on_change is not None:
             self._on_change(run)
+
+
+def _reason_in(signal: EmergencySignal) -> str:
+    """Return why there is an emergency and who says so."""
+    reason = signal.reason or "no reason was given"
+    return f"{reason} (told by {signal.issued_by or 'nobody in particular'})"

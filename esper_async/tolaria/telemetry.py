@@ -98,6 +98,10 @@ def _rate_violation(_record: Record, _loss_unit: str) -> Iterator[Point]:
     yield Point("tolaria.lr.integrity_violations", 1.0)
 
 
+def _emergency(record: Record, _loss_unit: str) -> Iterator[Point]:
+    yield Point("tolaria.emergency.count", 1.0, "", {"level": record["level"]})
+
+
 def _command_refused(record: Record, _loss_unit: str) -> Iterator[Point]:
     by = "policy" if record.get("request") is None else "operator"
     yield Point("kasmina.commands.refused", 1.0, "", {"reason": f"{by}_asked_the_impossible"})
@@ -111,5 +115,6 @@ _TOLD: dict[str, Callable[[Record, str], Iterator[Point]]] = {
     "checkpoint": _checkpoint,
     "compilation": _compilation,
     "rate_violation": _rate_violation,
+    "emergency": _emergency,
     "command_refused": _command_refused,
 }

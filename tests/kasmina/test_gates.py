@@ -1,6 +1,8 @@
 """The gates as pure functions: what is not measured fails, what is not finite fails."""
 
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from esper_async.kasmina.gates import (
     stability,
     system_impact,
 )
+from esper_async.kasmina.probe import SiteStatistics
 from esper_async.kasmina.quantity import Quantity, paired_difference
 
 NAN = math.nan
@@ -65,14 +68,63 @@ def test_stability_accepts_a_little_harm_and_refuses_what_was_not_measured() -> 
     assert not stability(None, margin=-0.02, weight_rms=1.0, boundary=1).passed
 
 
+def site(mean: float = 0.0, std: float = 1.0, **further: Any) -> SiteStatistics:
+    return SiteStatistics(mean, std, **{"not_finite": 0.0, "shapes": ((4, 8),), **further})
+
+
 @pytest.mark.parametrize(
     ("on", "off"), [(None, 1.0), (1.0, None), (NAN, 1.0), (1.0, NAN), (math.inf, 1.0)]
 )
 def test_the_interface_holds_only_with_both_paths_finite(
     on: float | None, off: float | None
 ) -> None:
-    assert not interface_holds(on_loss=on, off_loss=off, boundary=1).passed
-    assert interface_holds(on_loss=1.0, off_loss=2.0, boundary=1).passed
+    seen = {"on": site(), "off": site(), "boundary": 1}
+    assert not interface_holds(on_loss=on, off_loss=off, **seen).passed
+    assert interface_holds(on_loss=1.0, off_loss=2.0, **seen).passed
+
+
+@pytest.mark.parametrize(
+    ("on", "off", "why"),
+    [
+        (None, site(), "not measured"),
+        (site(), None, "not measured"),
+        (site(not_finite=0.001), site(), r"0\.10% of the site's outputs are not finite"),
+        (site(), site(not_finite=0.5), r"50\.00% of the site's outputs"),
+        (site(NAN, NAN, not_finite=1.0), site(), "not finite"),
+        (site(shapes=((4, 8, 8),)), site(), r"of shape \(4, 8, 8\), not \(4, 8\)"),
+        (site(0.0, 101.0), site(), "exploded: it is 101 times"),
+        (site(101.0, 0.5), site(), "exploded"),
+        (site(math.inf, 1.0), site(), "exploded"),
+        (site(0.0, 0.0099), site(), "collapsed: it varies 0.0099 times"),
+        (site(1.0, 0.0), site(), "collapsed"),
+        (site(0.0, NAN), site(), "exploded"),
+    ],
+)
+def test_the_interface_does_not_hold_if_the_sites_output_changes_its_form(
+    on: SiteStatistics | None, off: SiteStatistics | None, why: str
+) -> None:
+    gate = interface_holds(on_loss=1.0, off_loss=1.0, on=on, off=off, boundary=1)
+    assert not gate.passed
+    assert re.search(why, gate.reason)
+
+
+@pytest.mark.parametrize(
+    ("on", "off"),
+    [
+        (site(0.0, 99.0), site()),
+        (site(0.0, 0.011), site()),
+        (site(5.0, 2.0), site(0.0, 0.0)),  # what was silent has no scale to keep to
+        (site(0.0, 0.0), site(0.0, 0.0)),
+        (site(0.0, 1.0), site(10.0, 0.0)),
+    ],
+)
+def test_the_interface_holds_within_wide_bounds_and_tells_its_numbers(
+    on: SiteStatistics, off: SiteStatistics
+) -> None:
+    gate = interface_holds(on_loss=1.0, off_loss=1.0, on=on, off=off, boundary=1)
+    assert gate.passed
+    assert (gate.numbers["on_std"], gate.numbers["off_mean"]) == (on.std, off.mean)
+    assert {"growth", "spread", "on_not_finite"} <= gate.numbers.keys()
 
 
 @pytest.mark.parametrize("low", [0.005, 0.0, -1.0, NAN])

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from esper_async.kasmina.executor import CommandRefusedError
 from esper_async.kasmina.kernels.graft import Graft, GraftHook, grafts_of
 from esper_async.kasmina.operations import VERBS, Tuning, Verb, operate, pause
 from esper_async.kasmina.ownership import HOST
+from esper_async.kasmina.probe import SiteStatistics
 from esper_async.kasmina.seed import Candidate, Seed, number_of
 from esper_async.kasmina.stage import (
     ACTIVE,
@@ -130,12 +131,14 @@ MAY: dict[Verb, tuple[Stage, ...]] = {
 
 def scored(loss: float, gain: float = 0.0) -> Evaluation:
     losses: Tensor = torch.full((4,), loss - gain, dtype=torch.float64)
-    return Evaluation(losses, torch.ones(4), {}, {}, "sample")
+    site = SiteStatistics(0.0, 1.0, 0.0, ((4, 8),))
+    return Evaluation(losses, torch.ones(4), {}, {}, "sample", site=site)
 
 
-def fresh_plot() -> Plot:
+def fresh_plot(slots: int | Literal["auto"]) -> Plot:
     plot = Plot(
         "mlp",
+        max_training=slots,
         sites=SITES,
         dwell_steps=5,
         g2_margin=-0.02,
@@ -156,13 +159,15 @@ class Life:
     quarantine, and at which sites something was left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int | Literal["auto"]) -> None:
+        self.asked_slots = slots
+        self.slots = LIMITS["max_candidates"] if slots == "auto" else slots
         self.stages: dict[str, Stage] = {}
         self.quarantined: set[str] = set()
         self.left: dict[str, Any] = {}
         self.removed = 0
         self.index = 0
-        self.live_in(fresh_plot())
+        self.live_in(fresh_plot(slots))
 
     def live_in(self, plot: Plot) -> None:
         self.plot, self.executor = plot, plot.executor
@@ -178,6 +183,9 @@ class Life:
         needed = {Stage.BLENDING: "G2", Stage.FOSSILIZED: "G4", Stage.PROBATIONARY: "G3"}
         if target in needed:
             assert (gate.name, gate.passed) == (needed[target], True)
+        if target is Stage.BLENDING:  # not before every candidate has had its turn
+            rivals = [s for s in self.executor.seeds.values() if s.tournament == seed.tournament]
+            assert all(self.stages[rival.id] is not Stage.GERMINATED for rival in rivals)
         if target is Stage.RESETTING:
             assert (gate is not None) == (seed.site.name in self.left)
         if (source, target) == (Stage.RESETTING, Stage.DORMANT):
@@ -209,7 +217,7 @@ class Life:
 
     def germinate(self, names: list[tuple[str, str]]) -> None:
         resting = self.executor.resting_sites()
-        training = len(self.executor.in_stage(Stage.TRAINING))
+        training = len(self.executor.in_stage(Stage.GERMINATED, Stage.TRAINING))
         blended = len(self.executor.in_stage(*ON_TRIAL, Stage.FOSSILIZED))
         may = (
             1 <= len(names) <= LIMITS["max_candidates"] - training
@@ -223,6 +231,7 @@ class Life:
         if self.try_it("a germination", may, lambda: self.executor.germinate(candidates)):
             planted = [f"s{number}" for number in range(first, first + len(names))]
             assert list(self.executor.seeds)[-len(names) :] == planted
+            self.nobody_waits_in_vain()
 
     def cull(self, number: int) -> None:
         seed_id = self.some(number)
@@ -250,8 +259,15 @@ class Life:
                 assert self.stages[seed_id] is Stage.FOSSILIZED
             return
         told = dict(self.stages)
-        self.try_it(seed_id, may, lambda: operate(self.executor, seed_id, verb, tuning))
+        free = self.slots - len(self.with_a_slot())
+        done = self.try_it(seed_id, may, lambda: operate(self.executor, seed_id, verb, tuning))
+        if done and verb == "CANCEL":
+            told[seed_id] = Stage.CULLED
+        if done and verb == "START_TRAINING" and free > 0:
+            told[seed_id] = Stage.TRAINING
         assert self.stages == told  # none of the others moves a seed by itself
+        if done and verb == "START_TRAINING" and free <= 0:
+            assert self.executor.seeds[seed_id].hurried  # it is the next one
 
     def pause(self, number: int, paused: bool) -> None:
         seed_id = self.some(number)
@@ -292,7 +308,7 @@ class Life:
             handle.remove()
         self.left = {}
         saved = self.executor.state_dict()
-        other = fresh_plot()
+        other = fresh_plot(self.asked_slots)
         other.executor.load_state_dict(saved)
         known = [b"".join(values(run.executor.state_dict())) for run in (self.plot, other)]
         assert known[0] == known[1]
@@ -301,16 +317,24 @@ class Life:
     def epoch(self, steps: int, clean: float, benefit: float, finite: bool) -> None:
         held = [seed for seed in self.executor.in_stage(*ACTIVE) if seed.paused]
         before = [(s.stage, b"".join(values(dict(s.graft.state_dict())))) for s in held]
+        idle = [s for s in self.candidates() if s not in self.with_a_slot()]
+        as_they_were = [b"".join(values(dict(seed.graft.state_dict()))) for seed in idle]
         for _ in range(steps):
             self.plot.step(self.index)
             self.index += 1
+        still = [b"".join(values(dict(seed.graft.state_dict()))) for seed in idle]
+        assert as_they_were == still  # who has no slot is not trained
         self.executor.start_boundary()
         loss = 1.0 if finite else float("nan")
         results = {"host": scored(loss)}
         for name in self.executor.variants():
             gain = {"off": 0.0, "twin": 0.0, "averaged": benefit}.get(name, clean)
             results[name] = scored(loss if name == "off" else 1.0, gain)
+        line = sorted(self.executor.in_stage(Stage.GERMINATED), key=lambda s: not s.hurried)
         self.executor.advance(results)
+        begun = [seed.id for seed in line if self.stages[seed.id] is not Stage.GERMINATED]
+        assert begun == [seed.id for seed in line[: len(begun)]]  # nobody was overtaken
+        self.nobody_waits_in_vain()
         after = [(s.stage, b"".join(values(dict(s.graft.state_dict())))) for s in held]
         assert before == after
 
@@ -323,6 +347,20 @@ class Life:
         assert grafts_of(self.plot.model) == {}
         assert {self.plot.branch.owners.owner_of(p) for p in self.plot.model.parameters()} == {HOST}
 
+    def candidates(self) -> list[Seed]:
+        return self.executor.in_stage(Stage.GERMINATED, Stage.TRAINING)
+
+    def with_a_slot(self) -> list[Seed]:
+        return [seed for seed in self.executor.in_stage(Stage.TRAINING) if not seed.stood_down]
+
+    def nobody_waits_in_vain(self) -> None:
+        """A slot is free, or one who has one needs it no more, only where nobody waits."""
+        if not self.executor.in_stage(Stage.GERMINATED):
+            return
+        busy = self.with_a_slot()
+        assert len(busy) == self.slots
+        assert all(seed.paused or (seed.stage_steps < 5 and not seed.hurried) for seed in busy)
+
     def the_limits_hold(self) -> None:
         executor = self.executor
         trial = executor.in_stage(*ON_TRIAL)
@@ -330,8 +368,8 @@ class Life:
         assert [seed.id for seed in trial] == (
             [] if executor.trial is None else [executor.trial.seed.id]
         )
-        assert len(executor.in_stage(Stage.GERMINATED)) == 0
-        assert len(executor.in_stage(Stage.TRAINING)) <= LIMITS["max_candidates"]
+        assert len(self.with_a_slot()) <= self.slots
+        assert len(self.candidates()) <= LIMITS["max_candidates"]
         assert len(executor.in_stage(*ON_TRIAL, Stage.FOSSILIZED)) <= LIMITS["max_seeds"]
 
     def the_network_holds_exactly_the_blended_seeds(self) -> None:
@@ -425,8 +463,10 @@ EVENTS = st.sampled_from([name for name in EVENT for _ in range(HOW_OFTEN.get(na
 )
 
 
-def live(first: list[tuple[str, str]], events: list[tuple[Any, ...]]) -> None:
-    life = Life()
+def live(
+    slots: int | Literal["auto"], first: list[tuple[str, str]], events: list[tuple[Any, ...]]
+) -> None:
+    life = Life(slots)
     life.germinate(first)
     for name, *arguments in events:
         getattr(life, name)(*arguments)
@@ -437,21 +477,22 @@ def live(first: list[tuple[str, str]], events: list[tuple[Any, ...]]) -> None:
 FIRST = st.sampled_from([[("here", "BP001")], [("here", "BP001"), ("early", "BP014")]])
 
 
+SLOTS = st.sampled_from(["auto", 1, 2])
 ONCE = (Phase.generate,)  # looking for a smaller example that fails would take minutes
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=ONCE)
-@given(first=FIRST, events=st.lists(EVENTS, min_size=30, max_size=50))
+@given(slots=SLOTS, first=FIRST, events=st.lists(EVENTS, min_size=30, max_size=50))
 def test_random_lives_keep_to_the_rules(
-    first: list[tuple[str, str]], events: list[tuple[Any, ...]]
+    slots: int | Literal["auto"], first: list[tuple[str, str]], events: list[tuple[Any, ...]]
 ) -> None:
-    live(first, events)
+    live(slots, first, events)
 
 
 @pytest.mark.full
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(first=FIRST, events=st.lists(EVENTS, min_size=20, max_size=80))
+@given(slots=SLOTS, first=FIRST, events=st.lists(EVENTS, min_size=20, max_size=80))
 def test_many_random_lives_keep_to_the_rules(
-    first: list[tuple[str, str]], events: list[tuple[Any, ...]]
+    slots: int | Literal["auto"], first: list[tuple[str, str]], events: list[tuple[Any, ...]]
 ) -> None:
-    live(first, events)
+    live(slots, first, events)

@@ -126,6 +126,28 @@ async def test_a_rollback_wants_a_boundary_and_a_training_process(
     assert status == expected
 
 
+@pytest.mark.parametrize(
+    ("json", "status", "says"),
+    [
+        (None, 422, "one of minor, major, severe, critical"),
+        ({"level": "SEVERE", "reason": "smoke"}, 422, "one of minor, major, severe, critical"),
+        ({"level": ["critical"], "reason": "smoke"}, 422, "one of minor, major, severe, critical"),
+        ({"level": "severe", "reason": "smoke", "to": 3}, 422, "one of minor"),
+        ({"level": "severe"}, 422, "says why, in a reason of 1 to 500 characters"),
+        ({"level": "severe", "reason": ""}, 422, "says why"),
+        ({"level": "severe", "reason": "x" * 501}, 422, "says why"),
+        ({"level": "critical", "reason": "smoke"}, 409, "tolaria is down"),
+    ],
+)
+async def test_an_emergency_has_a_level_and_says_why(
+    client: Client, json: Any, status: int, says: str
+) -> None:
+    _, run = await posted(client, "/api/runs", RUN_FILE)
+    found, problem = await posted(client, f"/api/runs/{run['id']}/emergency", json)
+    assert found == status
+    assert says in problem["detail"]
+
+
 async def test_a_rollback_to_a_boundary_that_is_still_to_come_is_refused_at_once(
     client: Client, world: World
 ) -> None:

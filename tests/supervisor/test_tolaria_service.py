@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from esper_async.leyline import EmergencyLevel, EmergencySignal, EventEnvelope
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.requests import accepted
 from esper_async.tolaria.runs import Run, RunConflictError, RunNotFoundError
@@ -255,64 +254,6 @@ async def test_a_queued_run_can_be_paused_resumed_and_stopped(tmp_path: Path) ->
         for deed in (service.pause, service.resume, service.stop):
             with pytest.raises(RunConflictError, match="is stopped"):
                 deed(waiting.id)
-
-
-class EmergencyBus:
-    """Delivers one emergency when told to, then waits."""
-
-    def __init__(self, level: EmergencyLevel.ValueType) -> None:
-        self.signal = EmergencySignal(level=level, reason="isolation violated")
-        self.strike = asyncio.Event()
-        self.handled = asyncio.Event()
-
-    async def consume(self, topic: str, group: str, handler: Any, **_: Any) -> None:
-        assert (topic, group) == ("control", "tolaria")
-        while True:
-            await self.strike.wait()
-            self.strike.clear()
-            await handler(self.signal, EventEnvelope(event_id="e-1"))
-            self.handled.set()
-
-
-@pytest.mark.parametrize(
-    ("level", "state"),
-    [
-        (EmergencyLevel.EMERGENCY_LEVEL_CRITICAL, "paused"),
-        (EmergencyLevel.EMERGENCY_LEVEL_SEVERE, "running"),
-    ],
-)
-async def test_only_a_critical_emergency_freezes_and_someone_must_lift_it(
-    level: EmergencyLevel.ValueType, state: str, tmp_path: Path
-) -> None:
-    bus = EmergencyBus(level)
-    async with running(service_in(tmp_path, bus=bus)) as service:
-        run = service.submit(config("until_stopped"))
-        await until(lambda: service.progress(run.id).get("step"))
-        bus.strike.set()
-        await bus.handled.wait()
-        assert run.state == state
-        await until(lambda: service.progress(run.id)["frozen"] == (state == "paused"))
-        service.resume(run.id)
-        assert run.state == "running"
-        await until(lambda: not service.progress(run.id)["frozen"])
-
-
-async def test_a_copy_of_an_emergency_freezes_nothing_again_even_after_a_restart(
-    tmp_path: Path,
-) -> None:
-    """Somebody puts the signed message of last week on the stream again."""
-    bus = EmergencyBus(EmergencyLevel.EMERGENCY_LEVEL_CRITICAL)
-    async with running(service_in(tmp_path, bus=bus)) as service:
-        bus.strike.set()
-        await bus.handled.wait()
-    bus = EmergencyBus(EmergencyLevel.EMERGENCY_LEVEL_CRITICAL)
-    async with running(service_in(tmp_path, bus=bus)) as service:
-        run = service.submit(config("until_stopped"))
-        await until(lambda: service.progress(run.id).get("step"))
-        bus.strike.set()
-        await bus.handled.wait()
-        assert run.state == "running"
-        assert not service.progress(run.id)["frozen"]
 
 
 async def test_an_unknown_run_is_named(tmp_path: Path) -> None:

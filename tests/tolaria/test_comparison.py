@@ -45,3 +45,17 @@ def test_a_drain_ends_the_comparison_at_its_next_batch() -> None:
     with pytest.raises(ComparisonInterrupted, match="drained"):
         compare(task, outcome, how, listed, control=control)
     assert control.step == 3
+
+
+def test_what_is_asked_of_the_run_changes_no_baseline() -> None:
+    task, how = listed(), options(policy="static", epochs=4)
+    outcome = Engine(task, how).run()
+    asked = [
+        Steer("rollback", request=1),
+        Steer("emergency", level="MINOR", reason="late", request=2),
+        Steer("emergency", level="SEVERE", reason="late", request=3),
+    ]
+    rows = compare(task, outcome, how, listed, control=Script({10: asked}))
+    alone = compare(task, outcome, how, listed)
+    assert [row["value"] for row in rows] == [row["value"] for row in alone]
+    assert rows[1]["macs"] == alone[1]["macs"]

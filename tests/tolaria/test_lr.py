@@ -128,6 +128,9 @@ def test_a_loss_that_meddles_with_the_rate_is_found_out_under_every_policy(polic
     violations = [record for record in records if record["kind"] == "rate_violation"]
     assert violations
     assert "restored to 0.05" in violations[0]["reason"]
+    told = [record for record in records if record["kind"] == "emergency"]
+    assert {record["level"] for record in told} == {"MINOR"}
+    assert 1 <= len(told) < len(violations)  # once a boundary, not once a step
 
 
 def test_a_callers_own_schedule_goes_through_a_grower_untouched() -> None:

@@ -10,6 +10,7 @@ from esper_async.nissa.run_list import find_run, list_runs, show_run
 from esper_async.nissa.run_summary import summary_of
 from esper_async.nissa.schemas import MAP, TEXT, WHOLE, array, ref
 from esper_async.tamiyo.errors import UnknownRunError
+from esper_async.tolaria.emergency import LEVELS, MOST_REASON
 from esper_async.tolaria.run_file import load_run
 from esper_async.tolaria.runs import Run, RunConflictError
 
@@ -32,6 +33,15 @@ SUBMISSION: dict[str, Any] = {
 ROLLBACK: dict[str, Any] = {
     "type": "object",
     "properties": {"to_boundary": {**WHOLE, "minimum": 0}},
+    "additionalProperties": False,
+}
+EMERGENCY: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "level": {"type": "string", "enum": [level.lower() for level in LEVELS]},
+        "reason": {"type": "string", "minLength": 1, "maxLength": MOST_REASON},
+    },
+    "required": ["level", "reason"],
     "additionalProperties": False,
 }
 
@@ -116,6 +126,19 @@ async def _check_passed(call: Call, run_id: str, boundary: int) -> None:
         )
 
 
+async def emergency(call: Call) -> web.Response:
+    """Freeze a run at once, send it back, or slow it down: by how bad the emergency is."""
+    level, reason = call.body.get("level"), call.body.get("reason")
+    known = {name.lower(): name for name in LEVELS}
+    if not isinstance(level, str) or level not in known or set(call.body) - {"level", "reason"}:
+        choices = ", ".join(known)
+        raise Problem(422, f'Send {{"level": L, "reason": "why"}} with L one of {choices}.')
+    if not isinstance(reason, str) or not 1 <= len(reason) <= MOST_REASON:
+        raise Problem(422, f"An emergency says why, in a reason of 1 to {MOST_REASON} characters.")
+    run = await call.context.runs.emergency(call.path("run"), known[level], reason)
+    return _accepted(call, run)
+
+
 async def list_seeds(call: Call) -> web.Response:
     """The seeds of a run, those that ended included."""
     run = await show_run(call.context.hub, call.context.runs, call.path("run"))
@@ -180,6 +203,11 @@ ROUTES = (
         method="POST", path="/api/runs/{run}/rollback", handler=rollback,
         text="Send a run back to an earlier boundary.", body=ROLLBACK,
         answers={202: ref("Run")}, refusals=(404, 409, 422), change=True,
+    ),
+    Route(
+        method="POST", path="/api/runs/{run}/emergency", handler=emergency,
+        text="Freeze a run at once (critical), send it back (severe, major) or slow it (minor).",
+        body=EMERGENCY, answers={202: ref("Run")}, refusals=(404, 409, 422), change=True,
     ),
     Route(
         method="GET", path="/api/runs/{run}/seeds", handler=list_seeds,

@@ -20,6 +20,7 @@ CASES = {
     "crash": "crash",
     "default-run": "default_run",
     "first-step": "first_step",
+    "freeze": "freeze",
     "growing-cost": "growing_cost",
     "growth": "growth",
     "intervals": "intervals",
