@@ -32,6 +32,7 @@ CASES = {
     "shadow-learning": "shadow_learning",
     "start-up": "start_up",
     "static-overhead": "static_overhead",
+    "tournament": "tournament",
 }
 
 
