@@ -36,6 +36,7 @@ from esper_async.study.bench.benchmark import (
     judged,
     replaced,
     shown,
+    wants,
 )
 from esper_async.study.bench.planting import PlantOnce
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
@@ -50,6 +51,11 @@ SHORT_SHARE = {"one site": 0.85, "all sites": 0.6}
 """What is there: the bar is the full form's, which misses it."""
 MOST_APART = 0.01
 """Of a kernel trained in one pass with others, from itself trained alone, relative to its size."""
+_FIGURES = (
+    "{}: steps after which the host differs",
+    "{}: share of shadow passes in the run's compute",
+    "{}: batched kernels from those trained one by one",
+)
 ShadowMode = Literal["sequential", "batched"]
 
 
@@ -120,30 +126,35 @@ def measure(effort: Effort) -> list[Row]:
 
 def _rows(name: str, effort: Effort) -> list[Row]:
     rows: list[Row] = []
-    full = effort is Effort.FULL
     for place, candidates in TOURNAMENTS[name].items():
-        one_by_one = _Run(name, effort, candidates).train()
-        training = one_by_one.boundaries
-        batched = _Run(name, effort, candidates, "batched").train(training)
-        alone = _Run(name, effort).train(training)
         what = f"{name}, {place}"
-        rows += [
-            _untouched_row(what, alone, one_by_one, batched, _DWELL_STEPS[effort]),
-            _share_row(what, one_by_one, MOST_SHARE if full else SHORT_SHARE[place]),
-            _agreement_row(what, one_by_one, batched),
+        untouched, share, agreement = (figure.format(what) for figure in _FIGURES)
+        one_by_one = _Run(name, effort, candidates).train(to_its_end=wants(share))
+        if wants(share):
+            most = MOST_SHARE if effort is Effort.FULL else SHORT_SHARE[place]
+            rows.append(_share_row(share, one_by_one, most))
+        if not wants(untouched, agreement):
+            continue
+        batched = _Run(name, effort, candidates, "batched").train(to_its_end=False)
+        rows.append(_agreement_row(agreement, one_by_one, batched))
+        rows.append(
             shown(
                 f"{what}: thread CPU time in shadow passes",
                 100 * one_by_one.shadow_s / one_by_one.all_s,
                 "%",
                 note=f"of {one_by_one.all_s:.1f} s in all; batched they take "
                 f"{batched.shadow_s / one_by_one.shadow_s:.2f} times as long as one by one",
-            ),
-        ]
+            )
+        )
+        if wants(untouched):
+            alone = _Run(name, effort).train(boundaries=one_by_one.boundaries)
+            least = _DWELL_STEPS[effort]
+            rows.append(_untouched_row(untouched, alone, one_by_one, batched, least))
     return rows
 
 
 def _untouched_row(
-    what: str, alone: _Trained, one_by_one: _Trained, batched: _Trained, least: int
+    figure: str, alone: _Trained, one_by_one: _Trained, batched: _Trained, least: int
 ) -> Row:
     """Count steps after which the host differs; too few of them show nothing."""
     differing = sum(
@@ -153,7 +164,7 @@ def _untouched_row(
     )
     compared = len(alone.host)
     return judged(
-        f"{what}: steps after which the host differs",
+        figure,
         float(differing),
         "steps",
         Bar("at most", 0.0),
@@ -163,10 +174,10 @@ def _untouched_row(
     )
 
 
-def _share_row(what: str, trained: _Trained, most: float) -> Row:
+def _share_row(figure: str, trained: _Trained, most: float) -> Row:
     spent = {name: value / 1e9 for name, value in trained.macs.items()}
     return judged(
-        f"{what}: share of shadow passes in the run's compute",
+        figure,
         trained.share,
         "",
         Bar("at most", most),
@@ -175,13 +186,13 @@ def _share_row(what: str, trained: _Trained, most: float) -> Row:
     )
 
 
-def _agreement_row(what: str, one_by_one: _Trained, batched: _Trained) -> Row:
+def _agreement_row(figure: str, one_by_one: _Trained, batched: _Trained) -> Row:
     pairs = list(zip(one_by_one.kernels, batched.kernels, strict=True))
     apart = [float((one - other).norm() / one.norm()) for one, other in pairs]
     contributions = zip(one_by_one.contributions, batched.contributions, strict=True)
     nats = max(abs(one - other) for one, other in contributions)
     return judged(
-        f"{what}: batched kernels from those trained one by one",
+        figure,
         max(apart),
         "of their size",
         Bar("at most", MOST_APART),
@@ -231,8 +242,8 @@ class _Run:
             progress=lambda *_: None,
         )
 
-    def train(self, boundaries: int | None = None) -> _Trained:
-        """Train to the end, or for so many boundaries, and watch."""
+    def train(self, *, to_its_end: bool = True, boundaries: int | None = None) -> _Trained:
+        """Train to the end, or while candidates train, or for so many boundaries, and watch."""
         found = _Trained()
         started = time.thread_time()
         with _timed_shadows(found):
@@ -242,6 +253,8 @@ class _Run:
                 self._grower.boundary(self._task.validation_loader)
                 if found.kernels and not found.boundaries and not self._training():
                     found.boundaries = boundary
+                if found.boundaries and not to_its_end:
+                    break
         found.all_s = time.thread_time() - started
         executor = self._executor
         for seed in executor.seeds.values():
@@ -333,13 +346,13 @@ BENCHMARK = Benchmark(
             "touches the host",
             "after a shadow pass a weight of the host is a millionth larger",
             lambda: replaced(f"{_EXECUTOR}._shadow", _touches),
-            fails=("*: steps after which the host differs",),
+            fails=(_FIGURES[0].format("*"),),
         ),
         Mutant(
             "five shadow passes",
             "candidates are trained five times on every batch that they are trained on",
             lambda: replaced(f"{_EXECUTOR}._shadow", _learns_five_times),
-            fails=("*: share of shadow passes in the run's compute",),
+            fails=(_FIGURES[1].format("*"),),
         ),
         Mutant(
             "reads its neighbour's output",
@@ -347,7 +360,7 @@ BENCHMARK = Benchmark(
             lambda: replaced(
                 f"{batched_shadow.__name__}._OneForEach.vmap", staticmethod(_neighbours)
             ),
-            fails=("*: batched kernels from those trained one by one",),
+            fails=(_FIGURES[2].format("*"),),
         ),
     ),
 )
