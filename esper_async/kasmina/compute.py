@@ -1,6 +1,6 @@
 """Counting multiply-accumulates: what the host, the shadow passes and the twins cost, measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,8 @@ def training_macs(model: nn.Module, forward: Forward, batch: Any, loss: Loss) ->
 class ComputeAccount:
     """What a run has spent, in multiply-accumulates: on the host, in shadow passes, on twins.
 
-    Costs a sample are measured once for each topology of the host and once for each seed.
+    Costs a sample are measured once for each topology of the host, and once for each seed or set of
+    seeds that learn in one pass.
     """
 
     def __init__(self, model: nn.Module, forward: Forward, loss: Loss) -> None:
@@ -77,15 +78,18 @@ class ComputeAccount:
         self.twin_steps += 1
         self.twin_macs += step_size(batch) * self._a_sample["twin"]
 
-    def shadow_pass(self, seed_id: str, batch: Any, work: Callable[[], object]) -> None:
-        """Do and bill one shadow pass of a seed."""
-        size = step_size(batch)
-        if seed_id in self._a_sample:
+    def shadow_pass(self, seed_ids: Sequence[str], batch: Any, work: Callable[[], object]) -> None:
+        """Do and bill one shadow pass of a seed, or of several that learn in one.
+
+        What those share is computed, and billed, once.
+        """
+        size, name = step_size(batch), " ".join(seed_ids)
+        if name in self._a_sample:
             work()
         else:
-            self._a_sample[seed_id] = count_macs(work) / size
-        self.shadow_passes += 1
-        self.shadow_macs += size * self._a_sample[seed_id]
+            self._a_sample[name] = count_macs(work) / size
+        self.shadow_passes += len(seed_ids)
+        self.shadow_macs += size * self._a_sample[name]
 
     def trial_started(self) -> None:
         """The host's topology changes, and the twin keeps the present one."""
@@ -93,7 +97,8 @@ class ComputeAccount:
 
     def seed_removed(self, seed_id: str) -> None:
         """The seed is gone; the host is as it was unless the trial was withdrawn with it."""
-        self._a_sample.pop(seed_id, None)
+        for name in [name for name in self._a_sample if seed_id in name.split()]:
+            del self._a_sample[name]
 
     def trial_withdrawn(self) -> None:
         """The host's topology is what it was before the trial."""

@@ -11,7 +11,7 @@ from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.compute import ComputeAccount
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
 from esper_async.kasmina.gates import SPOILT_TWIN, GateResult
-from esper_async.kasmina.isolation import IN_A_ROW, isolation_verdict, watched
+from esper_async.kasmina.isolation import IN_A_ROW, isolation_verdict
 from esper_async.kasmina.judgement import (
     benefit_verdict,
     interface_verdict,
@@ -32,7 +32,8 @@ from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.resting import MOST_RECORDS, forget, reset_verdict, rest, unknown_seed
 from esper_async.kasmina.seed import Candidate, Seed, number_of
 from esper_async.kasmina.seed_state import restore_seed, seed_state
-from esper_async.kasmina.shadow import shadow_step, shadow_variant, start_shadow
+from esper_async.kasmina.shadow import shadow_variant, start_shadow
+from esper_async.kasmina.shadow_training import ShadowTraining
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import ACTIVE, RESTING, Stage, check_transition
 from esper_async.kasmina.tournament import decide, ready
@@ -74,6 +75,7 @@ class Executor:
         seeds: by id, oldest first; of those that are past their reset only the newest.
         planted, tournaments, removed: how many there were in all.
         quarantined: blueprints whose seeds touched the host; none of them is planted again.
+        shadows: trains the seeds that learn in shadow.
         violations: samples that found such a trace since `take_violations` was called.
     """
 
@@ -106,6 +108,9 @@ class Executor:
         self.compute = ComputeAccount(branch.model, forward, loss.mean)
         self._steps_at_boundary = 0
         self._call = Call(branch.model, forward)
+        self.shadows = ShadowTraining(
+            branch, self._call, loss.mean, options=options, account=self.compute
+        )
         self._forward = forward
         self._loss = loss
         self._run_seed = run_seed
@@ -304,22 +309,9 @@ class Executor:
                 self.compute.twin_step(batch)
 
     def _shadow(self, batch: Any) -> None:
-        for seed in list(self._training):
-            if seed.at_rest:
-                continue
-            learn = partial(
-                shadow_step,
-                self._call,
-                seed,
-                batch,
-                self._loss.mean,
-                clip_norm=self.options.clip_norm,
-                precision=self.branch.precision,
-                ranks=self.branch.ranks,
-            )
-            bill = partial(self.compute.shadow_pass, seed.id, batch, learn)
-            found = watched(self.branch.model, seed, self.options.isolation_every, bill)
-            self.violations += bool(found)
+        learning = [seed for seed in self._training if not seed.at_rest]
+        for seed, found in self.shadows.learn(learning, batch):
+            self.violations += 1
             if seed.violations >= IN_A_ROW:
                 self._quarantine(seed, found)
 

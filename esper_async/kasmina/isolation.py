@@ -66,15 +66,23 @@ def traces(before: Fingerprint, after: Fingerprint) -> list[str]:
     return [name for name in names if not _same(before.get(name), after.get(name))]
 
 
+def is_due(seed: Seed, every: int) -> bool:
+    """Whether a seed's next shadow pass is one that is looked at.
+
+    Its first is, then each `every`-th; after one that left a trace, every one until one leaves
+    none.
+    """
+    return seed.shadow_passes % every == 0 or seed.violations > 0
+
+
 def watched(
     model: nn.Module, seed: Seed, every: int, shadow_pass: Callable[[], object]
 ) -> list[str]:
     """Do a seed's shadow pass; return what of the host it touched, if this one is looked at.
 
-    A seed's first pass is, then each `every`-th; after one that left a trace, every one until one
-    leaves none. The seed counts its violations in a row.
+    The seed counts its violations in a row.
     """
-    due = seed.shadow_passes % every == 0 or seed.violations > 0
+    due = is_due(seed, every)
     seed.shadow_passes += 1
     if not due:
         shadow_pass()

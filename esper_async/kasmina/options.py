@@ -15,6 +15,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "fossilized_frozen": (True, False),
     "drill": (True, False),
     "ramp": RAMP_SCHEDULES,
+    "shadow_mode": ("sequential", "batched"),
 }
 _AT_LEAST = {
     **dict.fromkeys(
@@ -40,6 +41,10 @@ class GrowthOptions:
         tiers: tiers of the catalogue that a policy may choose from.
         parameter_budget: kept seeds may add at most this many times the host's parameters.
         shadow_every: a candidate's shadow pass runs on every so many batches.
+        shadow_mode: "sequential", each candidate alone; or "batched", those of a site in one pass
+            where host and kernels allow it (no batch statistics, no randomness, single precision,
+            one rank). It is quicker where a host is small, needs the memory of all of them at once,
+            and comes to the same losses but for rounding.
         isolation_every: so many of a seed's shadow passes lie between two that are looked at for
             traces in the host.
         dwell_steps: optimizer steps in TRAINING before a seed is judged.
@@ -65,6 +70,7 @@ class GrowthOptions:
     tiers: tuple[str, ...] = ("production",)
     parameter_budget: float = 8.0
     shadow_every: int = 2
+    shadow_mode: Literal["sequential", "batched"] = "sequential"
     isolation_every: int = 50
     dwell_steps: int = 200
     ramp_boundaries: int = 3

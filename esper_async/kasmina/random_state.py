@@ -35,7 +35,7 @@ class RandomStream:
     def active(self) -> Iterator[None]:
         """Make this the global stream for the length of a block."""
         outside = torch.get_rng_state()
-        cuda = torch.cuda.is_available() and _initialised()
+        cuda = _initialised()
         outside_cuda = torch.cuda.get_rng_state() if cuda else None
         torch.set_rng_state(self.state)
         if cuda and self._cuda_state is not None:
@@ -66,10 +66,10 @@ class SharedRandomness:
     def rewind(self) -> None:
         """Put the global streams back to where they were before the first computation."""
         if self._start is None:
-            self._start = _global_states()
+            self._start = global_states()
             return
         if self._after_first is None:
-            self._after_first = _global_states()
+            self._after_first = global_states()
         _set_global_states(self._start)
 
     def __exit__(self, *exception: object) -> None:
@@ -77,8 +77,9 @@ class SharedRandomness:
             _set_global_states(self._after_first)
 
 
-def _global_states() -> list[Tensor]:
-    cuda = torch.cuda.is_available() and _initialised()
+def global_states() -> list[Tensor]:
+    """Return the states of the global generators: the CPU's, and CUDA's where it is in use."""
+    cuda = _initialised()
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if cuda else [])]
 
 

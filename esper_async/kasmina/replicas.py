@@ -19,7 +19,7 @@ from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.ranks import Ranks
 from esper_async.kasmina.seed import Seed
-from esper_async.kasmina.shadow import shadow_tensors
+from esper_async.kasmina.shadow import follow_topology
 from esper_async.kasmina.stage import Stage
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -82,7 +82,7 @@ def _checksum(tensor: Tensor) -> Tensor:
 def _buffers(branch: Branch, executor: Executor | None) -> Iterator[Tensor]:
     yield from branch.model.buffers()
     for seed in _training(executor):
-        shadow_tensors(branch.model, seed)  # its copies follow the network's topology
+        follow_topology(branch.model, seed)
         yield from seed.buffers.values()
         yield from seed.graft.buffers()
     trial = None if executor is None else executor.trial

@@ -113,6 +113,7 @@ class RunPicture:
                 "metrics": dict(record["metrics"]),
                 "boundary_ms": record.get("boundary_ms"),
                 "overhead_ratio": record.get("overhead_ratio"),
+                "shadow_cost_ratio": record.get("shadow_cost_ratio"),
                 "samples_per_s": record.get("samples_per_s"),
                 "parameters": record.get("parameters"),
                 "learning_rate": record.get("learning_rate"),

@@ -84,6 +84,7 @@ class GrowthSection(StrictModel):
     tiers: tuple[Tier, ...] = ("production",)
     parameter_budget: Finite = Field(default=8.0, gt=0)
     shadow_every: int = Field(default=2, ge=1)
+    shadow_mode: Literal["sequential", "batched"] = "sequential"
     isolation_every: int = Field(default=50, ge=1)
     dwell_steps: int = Field(default=200, ge=1)
     ramp_boundaries: int = Field(default=3, ge=1)

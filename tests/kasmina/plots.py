@@ -15,7 +15,7 @@ from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate, Seed
 from esper_async.kasmina.sites import find_sites
-from tests.growth_hosts import CASES, Kind, make_batches, make_host, plain_step
+from tests.growth_hosts import CASES, Batch, Kind, make_batches, make_host, plain_step
 
 QUICK = {
     "dwell_steps": 4,
@@ -43,6 +43,7 @@ class Plot:
         sites: dict[str, str] | None = None,
         rate: float = 1e-2,
         twin_budget_bytes: int | None = None,
+        batches: list[Batch] | None = None,
         **options: Any,
     ) -> None:
         if isinstance(twin, str):
@@ -50,7 +51,7 @@ class Plot:
         self.kind: Kind = kind
         self.model = make_host(kind) if model is None else model
         self.optimizer = optimizer or torch.optim.AdamW(self.model.parameters(), lr=1e-2)
-        self.batches = make_batches(kind)
+        self.batches = make_batches(kind) if batches is None else batches
         self.decision = make_batches(kind, count=4, seed=1)
         self.moves: list[tuple[str, str, str]] = []
         self.rate = rate

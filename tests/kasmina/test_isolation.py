@@ -12,6 +12,7 @@ import torch
 
 from esper_async.kasmina.kernels.graft import Graft, attach
 from esper_async.kasmina.shadow import shadow_variant
+from esper_async.kasmina.user_code import UserCodeError
 from tests.growth_hosts import (
     CASES,
     Kind,
@@ -172,6 +173,49 @@ def test_a_kernels_buffers_in_the_network_are_not_written_by_anothers_shadow() -
         plot.step(index)
 
     assert float(graft.kernel.calls) == 3
+
+
+def test_what_is_tied_in_the_host_is_tied_in_the_shadow_and_the_hosts_own_afterwards() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.again = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+            self.again.weight = self.body.weight
+            self.register_buffer("scale", torch.ones(6))
+            self.again.register_buffer("scale", self.scale)
+            self.head = torch.nn.Linear(6, 3)
+            self.seen: list[torch.Tensor] = []
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            self.seen = [self.body.weight, self.again.weight, self.scale, self.again.scale]
+            logits: torch.Tensor = self.head(self.again(self.body(rows)) * self.scale)
+            return logits
+
+    model = Tied()
+    own = [model.body.weight, model.again.weight, model.scale, model.again.scale]
+    plot = Plot("mlp", model=model, sites={"here": "body"}, dwell_steps=1000)
+    (seed,) = plot.plant("BP021")
+    plot.step(0)
+
+    weight, again, scale, scale_again = model.seen
+    assert weight is again
+    assert scale is scale_again is seed.buffers["scale"]
+    assert list(seed.buffers) == ["scale"]
+    assert not weight.requires_grad
+    assert weight is not own[0]
+    assert scale is not own[2]
+    now = [model.body.weight, model.again.weight, model.scale, model.again.scale]
+    assert all(one is other for one, other in zip(now, own, strict=True))
+
+
+def test_the_host_has_its_own_tensors_back_when_its_loss_raises() -> None:
+    plot = Plot("mlp", dwell_steps=1000)
+    plot.plant("BP021")
+    plot.step(0)  # the host's own cost is measured by now
+    before = dict(plot.model.named_parameters())
+    with pytest.raises(UserCodeError):
+        plot.executor.after_step((torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64)))
+    assert all(parameter is before[name] for name, parameter in plot.model.named_parameters())
 
 
 def test_a_host_in_channels_last_layout_survives_its_shadows(tmp_path: Path) -> None:

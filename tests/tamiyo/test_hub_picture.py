@@ -24,7 +24,7 @@ def started(seq: int = 1) -> Record:
 def boundary(seq: int, number: int, loss: float = 1.0, seeds: list[Record] | None = None) -> Record:
     return record(
         seq, "boundary", number, metrics={"validation_loss": loss}, seeds=seeds or [],
-        boundary_ms={"total": float(number)}, overhead_ratio=1.02,
+        boundary_ms={"total": float(number)}, overhead_ratio=1.02, shadow_cost_ratio=0.4,
     )  # fmt: skip
 
 
@@ -52,6 +52,11 @@ def test_the_summary_has_the_fields_that_the_interface_promises() -> None:
         "id", "name", "state", "epoch", "epochs", "policy", "metrics", "seeds", "boundary_ms",
         "overhead_ratio", "created_at", "error", "primary_metric",
     ]  # fmt: skip
+
+
+def test_a_boundary_tells_what_growing_has_cost_so_far() -> None:
+    (row,) = told(started(), boundary(2, 1)).view()["rows"]
+    assert (row["overhead_ratio"], row["shadow_cost_ratio"]) == (1.02, 0.4)
 
 
 def test_a_record_folded_twice_changes_nothing() -> None:

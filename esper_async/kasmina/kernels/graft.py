@@ -67,29 +67,36 @@ class Graft(nn.Module):
             alpha = torch.zeros(channels).reshape(_ALPHA_SHAPES[form])
         self.register_buffer("alpha", alpha)
 
-    def forward(self, activation: Tensor) -> Tensor:
+    def forward(self, activation: Tensor, *, fully_on: bool = False) -> Tensor:
         """Return the blend, in the activation's own shape: (N,C,H,W), (N,C,L), (N,T,D) or (N,F).
 
         Inside a `TransformerEncoder` an evaluation with padding hands over a nested tensor.
+        `fully_on` says that alpha is 1 everywhere: multiplying by it would change no bit, and in
+        a shadow pass costs as much as a small kernel.
         """
         if activation.is_nested:
-            rows = self._blend(activation.to_padded_tensor(0.0))  # (N, T, D)
+            rows = self._blend(activation.to_padded_tensor(0.0), fully_on)  # (N, T, D)
             lengths = [part.shape[0] for part in activation.unbind()]
             return torch.nested.as_nested_tensor(
                 [row[:length] for row, length in zip(rows, lengths, strict=True)]
             )
-        return self._blend(activation)
+        return self._blend(activation, fully_on)
 
-    def _blend(self, activation: Tensor) -> Tensor:
+    def _blend(self, activation: Tensor, fully_on: bool) -> Tensor:
         if self.form == "ncl":
             change: Tensor = self.kernel(activation.unsqueeze(2)).squeeze(2)
         else:
             change = self.kernel(activation)
-        strength = self.alpha if self.gate is None else self.alpha * self.gate(activation)
+        strength = None if fully_on else self.alpha
+        if self.gate is not None:
+            gate = self.gate(activation)
+            strength = gate if strength is None else strength * gate
         if self.formula == "convex":
             change = change - activation
+        if strength is not None:
+            change = strength * change
         # under autocast each operation chooses its own precision
-        return activation + (strength * change).to(activation.dtype)
+        return activation + change.to(activation.dtype)
 
     def set_alpha(self, value: float) -> None:
         """Move alpha, clamped to [0, 1].
@@ -136,6 +143,19 @@ class GraftHook:
         if isinstance(output, tuple):
             return (self.graft(output[0]), *output[1:])
         return self.graft(output)
+
+
+class FullyOnHook:
+    """A forward hook that sends a module's output through a graft whose alpha is 1."""
+
+    def __init__(self, graft: Graft) -> None:
+        self.graft = graft
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the output with its activation blended."""
+        if isinstance(output, tuple):
+            return (self.graft(output[0], fully_on=True), *output[1:])
+        return self.graft(output, fully_on=True)
 
 
 def attach(site: nn.Module, graft: Graft, name: str) -> RemovableHandle:

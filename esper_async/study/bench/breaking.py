@@ -18,8 +18,8 @@ _whole_forward = Graft.forward
 _whole_variants = Trial.variants
 
 
-def _absent(graft: Graft, activation: Tensor) -> Tensor:
-    return activation + 0.0 * _whole_forward(graft, activation)
+def _absent(graft: Graft, activation: Tensor, **given: bool) -> Tensor:
+    return activation + 0.0 * _whole_forward(graft, activation, **given)
 
 
 def _without_benefit(trial: Trial, forward: Forward) -> dict[str, Variant]:

@@ -36,6 +36,7 @@ CASES = {
     "shadow-learning": "shadow_learning",
     "start-up": "start_up",
     "static-overhead": "static_overhead",
+    "tournament": "tournament",
 }
 
 

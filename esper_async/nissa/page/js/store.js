@@ -82,7 +82,7 @@ function slim(row) {
   const alphas = row.seeds.filter((seed) => seed.alpha !== null && seed.alpha > 0).map((seed) => [seed.id, seed.alpha]);
   return {
     boundary: row.boundary, epoch: row.epoch, time: row.time, metrics: row.metrics,
-    ms: row.boundary_ms?.total ?? null, parts: row.boundary_ms, overhead: row.overhead_ratio,
+    ms: row.boundary_ms?.total ?? null, parts: row.boundary_ms, overhead: row.overhead_ratio, shadow: row.shadow_cost_ratio ?? null,
     rate: row.samples_per_s, parameters: row.parameters, learningRate: row.learning_rate, alphas,
     benefit: judged?.benefit_vs_twin ?? null,
   };

@@ -146,18 +146,18 @@ def _blend(original: Callable[[Tensor], Tensor], graft: Graft) -> Callable[[Tens
     return forward
 
 
-def _detached(graft: Graft, activation: Tensor) -> Tensor:
+def _detached(graft: Graft, activation: Tensor, *, fully_on: bool = False) -> Tensor:
     kept = 1.0 if graft.mode == "residual" else 1.0 - graft.alpha
     blended: Tensor = kept * activation + graft.alpha * graft.kernel(activation.detach())
     return blended
 
 
-def _straight_through(graft: Graft, activation: Tensor) -> Tensor:
+def _straight_through(graft: Graft, activation: Tensor, *, fully_on: bool = False) -> Tensor:
     change: Tensor = graft.alpha * graft.kernel(activation)
     return activation + (change - change.detach())
 
 
-def _absent(graft: Graft, activation: Tensor) -> Tensor:
+def _absent(graft: Graft, activation: Tensor, *, fully_on: bool = False) -> Tensor:
     absent: Tensor = activation + 0.0 * graft.kernel(activation)
     return absent
 

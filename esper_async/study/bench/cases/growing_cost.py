@@ -35,7 +35,7 @@ from esper_async.tamiyo.command import Cull, Germinate
 from esper_async.tolaria.grower import Grower
 
 MOST_SHADOW_RATIO = {Effort.SHORT: 2.0, Effort.FULL: 1.45}
-"""The bar is the full form's, which misses it; the short form's holds what is there."""
+"""The bar is the full form's; the short form has too few rounds to tell what is near it."""
 MOST_CPU = 3.0
 MOST_WALL = {Effort.SHORT: 3.0, Effort.FULL: 1.5}
 """In wall-clock time; the short form has too few steps to know how long the longest may be."""

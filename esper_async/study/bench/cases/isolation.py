@@ -4,17 +4,16 @@ The host has batch norm and dropout and a clipped gradient norm; conv, attention
 train in its shadow at every step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from esper_async.kasmina import executor, shadow
-from esper_async.kasmina.call import detached_parameters
+from esper_async.kasmina import shadow, shadow_training
 from esper_async.kasmina.options import GrowthOptions
-from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.seed import Candidate, Seed
+from esper_async.kasmina.stand_in import Place
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
@@ -132,8 +131,9 @@ def _first_difference(one: _Trace, other: _Trace) -> int:
     return len(one.steps)
 
 
-def _with_the_hosts_buffers(model: nn.Module, seed: Seed) -> dict[str, Tensor]:
-    return {**detached_parameters(model), **dict(model.named_buffers())}
+def _with_the_hosts_buffers(model: nn.Module, seed: Seed) -> list[Place]:
+    buffers = [id(module._buffers) for module in model.modules()]
+    return [place for place in _whole_places(model, seed) if id(place.holder) not in buffers]
 
 
 def _no_shadow_step(*arguments: object, **options: object) -> Tensor:
@@ -142,19 +142,21 @@ def _no_shadow_step(*arguments: object, **options: object) -> Tensor:
 
 @contextmanager
 def _backward_into_host() -> Iterator[None]:
-    whole = shadow.shadow_tensors
+    def attached(model: nn.Module, seed: Seed) -> list[Place]:
+        parameters = [id(module._parameters) for module in model.modules()]
+        return [place for place in _whole_places(model, seed) if id(place.holder) not in parameters]
 
-    def attached(model: nn.Module, seed: Seed) -> dict[str, Tensor]:
-        return {**whole(model, seed), **dict(model.named_parameters())}
-
-    def add_gradients(seed: Seed, value: Tensor, precision: Precision) -> None:
+    def add_gradients(parameters: Sequence[nn.Parameter], value: Tensor) -> None:
         value.backward()  # type: ignore[no-untyped-call]
 
     with (
-        replaced(f"{shadow.__name__}.shadow_tensors", attached),
-        replaced(f"{shadow.__name__}._add_gradients", add_gradients),
+        replaced(f"{shadow.__name__}.shadow_places", attached),
+        replaced(f"{shadow.__name__}.add_gradients", add_gradients),
     ):
         yield
+
+
+_whole_places = shadow.shadow_places
 
 
 BENCHMARK = Benchmark(
@@ -166,7 +168,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "shared buffers",
             "the shadow pass updates the host's running statistics",
-            lambda: replaced(f"{shadow.__name__}.shadow_tensors", _with_the_hosts_buffers),
+            lambda: replaced(f"{shadow.__name__}.shadow_places", _with_the_hosts_buffers),
             fails=("conv host: steps until*", "dense host: steps until*"),
         ),
         Mutant(
@@ -186,7 +188,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "no shadow pass",
             "seeds are planted and never trained, so that there is nothing to isolate",
-            lambda: replaced(f"{executor.__name__}.shadow_step", _no_shadow_step),
+            lambda: replaced(f"{shadow_training.__name__}.shadow_step", _no_shadow_step),
             fails=("*: shadow steps a seed",),
         ),
     ),

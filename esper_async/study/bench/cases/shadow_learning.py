@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_async.kasmina import executor
+from esper_async.kasmina import shadow_training
 from esper_async.kasmina.call import Call
 from esper_async.kasmina.evaluation import Loss
 from esper_async.kasmina.kernels.graft import Graft
@@ -79,8 +79,8 @@ def _contribution(seed: int) -> tuple[dict[str, float], float]:
 
 
 def _straight_through_step(call: Call, seed: Seed, batch: Any, loss: Loss, **how: Any) -> Tensor:
-    def forward(graft: Graft, activation: Tensor) -> Tensor:
-        change = _whole_forward(graft, activation) - activation
+    def forward(graft: Graft, activation: Tensor, **given: bool) -> Tensor:
+        change = _whole_forward(graft, activation, **given) - activation
         return activation + (change - change.detach())
 
     with replaced("esper_async.kasmina.kernels.graft.Graft.forward", forward):
@@ -90,8 +90,8 @@ def _straight_through_step(call: Call, seed: Seed, batch: Any, loss: Loss, **how
 _whole_forward = Graft.forward
 
 
-def _absent(graft: Graft, activation: Tensor) -> Tensor:
-    return activation + 0.0 * _whole_forward(graft, activation)
+def _absent(graft: Graft, activation: Tensor, **given: bool) -> Tensor:
+    return activation + 0.0 * _whole_forward(graft, activation, **given)
 
 
 def _learns_nothing(call: Call, seed: Seed, batch: Any, loss: Loss, **how: Any) -> Tensor:
@@ -108,7 +108,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "straight-through kernel",
             "trained by gradients of a loss that never felt it",
-            lambda: replaced(f"{executor.__name__}.shadow_step", _straight_through_step),
+            lambda: replaced(f"{shadow_training.__name__}.shadow_step", _straight_through_step),
             fails=("*: shadow loss above the host's", "*: clean contribution"),
         ),
         Mutant(
@@ -120,7 +120,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "kernel does not train",
             "shadow passes are counted and change nothing",
-            lambda: replaced(f"{executor.__name__}.shadow_step", _learns_nothing),
+            lambda: replaced(f"{shadow_training.__name__}.shadow_step", _learns_nothing),
             fails=("*: clean contribution",),
         ),
     ),
