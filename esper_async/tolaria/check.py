@@ -34,10 +34,11 @@ from esper_async.tolaria import global_random
 from esper_async.tolaria.options import RunOptions, options_from_run
 from esper_async.tolaria.rehearsal import problem_of, score_batches
 from esper_async.tolaria.run_file import RunFile, load_run
+from esper_async.tolaria.schedule import make_scheduler
 from esper_async.tolaria.second_pass import check_passes, two_passes
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.task_source import load_task
-from esper_async.tolaria.training import choose_device, count_boundaries, make_scheduler
+from esper_async.tolaria.training import choose_device, count_boundaries, count_steps
 
 
 def check_run(run_file: RunFile) -> dict[str, Any]:
@@ -82,7 +83,8 @@ def _check_plan(task: Task, options: RunOptions, problems: list[str]) -> int:
     except TaskError as error:
         problems.append(str(error))
     try:
-        make_scheduler(task, task.make_optimizer(task.model.parameters()), boundaries)
+        optimizer, steps = task.make_optimizer(task.model.parameters()), count_steps(task, options)
+        make_scheduler(task, optimizer, boundaries=boundaries, steps=steps)
     except TaskError as error:
         problems.append(str(error))
     return boundaries

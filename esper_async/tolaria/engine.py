@@ -29,7 +29,6 @@ from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.loss_guard import LossGuard
-from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
@@ -45,6 +44,7 @@ from esper_async.tolaria.recovery import (
 )
 from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
+from esper_async.tolaria.schedule import make_rates
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
     LossError,
@@ -52,7 +52,6 @@ from esper_async.tolaria.training import (
     choose_device,
     choose_threads,
     count_boundaries,
-    make_scheduler,
     make_train_step,
 )
 from esper_async.tolaria.way_back import no_way_back, step_after
@@ -170,7 +169,7 @@ class Engine:
         global_random.seed_everything(self.options.seed)
         self._set_up()
         self._resume()
-        while not self._over():
+        while not self._over() and self._loader.epoch < self.options.epochs:
             self._run_epoch()
         if self._ending == "drained":
             self._save()
@@ -185,16 +184,16 @@ class Engine:
         task, options = self.task, self.options
         task.model.to(self._device)
         task.model.train()
-        self._loader = EpochLoader(task.train_loader)
+        self._loader = EpochLoader(task.train_loader, [task.validation_loader])
         self._optimizer = task.make_optimizer(task.model.parameters())
         self._total = count_boundaries(task, options)
-        scheduler = make_scheduler(task, self._optimizer, self._total)
         precision = Precision(options.precision, self._device.type)
         self._train_step = make_train_step(task, precision)
-        rates = LRController(
+        rates = make_rates(
+            task,
+            options,
             self._optimizer,
-            warmup_steps=options.growth.warmup_steps,
-            scheduler=scheduler,
+            self._total,
             on_violation=lambda reason: self._chronicle.note("rate_violation", reason=reason),
         )
         self.grower = Grower(

@@ -14,7 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from esper_async.kasmina.branch import Branch
-from esper_async.kasmina.call import Call, Forward, default_forward
+from esper_async.kasmina.call import Call, Forward, default_forward, first_batch_size
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
 from esper_async.kasmina.evaluation_form import EVALUATIONS
 from esper_async.kasmina.executor import Executor
@@ -39,6 +39,7 @@ from esper_async.kasmina.precision import Precision, PrecisionName
 from esper_async.kasmina.ranks import Form, Ranks, json_form, lone_rank
 from esper_async.kasmina.replicas import align, spread_streams
 from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.seed_memory import SeedMemory
 from esper_async.kasmina.sites import Site, find_sites
 from esper_async.kasmina.stage import Stage
 from esper_async.kasmina.trial import TrainStep
@@ -206,6 +207,7 @@ class Grower:
         self._decide_by = decide or _ask_policy
         self.grows = self.policy.name != "static"
         self._boundary = 0
+        self._batch_size = 0
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -257,6 +259,7 @@ class Grower:
             RanksDifferError: the processes do not train the same network in the same way.
         """
         self._agree_on_run()
+        self._batch_size = first_batch_size(batch)
         self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
         self.ranks.must_agree(site_facts(self.sites), SAME_RUN)
         self.executor = self._make_executor()
@@ -347,7 +350,7 @@ class Grower:
         decision = self._decide()
         decided = time.perf_counter()
         refused = self._try(decision.command)
-        self._rates.boundary(results["host"].loss)
+        self._rates.boundary(metrics)
         self._spread_streams()
         ended = time.perf_counter()
         return BoundaryReport(
@@ -391,6 +394,7 @@ class Grower:
         if isinstance(command, Germinate):
             if not self.options.drill:  # a drill plants what no certificate would let pass
                 check_legal(command.candidates, {(p.site.name, p.blueprint) for p in self.legal})
+            SeedMemory(self.executor, self._batch_size).check(command.candidates, self.legal)
             self.executor.germinate(command.candidates)
         elif isinstance(command, Cull):
             self.executor.cull(command.seed, "culled on command")
@@ -482,6 +486,7 @@ class Grower:
             executor,
             self.legal,
             self.history,
+            batch_size=self._batch_size,
             boundary=self._boundary,
             last_boundary=self.boundaries,
         )
@@ -505,6 +510,7 @@ class Grower:
         executor = self.executor
         return {
             "boundary": self._boundary,
+            "batch_size": self._batch_size,
             "history": [dict(entry) for entry in self.history],
             "policy": self.policy.state_dict(),
             "rates": self._rates.state_dict(),
@@ -534,7 +540,7 @@ class Grower:
             RuntimeError: the host is not of the architecture that was saved.
             RanksDifferError: the processes have loaded different states.
         """
-        self._boundary = state["boundary"]
+        self._boundary, self._batch_size = state["boundary"], state["batch_size"]
         self.history = [dict(entry) for entry in state["history"]]
         self.policy.load_state_dict(state["policy"])
         if state["executor"] is None:

@@ -34,12 +34,12 @@ def pair_state(pair: LegalPair) -> dict[str, Any]:
         "blueprint": pair.blueprint,
         "blend": pair.blend,
         "parameters": pair.parameters,
+        "saved_bytes": pair.saved_bytes,
     }
 
 
 def restore_pair(state: Mapping[str, Any], sites: Sequence[Site]) -> LegalPair:
     """Return the legal pair that `pair_state` wrote."""
     by_name = {site.name: site for site in sites}
-    return LegalPair(
-        by_name[state["site"]], state["blueprint"], state["blend"], state["parameters"]
-    )
+    measured = state["parameters"], state["saved_bytes"]
+    return LegalPair(by_name[state["site"]], state["blueprint"], state["blend"], *measured)

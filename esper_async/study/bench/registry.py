@@ -17,6 +17,7 @@ CASES = {
     "contracts": "contracts",
     "crash": "crash",
     "default-run": "default_run",
+    "everything-on": "everything_on",
     "first-step": "first_step",
     "growing-cost": "growing_cost",
     "growth": "growth",
