@@ -110,6 +110,7 @@ class Engine:
         self._blueprints = blueprints
         self._policy = policy
         self._device = choose_device(options.device)
+        self._loader = EpochLoader(task.train_loader, [task.validation_loader])
         self._deterministic = (
             self._device.type == "cpu" if options.deterministic == "auto" else options.deterministic
         )
@@ -148,6 +149,7 @@ class Engine:
             except UserCodeError as error:
                 raise error.of_task(self._steps, self._loader.epoch) from error.__cause__
             finally:
+                self._loader.close()
                 self._recovery.wait()
 
     def record_end(self, result: Mapping[str, Any]) -> None:
@@ -184,7 +186,6 @@ class Engine:
         task, options = self.task, self.options
         task.model.to(self._device)
         task.model.train()
-        self._loader = EpochLoader(task.train_loader, [task.validation_loader])
         self._optimizer = task.make_optimizer(task.model.parameters())
         self._total = count_boundaries(task, options)
         precision = Precision(options.precision, self._device.type)

@@ -39,13 +39,17 @@ class EpochLoader:
     def __init__(self, loader: Iterable[Any], beside: Iterable[Iterable[Any]] = ()) -> None:
         self._loader = loader
         self._all = [loader, *beside]
-        for each in self._all:
-            set_workers(each, wanted=False)
+        self.close()
         self.stateful = has_position(loader)
         self.epoch = 0
         self.batch = 0
         self._begin: dict[str, Any] | None = None
         self._resume: dict[str, Any] | None = None
+
+    def close(self) -> None:
+        """End the workers that loaders keep."""
+        for loader in self._all:
+            set_workers(loader, wanted=False)
 
     def steps(self, accumulate: int = 1) -> Iterator[Any]:
         """Yield the rest of the present epoch by optimizer steps, then count it as done.

@@ -1,7 +1,7 @@
 """A seed comes, blends, is kept or goes: no other parameter's optimizer state notices."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,16 +11,29 @@ from tests.growth_hosts import differing, make_host
 from tests.kasmina.plots import Plot
 from tests.kasmina.test_culling import OPTIMIZERS
 
+QUICK: dict[str, Any] = {
+    "dwell_steps": 2,
+    "g4_margin": -1e9,
+    "sites": {"here": "body", "early": "body.2"},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def plot_of(name: str) -> Plot:
+    model = make_host("mlp")
+    return Plot("mlp", model=model, optimizer=OPTIMIZERS[name](model.parameters()), **QUICK)
+
 
 def planted(name: str) -> Plot:
-    model = make_host("conv1d")
-    optimizer = OPTIMIZERS[name](model.parameters())
-    plot = Plot(
-        "conv1d", model=model, optimizer=optimizer, sites={"here": "stem", "next": "pool"},
-        g4_margin=-1e9,
-    )  # fmt: skip
-    for index in range(4):
-        plot.step(index)
+    plot = plot_of(name)
+    plot.step(0)
     return plot
 
 
@@ -48,15 +61,13 @@ def unnoticed(plot: Plot, change: Callable[[], object]) -> set[str]:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_change_of_stage_touches_the_optimizer_state_of_others(name: str) -> None:
     plot = planted(name)
-    assert unnoticed(plot, lambda: plot.plant("BP031")) == {"s1"}
-    targets: list[str] = []
-    for epoch in range(12):
-        for index in range(4):
-            plot.step(4 * epoch + index)
-        if epoch == 6:
-            assert unnoticed(plot, lambda: plot.plant("BP022", site="next")) == {"s2"}
-            for index in range(4):
-                plot.step(index)
+    assert unnoticed(plot, lambda: plot.plant("BP021")) == {"s1"}
+    for epoch in range(8):
+        plot.step(2 * epoch)
+        plot.step(2 * epoch + 1)
+        if epoch == 2:
+            assert unnoticed(plot, lambda: plot.plant("BP014", site="early")) == {"s2"}
+            plot.step(0)
         unnoticed(plot, plot.boundary)
         targets = [target for _, _, target in plot.moves]
         if targets.count("BLENDING") == 2:
@@ -69,31 +80,22 @@ def test_no_change_of_stage_touches_the_optimizer_state_of_others(name: str) -> 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_cull_in_training_touches_the_optimizer_state_of_nobody_else(name: str) -> None:
     plot = planted(name)
-    plot.plant("BP031", "BP022")
-    for index in range(3):
-        plot.step(index)
+    plot.plant("BP021", "BP014")
+    plot.step(1)
     assert unnoticed(plot, lambda: plot.executor.cull("s1", "a test")) == {"s1"}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("stage", ["TRAINING", "BLENDING", "FOSSILIZED"])
-def test_a_grown_network_goes_on_bitwise_from_a_saved_state(name: str, stage: str) -> None:
+def test_a_grown_network_goes_on_bitwise_from_a_saved_state(name: str) -> None:
     plot = planted(name)
-    plot.plant("BP031")
-    plot.until(stage)
+    plot.plant("BP021")
+    plot.until("BLENDING")
     plot.step(0)
     saved = copy.deepcopy(plot.executor.state_dict())
-    other = Plot(
-        "conv1d",
-        model=(model := make_host("conv1d")),
-        optimizer=OPTIMIZERS[name](model.parameters()),
-        sites=plot.named,
-        g4_margin=-1e9,
-    )
+    other = plot_of(name)
     other.executor.load_state_dict(saved)
     assert differing(moments(plot), moments(other)) == []
     for each in (plot, other):
         torch.manual_seed(5)
-        for index in range(3):
-            each.step(index)
+        each.step(1)
     assert differing(plot.executor.state_dict(), other.executor.state_dict()) == []

@@ -189,8 +189,12 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 def test_workers_of_a_run_before_make_no_difference() -> None:
     loaders = {name: getattr(worked(), name) for name in ("train_loader", "validation_loader")}
-    first, second = (run(worked(**loaders), policy="static", epochs=2)[0] for _ in range(2))
+    first, _ = run(worked(**loaders), policy="static", epochs=2)
+    for loader in loaders.values():
+        next(iter(loader))
     assert has_workers(loaders["train_loader"])
+    second, _ = run(worked(**loaders), policy="static", epochs=2)
+    assert not any(map(has_workers, loaders.values()))
     assert differing(weights(first), weights(second)) == []
 
 
