@@ -70,7 +70,9 @@ SETTINGS = st.builds(
 
 
 @pytest.mark.usefixtures("one_thread")
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(setting=SETTINGS)
 def test_a_run_that_does_not_grow_is_bitwise_the_loop_by_hand(setting: Setting) -> None:
     outcome, _ = run(listed(**setting.task), policy="static", epochs=EPOCHS, **setting.run)
@@ -116,7 +118,7 @@ def step_by_hand(
     scaler.update()
 
 
-@settings(max_examples=6)
+@settings(max_examples=5, deadline=None)
 @given(setting=SETTINGS, cut=st.integers(2, 20))
 def test_a_growing_run_is_drained_and_goes_on_bitwise(setting: Setting, cut: int) -> None:
     growing: dict[str, Any] = {**setting.run, "epochs": 8}
