@@ -57,7 +57,7 @@ from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.progress import ProgressLine
 from esper_async.tolaria.run_facts import SAME_RUN, run_facts, site_facts
 from esper_async.tolaria.seeds_view import policy_view
-from esper_async.tolaria.site_state import pair_state, restore_pair, restore_site, site_state
+from esper_async.tolaria.site_state import pair_state, places_text, restore_pair, restore_places
 from esper_async.urza import Library
 
 Decide = Callable[[Policy, View], Decision]
@@ -208,6 +208,7 @@ class Grower:
         self.grows = self.policy.name != "static"
         self._boundary = 0
         self._batch_size = 0
+        self._places = ""
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -264,6 +265,7 @@ class Grower:
         self.ranks.must_agree(site_facts(self.sites), SAME_RUN)
         self.executor = self._make_executor()
         self.legal = self.ranks.from_first(self._certified, self._legal_form())
+        self._places = places_text(self.sites, self.legal)
 
     def _certified(self) -> list[LegalPair]:
         line = ProgressLine(self.boundaries or 1, shown=self._progress is None)
@@ -514,8 +516,7 @@ class Grower:
             "history": [dict(entry) for entry in self.history],
             "policy": self.policy.state_dict(),
             "rates": self._rates.state_dict(),
-            "sites": [site_state(site) for site in self.sites],
-            "legal": [pair_state(pair) for pair in self.legal],
+            "places": self._places,
             "executor": None if executor is None else executor.state_dict(),
             "branch": self._branch.state_dict() if executor is None else None,
         }
@@ -546,8 +547,8 @@ class Grower:
         if state["executor"] is None:
             self._branch.load_state_dict(state["branch"])
         else:
-            self.sites = [restore_site(site) for site in state["sites"]]
-            self.legal = [restore_pair(pair, self.sites) for pair in state["legal"]]
+            self._places = state["places"]
+            self.sites, self.legal = restore_places(self._places)
             self.executor = self._make_executor()
             self.executor.load_state_dict(state["executor"])
         self._rates.load_state_dict(state["rates"])
