@@ -268,7 +268,7 @@ def blueprints(state_dir: StateDir = None) -> None:
 
     columns = {
         "id": "ID", "name": "NAME", "tier": "TIER", "stage": "STAGE", "risk": "RISK",
-        "kinds": "SITES", "implemented": "HERE",
+        "kinds": "SITES", "implemented": "HERE", "outcomes": "REPORTS",
     }  # fmt: skip
     running.show_table(_client(state_dir), _output(), "/api/blueprints", columns)
 

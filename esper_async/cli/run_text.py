@@ -18,12 +18,12 @@ def runs_table(runs: Sequence[Json]) -> list[str]:
             f"{run['epoch'] or 0}/{run['epochs']}",
             run["policy"],
             number(run["metrics"].get("validation_loss")),
-            number(run["metrics"].get("validation_accuracy")),
+            _primary(run),
             sum(seed["stage"] == "FOSSILIZED" for seed in run["seeds"] or ()),
         )
         for run in runs
     ]
-    headers = ("RUN", "STATE", "EPOCH", "POLICY", "VAL LOSS", "VAL ACC", "KEPT")
+    headers = ("RUN", "STATE", "EPOCH", "POLICY", "VAL LOSS", "PRIMARY METRIC", "KEPT")
     at = [f"{run['name']} is {what}" for run in runs if (what := doing(run))]
     return [*table(headers, rows), *at] or [
         "no runs yet; submit one with `esper-supervisor run digits`"
@@ -87,12 +87,11 @@ def progress_line(run: Json) -> str:
     """Return one line about where a run is."""
     metrics = run["metrics"]
     parts = [f"{run['id']}  {run['state']}  epoch {run['epoch'] or 0}/{run['epochs']}"]
-    shown = (
-        ("training_loss", "train loss"),
-        ("validation_loss", "val loss"),
-        ("validation_accuracy", "val acc"),
-    )
+    shown = (("training_loss", "train loss"), ("validation_loss", "val loss"))
     parts += [f"{words} {metrics[key]:.4f}" for key, words in shown if metrics.get(key) is not None]
+    primary = _primary(run)
+    if primary is not None:
+        parts.append(f"val {primary}")
     active = stages_of(run["seeds"] or ())
     if active:
         parts.append("seeds " + ", ".join(f"{count} {stage}" for stage, count in active.items()))
@@ -103,6 +102,15 @@ def progress_line(run: Json) -> str:
     if what:
         parts.append(what)
     return "  ".join(parts)
+
+
+def _primary(run: Json) -> str | None:
+    """Return the task's own metric and its value, None where that is the loss."""
+    key = run.get("primary_metric")
+    value = run["metrics"].get(key)
+    if key == "validation_loss" or value is None:
+        return None
+    return f"{str(key).removeprefix('validation_')} {value:.4f}"
 
 
 def stages_of(seeds: Iterable[Json]) -> dict[str, int]:

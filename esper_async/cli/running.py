@@ -171,6 +171,8 @@ def _cell(item: Mapping[str, Any], field: str) -> object:
     value = item.get(field)
     if isinstance(value, list):
         return ", ".join(str(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items() if count) or None
     if field in ("time", "created_at", "at") and isinstance(value, int | float):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     return value

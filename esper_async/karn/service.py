@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +13,7 @@ from google.protobuf.message import Message
 
 from esper_async.karn.catalogue import Catalogue
 from esper_async.karn.metrics import KarnMetrics
+from esper_async.karn.record import BlueprintRecord
 from esper_async.karn.selection import Selector
 from esper_async.karn.tallies import Outcome, Tallies, Tally
 from esper_async.leyline import EventEnvelope, FieldReport, FieldReportOutcome
@@ -70,9 +73,9 @@ class KarnService:
         return () if self._bus is None else ("oona",)
 
     @property
-    def catalogue(self) -> Catalogue:
-        """The fifty; readable before the service has started."""
-        return self._catalogue
+    def records(self) -> tuple[BlueprintRecord, ...]:
+        """Every record in order of id; readable before the service has started."""
+        return self._catalogue.records
 
     @property
     def selector(self) -> Selector:
@@ -85,18 +88,20 @@ class KarnService:
             raise RuntimeError("karn is not running; its catalogue can be read all the same")
         return self._selector
 
-    async def tallies(self) -> dict[str, Tally]:
-        """Return every blueprint's counts; empty while the service does not run."""
-        if self._tallies is None:
-            return {}
-        return await asyncio.to_thread(self._tallies.read)
+    async def tallies(self) -> dict[str, Tally] | None:
+        """Return the counts of blueprints that have some; None where they cannot be read now."""
+        tallies = self._tallies
+        if tallies is None:
+            return None
+        with suppress(sqlite3.Error, OSError):
+            return await asyncio.to_thread(tallies.read)
+        return None
 
     def detail(self) -> dict[str, object]:
         """Return how many blueprints there are, and whether selection is cut back."""
-        records = self._catalogue.records
         return {
-            "blueprints": len(records),
-            "implemented": sum(record.implemented for record in records),
+            "blueprints": len(self.records),
+            "implemented": sum(record.implemented for record in self.records),
             "conservative": self._selector is not None and self.selector.breaker.state != "closed",
         }
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from google.protobuf.message import Message
 
 from esper_async.karn.record import BlueprintRecord
+from esper_async.karn.tallies import Tally
 from esper_async.leyline import EventEnvelope
 from esper_async.oona.dead_letters import DeadLetter
 from esper_async.tolaria.run_file import RunFile
@@ -54,11 +55,15 @@ class RunManager(Protocol):
 
 
 class Blueprints(Protocol):
-    """Karn's catalogue."""
+    """Karn's catalogue and what came of what was planted."""
 
     @property
     def records(self) -> tuple[BlueprintRecord, ...]:
         """Every record in order of id."""
+        ...
+
+    async def tallies(self) -> Mapping[str, Tally] | None:
+        """Counts of blueprints that have some; None where they cannot be read now."""
         ...
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from esper_async.karn.tallies import OUTCOMES
+
 Schema = dict[str, Any]
 
 
@@ -67,6 +69,7 @@ COMPONENTS: dict[str, Schema] = {
             "epochs": maybe("integer"),
             "policy": maybe("string"),
             "metrics": {"type": "object", "additionalProperties": maybe("number")},
+            "primary_metric": maybe("string"),
             "seeds": array(ref("Seed")),
             "boundary_ms": thing({"p50": maybe("number"), "p99": maybe("number")}),
             "overhead_ratio": maybe("number"),
@@ -131,7 +134,19 @@ COMPONENTS: dict[str, Schema] = {
             "size_bytes": WHOLE,
         }
     ),
-    "Blueprint": thing({"id": TEXT, "name": TEXT, "tier": TEXT, "stage": WHOLE, "risk": NUMBER}),
+    "Blueprint": thing(
+        {
+            "id": TEXT,
+            "name": TEXT,
+            "tier": TEXT,
+            "stage": WHOLE,
+            "risk": NUMBER,
+            "outcomes": {
+                "oneOf": [{"type": "null"}, thing(dict.fromkeys(OUTCOMES, WHOLE))],
+                "description": "Field reports on it so far, by outcome; null if not known now.",
+            },
+        }
+    ),
     "Kernel": thing({"id": TEXT, "kind": TEXT, "blueprint": TEXT, "lifecycle": TEXT}),
     "Status": thing(
         {

@@ -102,7 +102,7 @@ def assemble(
         NissaParts(
             hub=tamiyo.hub,
             runs=tolaria,
-            blueprints=karn.catalogue,
+            blueprints=karn,
             kernels=urza.library,
             policies=None,
             system=system,

@@ -218,6 +218,7 @@ class RunPicture:
             "overhead_ratio": last["overhead_ratio"] if last else None,
             "created_at": self.created_at,
             "error": self.error,
+            "primary_metric": self.start.get("primary_metric"),
         }
 
     def view(self, after_seq: int = 0) -> Json:

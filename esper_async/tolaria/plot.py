@@ -16,7 +16,9 @@ def plot_history(
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("result.plot() needs matplotlib: pip install matplotlib") from error
+        raise ImportError(
+            "result.plot() needs matplotlib: pip install 'esper-async[plot]', or matplotlib itself"
+        ) from error
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     boundaries = [entry["boundary"] for entry in history]

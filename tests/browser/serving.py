@@ -19,7 +19,7 @@ from aiohttp import web
 sys.path.append(str(Path(__file__).parent.parent / "nissa"))
 import story
 
-from esper_async.karn.catalogue import Catalogue
+from esper_async.karn.service import KarnService
 from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
 from esper_async.oona.dead_letters import DeadLetter
 from esper_async.runtime.metrics import Registry
@@ -83,8 +83,9 @@ async def serving(state_dir: Path, *, port: int = 0, at: int = 0) -> AsyncIterat
             yield
 
     parts = NissaParts(
-        hub=hub, runs=tolaria, blueprints=Catalogue(), kernels=Library(state_dir / "urza"),
-        policies=None, system=lambda: system, bus=bus, dead_letters=lambda: bus, mount=mount,
+        hub=hub, runs=tolaria, blueprints=KarnService(state_dir, metrics=Registry()),
+        kernels=Library(state_dir / "urza"), policies=None, system=lambda: system, bus=bus,
+        dead_letters=lambda: bus, mount=mount,
     )  # fmt: skip
     options = NissaOptions(status_every_s=0.5, alert_every_s=0.2)
     nissa = NissaService(

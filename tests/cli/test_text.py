@@ -77,10 +77,21 @@ def test_the_three_quantities_are_never_confused_and_dependence_never_shown_as_m
 def test_a_run_without_accuracy_shows_none() -> None:
     assert "acc" not in progress_line(run())
     assert "val loss 0.5000" in progress_line(run())
-    with_it = run(metrics={"validation_accuracy": 0.75}, seeds=[seed()], overhead_ratio=1.2)
-    assert "val acc 0.7500" in progress_line(with_it)
+    accuracy = {"metrics": {"validation_accuracy": 0.75}, "primary_metric": "validation_accuracy"}
+    with_it = run(**accuracy, seeds=[seed()], overhead_ratio=1.2)
+    assert "val accuracy 0.7500" in progress_line(with_it)
     assert "seeds 1 training" in progress_line(with_it)
     assert "overhead +20.0 %" in progress_line(with_it)
+
+
+def test_a_regression_shows_its_own_metric_and_one_judged_by_its_loss_none() -> None:
+    metrics = {"validation_loss": 0.5, "validation_r2": 0.61}
+    by_r2 = run(metrics=metrics, primary_metric="validation_r2")
+    by_loss = run(metrics=metrics, primary_metric="validation_loss")
+    assert "val r2 0.6100" in progress_line(by_r2)
+    assert "r2 0.6100" in runs_table([by_r2])[1]
+    assert "r2" not in progress_line(by_loss)
+    assert runs_table([by_loss])[1].split()[-2:] == ["-", "0"]
 
 
 def test_the_final_table_names_metric_interval_parameters_and_time_and_is_honest() -> None:

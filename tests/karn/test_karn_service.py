@@ -55,7 +55,7 @@ async def test_a_service_without_a_bus_stands_alone_and_answers(tmp_path: Path) 
     assert service.needs == ()
     task = await running(service)
     assert len(service.selector.select(Query()).records) >= 14
-    implemented = sum(record.implemented for record in service.catalogue.records)
+    implemented = sum(record.implemented for record in service.records)
     assert service.detail() == {
         "blueprints": 50, "implemented": implemented, "conservative": False,
     }  # fmt: skip
@@ -79,6 +79,7 @@ async def test_reports_are_tallied_once_and_what_is_no_report_is_left(tmp_path: 
     task = await running(service)
     await asyncio.wait_for(bus.done.wait(), 5)
     tallies = await service.tallies()
+    assert tallies is not None
     assert tallies["BP009"].outcomes == {
         "success": 1, "neutral": 0, "regression": 0, "aborted": 1,
     }  # fmt: skip
@@ -93,5 +94,19 @@ async def test_tallies_survive_a_restart_of_the_service(tmp_path: Path) -> None:
         service.selector.request("BP021")
         await stop(task)
     task = await running(service)
-    assert (await service.tallies())["BP021"].requests == 2
+    tallies = await service.tallies()
+    assert tallies is not None
+    assert tallies["BP021"].requests == 2
+    await stop(task)
+
+
+async def test_counts_that_cannot_be_read_are_not_known_and_never_zero(tmp_path: Path) -> None:
+    service = KarnService(tmp_path, metrics=Registry())
+    assert await service.tallies() is None
+    task = await running(service)
+    assert await service.tallies() == {}
+    for file in (tmp_path / "karn").iterdir():
+        file.unlink()
+    (tmp_path / "karn" / "tallies.sqlite").write_bytes(b"no database, surely" * 100)
+    assert await service.tallies() is None
     await stop(task)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from esper_async.karn.catalogue import Catalogue
+from esper_async.karn.service import KarnService
 from esper_async.nissa.access import Access
 from esper_async.nissa.alert_rules import RULES
 from esper_async.nissa.alerts import AlertBook
@@ -79,7 +79,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     context = NissaContext(
         hub=hub,
         runs=runs,
-        blueprints=Catalogue(),
+        blueprints=KarnService(tmp_path, metrics=registry),
         kernels=Library(tmp_path / "urza"),
         policies=None,
         dead_letters=NoLetters,

@@ -1,9 +1,12 @@
 """Catalogue, library, policies, events, status, metrics, the page's files."""
 
+import asyncio
 from typing import Any
 
+import pytest
 from aiohttp.test_utils import TestClient
 
+from esper_async.karn.service import KarnService
 from esper_async.nissa.event_store import Event
 from tests.nissa.conftest import BEARER, World
 
@@ -21,6 +24,25 @@ async def test_all_fifty_blueprints_are_shown(client: Client) -> None:
     assert len(shown) == 50
     assert shown[0]["id"] == "BP001"
     assert {item["tier"] for item in shown} == {"production", "experimental", "adversarial"}
+
+
+async def test_what_came_of_a_blueprint_is_not_known_without_karn(client: Client) -> None:
+    assert {item["outcomes"] for item in await body(client, "/api/blueprints")} == {None}
+
+
+async def test_what_came_of_a_blueprint_stands_beside_it(client: Client, world: World) -> None:
+    karn = world.context.blueprints
+    assert isinstance(karn, KarnService)
+    up = asyncio.Event()
+    task = asyncio.create_task(karn.run(up.set))
+    await asyncio.wait_for(up.wait(), 10)
+    karn.selector.count_outcome("r1", "BP009", "success")
+    shown = {item["id"]: item["outcomes"] for item in await body(client, "/api/blueprints")}
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert shown["BP009"] == {"success": 1, "neutral": 0, "regression": 0, "aborted": 0}
+    assert sum(shown["BP001"].values()) == 0
 
 
 async def test_kernels_are_what_the_library_holds(client: Client, world: World) -> None:

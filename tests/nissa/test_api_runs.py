@@ -55,11 +55,12 @@ async def test_a_recorded_run_has_exactly_the_promised_fields(client: Client, to
     run = await body(client, f"/api/runs/{await told()}")
     assert list(run) == [
         "id", "name", "state", "epoch", "epochs", "policy", "metrics", "seeds", "boundary_ms",
-        "overhead_ratio", "created_at", "error", "progress",
+        "overhead_ratio", "created_at", "error", "primary_metric", "progress",
     ]  # fmt: skip
     assert run["state"] == "completed"
     assert set(run["metrics"]) == {"training_loss", "validation_loss", "validation_accuracy"}
     assert run["boundary_ms"]["p50"] < run["boundary_ms"]["p99"]
+    assert run["primary_metric"] == "validation_accuracy"
     assert len(run["seeds"]) == 7
 
 

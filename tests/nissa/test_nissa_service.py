@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from esper_async.karn.catalogue import Catalogue
+from esper_async.karn.service import KarnService
 from esper_async.leyline import TelemetryPacket
 from esper_async.leyline.signing import Signer
 from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
@@ -71,7 +71,8 @@ async def running(state_dir: Path, *, with_bus: bool) -> AsyncIterator[Running]:
         system: dict[str, Any] = {"status": "ready", "services": {}}
         tamiyo = TamiyoService(state_dir, bus)
         parts = NissaParts(
-            hub=tamiyo.hub, runs=TolariaService(state_dir, lambda: ""), blueprints=Catalogue(),
+            hub=tamiyo.hub, runs=TolariaService(state_dir, lambda: ""),
+            blueprints=KarnService(state_dir, metrics=Registry()),
             kernels=Library(state_dir / "urza"), policies=None, system=lambda: system, bus=bus,
             dead_letters=NoLetters, mount=listener.mounted,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from esper_async.study.bench.benchmark import (
     judged,
     replaced,
     shown,
+    wants,
 )
 from esper_async.study.bench.bus_load import rate_row
 from esper_async.study.bench.cases.static_overhead import MOST_BOUNDARY_MS, boundary_doubt
@@ -300,6 +301,21 @@ def test_a_bar_that_no_mutant_is_there_to_fail_fails_the_benchmark_and_is_named(
     assert result.unguarded == ["speed"]
     assert not result.ok
     assert result.to_json()["unguarded"] == ["speed"]
+
+
+def test_while_a_mutant_is_measured_only_the_figures_that_it_must_fail_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    def measure_some(_: Effort) -> list[Row]:
+        asked.append((wants("answers"), wants("speed", "size")))
+        return [answers(len(asked) == 1)]
+
+    mutant = Mutant("broken", "gives no answer", harmless, ("ans*",))
+    assert run_one(monkeypatch, Benchmark("toy", "does it answer?", measure_some, (mutant,))).ok
+    assert asked == [(True, True), (True, False)]
+    assert wants("speed")
 
 
 def test_a_mutant_left_inconclusive_by_a_busy_machine_is_run_again(

@@ -50,7 +50,7 @@ def test_a_run_without_records_is_queued_and_has_no_metrics() -> None:
 def test_the_summary_has_the_fields_that_the_interface_promises() -> None:
     assert list(told(started()).summary()) == [
         "id", "name", "state", "epoch", "epochs", "policy", "metrics", "seeds", "boundary_ms",
-        "overhead_ratio", "created_at", "error",
+        "overhead_ratio", "created_at", "error", "primary_metric",
     ]  # fmt: skip
 
 

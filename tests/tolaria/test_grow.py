@@ -171,6 +171,13 @@ def test_until_a_seed_blends_every_policy_trains_the_same_host() -> None:
     assert told[0] == told[1]
 
 
+def test_a_run_draws_itself_with_a_mark_for_every_seed_that_it_kept(result: GrowResult) -> None:
+    (axes,) = result.plot().axes
+    kept = [text.get_text() for text in axes.texts if text.get_text().endswith("fossilized")]
+    assert len(kept) == sum(seed["stage"] == "FOSSILIZED" for seed in result.seeds) > 0
+    assert len(axes.get_lines()[0].get_xdata()) == len(result.history)
+
+
 def test_a_grown_model_can_be_copied(result: GrowResult) -> None:
     model, copied = result.model, copy.deepcopy(result.model)
     inputs = torch.randn(4, 6)

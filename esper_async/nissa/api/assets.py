@@ -5,14 +5,21 @@ from dataclasses import asdict
 
 from aiohttp import web
 
+from esper_async.karn.tallies import Outcome, Tally
 from esper_async.nissa.problems import Problem
 from esper_async.nissa.route import LIMIT, Call, Route
 from esper_async.nissa.schemas import MAP, array, ref
 
 
 async def blueprints(call: Call) -> web.Response:
-    """The fifty blueprints."""
-    return web.json_response([asdict(record) for record in call.context.blueprints.records])
+    """The fifty blueprints, each with the outcomes that field reports told of it."""
+    tallies = await call.context.blueprints.tallies()
+
+    def outcomes(blueprint_id: str) -> dict[Outcome, int] | None:
+        return None if tallies is None else tallies.get(blueprint_id, Tally()).outcomes
+
+    records = call.context.blueprints.records
+    return web.json_response([{**asdict(each), "outcomes": outcomes(each.id)} for each in records])
 
 
 async def kernels(call: Call) -> web.Response:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -162,6 +163,30 @@ class Benchmark:
     measure: Callable[[Effort], list[Row]]
     mutants: tuple[Mutant, ...]
     timed: bool = True
+
+
+_at_work: ContextVar[Mutant | None] = ContextVar("the mutant that is measured", default=None)
+
+
+def wants(*figures: str) -> bool:
+    """Whether rows of any of these figures are asked for.
+
+    All are, but while a mutant is measured only those that it must fail: a benchmark may leave out
+    the work behind the others.
+    """
+    mutant = _at_work.get()
+    return mutant is None or any(mutant.must_fail(figure) for figure in figures)
+
+
+@contextmanager
+def at_work(mutant: Mutant) -> Iterator[None]:
+    """Break what is measured as the mutant says, for a block."""
+    token = _at_work.set(mutant)
+    try:
+        with mutant.breaks():
+            yield
+    finally:
+        _at_work.reset(token)
 
 
 @contextmanager

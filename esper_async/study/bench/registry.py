@@ -6,6 +6,7 @@ from importlib import import_module
 from esper_async.study.bench.benchmark import Benchmark
 
 CASES = {
+    "bad-input": "bad_input",
     "blending": "blending",
     "boundary-cost": "boundary_cost",
     "bus": "bus",
@@ -26,6 +27,7 @@ CASES = {
     "loader": "loader",
     "no-room": "no_room",
     "null-pairs": "null_pairs",
+    "own-model": "own_model",
     "redis-kill": "redis_kill",
     "refusal": "refusal",
     "resume": "resume",

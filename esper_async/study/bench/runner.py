@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper_async.study.bench.all_runs import workers
-from esper_async.study.bench.benchmark import Benchmark, Effort, Mutant, Row, Verdict
+from esper_async.study.bench.benchmark import Benchmark, Effort, Mutant, Row, Verdict, at_work
 from esper_async.study.bench.registry import CASES, load_benchmark
 
 Progress = Callable[[str], None]
@@ -44,7 +44,7 @@ class BenchmarkResult:
     """A benchmark's rows, what became of its mutants, and the bars that have none.
 
     `unguarded` are figures that the short form judges and no mutant is there to fail; it is known
-    where mutants were run.
+    where mutants were run, and whole where the short form was run with them.
     """
 
     name: str
@@ -143,7 +143,7 @@ def _run_mutant(benchmark: Benchmark, mutant: Mutant, tell: Progress) -> MutantR
     rows: list[Row] = []
     for _ in range(_TRIES):
         tell(f"{benchmark.name}, mutant: {mutant.name}")
-        with mutant.breaks():
+        with at_work(mutant):
             rows = benchmark.measure(Effort.SHORT)
         if not any(
             row.verdict is Verdict.INCONCLUSIVE and mutant.must_fail(row.figure) for row in rows

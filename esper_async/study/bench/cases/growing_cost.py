@@ -25,6 +25,7 @@ from esper_async.study.bench.benchmark import (
     judged,
     replaced,
     shown,
+    wants,
 )
 from esper_async.study.bench.interleave import Comparison, Lap, Stopwatch, interleaved
 from esper_async.study.bench.planting import PlantOnce
@@ -40,6 +41,9 @@ MOST_WALL = {Effort.SHORT: 3.0, Effort.FULL: 1.5}
 """In wall-clock time; the short form has too few steps to know how long the longest may be."""
 KERNEL, SMALL_KERNEL = "BP009", "BP003"
 """An inverted bottleneck of 28 thousand parameters, and one that has a scale a channel."""
+_SHADOW = "step with a seed in TRAINING, {}, thread CPU time"
+_LONGEST, _DIFFERING = "longest step with a {}, {}", "operations after which an output differs"
+_SURGERY = (_LONGEST.format("germination", ""), _LONGEST.format("cull", ""), _DIFFERING)
 _ROUNDS = {Effort.SHORT: 5, Effort.FULL: 40}
 _CYCLES = {Effort.SHORT: 5, Effort.FULL: 60}
 _SHADOWED = GrowthOptions(dwell_steps=10**9, parameter_budget=1e3, shadow_every=2)
@@ -53,7 +57,8 @@ def measure(effort: Effort) -> list[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [*_shadow_rows(effort), *_surgery_rows(effort)]
+        rows = _shadow_rows(effort) if wants(_SHADOW.format(SMALL_KERNEL)) else []
+        return rows + (_surgery_rows(effort) if wants(*_SURGERY) else [])
     finally:
         torch.set_num_threads(threads)
 
@@ -110,11 +115,10 @@ class _Grown:
 def _shadow_rows(effort: Effort) -> list[Row]:
     """Judge the small kernel; the full form shows the large one, too."""
     small = _shadowed(SMALL_KERNEL, _ROUNDS[effort])
-    figure = "step with a seed in TRAINING, {}, thread CPU time"
     most = MOST_SHADOW_RATIO[effort]
     rows = [
         judged(
-            figure.format(SMALL_KERNEL),
+            _SHADOW.format(SMALL_KERNEL),
             1e3 * small.value_s / CONV.lap_steps,
             "ms",
             Bar("at most", most),
@@ -130,7 +134,7 @@ def _shadow_rows(effort: Effort) -> list[Row]:
         large = _shadowed(KERNEL, _ROUNDS[effort])
         rows.append(
             shown(
-                figure.format(KERNEL),
+                _SHADOW.format(KERNEL),
                 1e3 * large.value_s / CONV.lap_steps,
                 "ms",
                 note=f"{large.ratio.value:.2f} times the step by hand, of {large.ratio.low:.2f} "
@@ -186,7 +190,7 @@ def _surgery_rows(effort: Effort) -> list[Row]:
         *_operation_rows("germination", planted, control, MOST_WALL[effort]),
         *_operation_rows("cull", removed, control, MOST_WALL[effort]),
         judged(
-            "operations after which an output differs",
+            _DIFFERING,
             float(differing),
             "",
             Bar("at most", 0.0),
@@ -238,7 +242,7 @@ def _operation_rows(
     wall_s, control_s = (max(lap.wall_s for lap in each) for each in (laps, control))
     return [
         judged(
-            f"longest step with a {name}, thread CPU time",
+            _LONGEST.format(name, "thread CPU time"),
             longest,
             "medians",
             Bar("at most", MOST_CPU),
@@ -247,7 +251,7 @@ def _operation_rows(
             doubt=f"a step without one takes {own:.1f} medians too" if own > MOST_CPU else "",
         ),
         judged(
-            f"longest step with a {name}, wall-clock",
+            _LONGEST.format(name, "wall-clock"),
             1e3 * wall_s,
             "ms",
             Bar("at most", most_wall),

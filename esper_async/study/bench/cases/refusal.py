@@ -27,6 +27,7 @@ from esper_async.study.bench.benchmark import (
     Row,
     judged,
     replaced,
+    wants,
 )
 from esper_async.study.bench.breaking import BENEFIT_UNMEASURED, DEPENDENCE_READ
 from esper_async.study.bench.cases import null_pairs
@@ -36,6 +37,8 @@ from esper_async.tolaria.grow import grow
 
 SITE, HELPFUL = "stem.1", "BP009"
 PLANTED = {"trainable noise": "PL001", "fixed noise": "PL002", "rotation": "PL003"}
+_BENEFIT = f"{HELPFUL} at {SITE}: mean benefit on other seeds"
+_KEPT = f"{HELPFUL}, which helps: kept"
 EPOCHS, RATE = 24, 1e-2
 MOST_ACCEPTED, LEAST_KEPT = 0.05, 0.90
 HELPS_SPREADS = 3.0
@@ -77,30 +80,48 @@ def measure(effort: Effort) -> list[Row]:
     """Plant every kind in run after run and count what is kept."""
     seeds = range(_TRIALS[effort])
     gates = (True,) if effort is Effort.SHORT else (True, False)
-    planted = [(PLANTED[name], only_g4) for name in PLANTED for only_g4 in gates]
-    kinds = [(None, False), (HELPFUL, False), *planted]
+    planted = [
+        (name, only_g4)
+        for name in PLANTED
+        for only_g4 in gates
+        if wants(_accepted(name, only_g4), _lost(name, only_g4))
+    ]
+    helpful = [(HELPFUL, False)] if wants(_BENEFIT, _KEPT) else []
+    kinds = [(None, False), *helpful, *((PLANTED[name], only_g4) for name, only_g4 in planted)]
     plans = [Plan(blueprint, seed, only_g4) for blueprint, only_g4 in kinds for seed in seeds]
-    nulls = null_pairs.pooled(run_all(_NULL_PAIRS[effort], null_pairs.run, effort).values())
     endings = run_all(plans, run, effort)
     rows = []
-    for name, blueprint in PLANTED.items():
-        for only_g4 in gates:
-            rows += _planted_rows(name, blueprint, endings, only_g4=only_g4)
-    return [*rows, *_helpful_rows(endings, nulls)]
+    for name, only_g4 in planted:
+        rows += _planted_rows(name, endings, only_g4=only_g4)
+    if helpful:
+        nulls = null_pairs.pooled(run_all(_NULL_PAIRS[effort], null_pairs.run, effort).values())
+        rows += _helpful_rows(endings, nulls)
+    return rows
 
 
-def _planted_rows(name: str, blueprint: str, endings: Endings, *, only_g4: bool) -> list[Row]:
+def _accepted(name: str, only_g4: bool) -> str:
+    return f"{name}, {_gates(only_g4)}: accepted"
+
+
+def _lost(name: str, only_g4: bool) -> str:
+    return f"{name}, {_gates(only_g4)}: refused, and the run lost"
+
+
+def _gates(only_g4: bool) -> str:
+    return "last gate alone" if only_g4 else "all gates"
+
+
+def _planted_rows(name: str, endings: Endings, *, only_g4: bool) -> list[Row]:
     found = {
         plan.seed: ending
         for plan, ending in endings.items()
-        if plan.blueprint == blueprint and plan.only_g4 == only_g4
+        if plan.blueprint == PLANTED[name] and plan.only_g4 == only_g4
     }
     kept = sum(ending.kept for ending in found.values()) / len(found)
     tried = sum(ending.on_trial for ending in found.values())
-    gates = "last gate alone" if only_g4 else "all gates"
     rows = [
         judged(
-            f"{name}, {gates}: accepted",
+            _accepted(name, only_g4),
             kept,
             "of trials",
             Bar("at most", MOST_ACCEPTED),
@@ -115,7 +136,7 @@ def _planted_rows(name: str, blueprint: str, endings: Endings, *, only_g4: bool)
     if losses:
         rows.append(
             judged(
-                f"{name}, {gates}: refused, and the run lost",
+                _lost(name, only_g4),
                 max(losses),
                 "nats",
                 Bar("at most", MOST_LOSS),
@@ -136,7 +157,7 @@ def _helpful_rows(endings: Endings, nulls: null_pairs.Trials) -> list[Row]:
     )
     return [
         judged(
-            f"{HELPFUL} at {SITE}: mean benefit on other seeds",
+            _BENEFIT,
             math.nan if any(map(math.isnan, elsewhere)) else min(elsewhere),
             "nats",
             Bar("at least", HELPS_SPREADS * nulls.spread),
@@ -145,7 +166,7 @@ def _helpful_rows(endings: Endings, nulls: null_pairs.Trials) -> list[Row]:
             f"{len(nulls.benefits)} verdicts",
         ),
         judged(
-            f"{HELPFUL}, which helps: kept",
+            _KEPT,
             sum(each.kept for each in helped.values()) / len(helped),
             "of trials",
             Bar("at least", LEAST_KEPT),
@@ -206,9 +227,7 @@ BENCHMARK = Benchmark(
             lambda: replaced(f"{executor.__name__}.benefit_verdict", _open_gate),
             fails=("*, last gate alone: accepted",),
         ),
-        BENEFIT_UNMEASURED.failing(
-            f"{HELPFUL} at {SITE}: mean benefit on other seeds", f"{HELPFUL}, which helps: kept"
-        ),
+        BENEFIT_UNMEASURED.failing(_BENEFIT, _KEPT),
         Mutant(
             "no twin to go back to",
             "a refused seed is taken out of the host that has adapted to it",

@@ -23,6 +23,7 @@ from esper_async.study.bench.benchmark import (
     Mutant,
     Row,
     judged,
+    wants,
 )
 from esper_async.study.bench.up_process import (
     COMMAND,
@@ -37,7 +38,7 @@ READY, HELP = "warm `up` to /readyz 200", "`--help`"
 MEMORY = "supervisor's resident memory"
 SETTLE_S = 1.0
 """Services go on loading for a moment after they are ready."""
-_STARTS = {Effort.SHORT: 3, Effort.FULL: 5}
+_STARTS = {Effort.SHORT: 2, Effort.FULL: 5}
 _HELPS = {Effort.SHORT: 5, Effort.FULL: 15}
 _PATIENCE_S = 60.0
 
@@ -62,11 +63,18 @@ def measure(effort: Effort) -> list[Row]:
     """Start the command line again and again and time it."""
     with tempfile.TemporaryDirectory(prefix="esper-start-") as scratch:
         folder = Path(scratch)
-        helps = [_help(folder) for _ in range(1 + _HELPS[effort])][1:]
-        starts = [_start(folder) for _ in range(1 + _STARTS[effort])][1:]
+        rows = _helped(folder, _HELPS[effort]) if wants(HELP) else []
+        return rows + (_started(folder, _STARTS[effort]) if wants(READY, MEMORY) else [])
+
+
+def _helped(folder: Path, count: int) -> list[Row]:
+    return [_prompt(HELP, [_help(folder) for _ in range(1 + count)][1:], MOST_HELP_S)]
+
+
+def _started(folder: Path, count: int) -> list[Row]:
+    starts = [_start(folder) for _ in range(1 + count)][1:]
     return [
         _prompt(READY, [start.ready for start in starts], MOST_READY_S),
-        _prompt(HELP, helps, MOST_HELP_S),
         judged(MEMORY, max(start.rss_mb for start in starts), "MB", Bar("at most", MOST_RSS_MB),
                note=f"highest until {SETTLE_S:g} s after it was ready"),
     ]  # fmt: skip
