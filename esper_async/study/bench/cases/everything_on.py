@@ -34,6 +34,7 @@ from esper_async.study.bench.benchmark import (
     judged,
     replaced,
     shown,
+    wants,
 )
 from esper_async.study.bench.bus_load import KEY, running_server
 from esper_async.study.bench.interleave import Lap, Rounds
@@ -209,7 +210,8 @@ def _rows(host: TimedHost, extent: _Extent, url: str) -> list[Row]:
     own, everybody = Rounds(), Rounds()
     before, by_hand = run.by_hand()
     differing = 0
-    for _ in range(extent.rounds):
+    timed = wants(*(f"{host.name}: step, {name}" for _, name in _CLOCKS))
+    for _ in range(extent.rounds if timed else 1):
         middle, grown = run.by_the_engine()
         after, _ = run.by_hand()
         for first, second, third in zip(before, middle, after, strict=True):
