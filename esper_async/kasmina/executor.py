@@ -9,6 +9,7 @@ import torch
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.compute import ComputeAccount
+from esper_async.kasmina.distillation import Teacher, lessons
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
 from esper_async.kasmina.gates import SPOILT_TWIN, GateResult, interface_holds
 from esper_async.kasmina.isolation import IN_A_ROW, isolation_verdict, watched
@@ -25,6 +26,7 @@ from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.planting import (
     CommandRefusedError,
     build_graft,
+    check_budget,
     check_candidates,
     make_seed,
     sanity,
@@ -69,6 +71,7 @@ class Executor:
         on_transition: told of every stage change, after it happened.
         twin_budget_bytes: what a twin may take where that is asked (`twin = "auto"`); growth's
             share of the device's memory if None. A resumed run keeps the one it began with.
+        teacher: has a part in the loss that seeds learn from in shadow.
 
     Attributes:
         seeds: by id, oldest first; of those that are past their reset only the newest.
@@ -89,6 +92,7 @@ class Executor:
         train_step: TrainStep | None = None,
         on_transition: TransitionListener | None = None,
         twin_budget_bytes: int | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.branch = branch
         self.sites = {site.name: site for site in sites}
@@ -106,6 +110,7 @@ class Executor:
         self.compute = ComputeAccount(branch.model, forward, loss.mean)
         self._steps_at_boundary = 0
         self._call = Call(branch.model, forward)
+        self._lessons = lessons(teacher, self._call, loss.mean)
         self._forward = forward
         self._loss = loss
         self._run_seed = run_seed
@@ -252,11 +257,7 @@ class Executor:
                 tournament=tournament,
                 boundary=self.boundary,
             )
-            if seed.parameter_count > self.remaining_parameters:
-                raise CommandRefusedError(
-                    f"{candidate.blueprint} at {candidate.site} has {seed.parameter_count} "
-                    f"parameters; the budget has room for {self.remaining_parameters}"
-                )
+            check_budget(seed, self.remaining_parameters)
             made.append(seed)
         return made
 
@@ -304,10 +305,10 @@ class Executor:
                 continue
             learn = partial(
                 shadow_step,
-                self._call,
+                self._lessons[0],
                 seed,
                 batch,
-                self._loss.mean,
+                self._lessons[1],
                 clip_norm=self.options.clip_norm,
                 precision=self.branch.precision,
                 ranks=self.branch.ranks,
@@ -390,8 +391,7 @@ class Executor:
         due = [seed for seed in self._due() if seed in measured]
         if self.trial is not None or not due:
             return
-        tournament = due[0].tournament
-        members = [seed for seed in due if seed.tournament == tournament]
+        members = [seed for seed in due if seed.tournament == due[0].tournament]
         winner: Seed | None = None
         for seed in rank(members):
             verdict = trained_verdict(

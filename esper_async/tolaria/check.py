@@ -23,6 +23,7 @@ from esper_async.kasmina.call import (
     detached_parameters,
     first_batch_size,
 )
+from esper_async.kasmina.distillation import TeacherRefusedError, check_answers
 from esper_async.kasmina.evaluation import SampleLoss
 from esper_async.kasmina.kernels import blueprints_for, build_kernel
 from esper_async.kasmina.kernels.graft import Graft, GraftHook, fitting_blend
@@ -107,6 +108,8 @@ def _check_step(task: Task, batch: Any, problems: list[str], notes: list[str]) -
         pair = Call(task.model, task.forward or default_forward).with_tensors(tensors, batch)
         with blaming("loss"):
             loss = task.loss(*pair)
+        if task.teacher is not None:
+            check_answers(task.teacher, task.forward or default_forward, batch, pair[0])
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             problems.append(f"Task.loss returned {describe(loss)}; it should be a scalar tensor")
             return {"loss"}
@@ -115,6 +118,9 @@ def _check_step(task: Task, batch: Any, problems: list[str], notes: list[str]) -
     except BatchError as error:
         problems.append(f"Task.train_loader: {error}")
         return set()
+    except TeacherRefusedError as error:
+        problems.append(f"Task.teacher: {error}")
+        return {"teacher"}
     except UserCodeError as error:
         problems.append(str(problem_of(error, f" on the first training batch {contents(batch)}")))
         return {error.what}

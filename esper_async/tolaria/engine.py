@@ -217,6 +217,7 @@ class Engine:
             progress=self._progress,
             precision=precision,
             decide=self._decide,
+            teacher=task.teacher,
         )
         self._chronicle.name(self._run_id, self.grower.policy)
         self.grower.owners.on_refusal = lambda why: self._chronicle.emergency("CRITICAL", why)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward, default_forward, first_batch_size
+from esper_async.kasmina.distillation import Teacher, check_same
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
 from esper_async.kasmina.evaluation_form import EVALUATIONS
 from esper_async.kasmina.executor import Executor
@@ -132,8 +133,11 @@ class Grower:
             journals there what it is about to do.
         ranks: the processes that train this model together: `DistributedRanks()` under `torchrun`;
             None is this one alone.
+        teacher: a trained network from whose soft targets seeds learn in shadow, too; it is frozen.
 
     Raises:
+        TeacherRefusedError: the teacher takes more memory than growth may.
+        OwnershipError: it shares a parameter with the host.
         TypeError, ValueError: a growth option, a tier or a blueprint is not known.
         ValueError: "16-mixed" without a scaler, or a scaler without it.
         TypeError, ValueError: no ranks, although the model or the process is one of several.
@@ -163,6 +167,7 @@ class Grower:
         scaler: GradScaler | None = None,
         decide: Decide | None = None,
         ranks: Ranks | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -209,6 +214,7 @@ class Grower:
         self._boundary = 0
         self._batch_size = 0
         self._places = ""
+        self._teacher = None if teacher is None else self._employed(teacher)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -235,6 +241,7 @@ class Grower:
                 boundaries=self.boundaries,
                 blueprints=self._blueprints,
                 train_step=self._train_step is not None,
+                teacher=None if self._teacher is None else self._teacher.digest,
                 precision=self._branch.precision.name,
             )
             self.ranks.must_agree(facts, SAME_RUN)
@@ -310,7 +317,15 @@ class Grower:
             train_step=self._train_step,
             on_transition=self._note,
             twin_budget_bytes=budget,
+            teacher=self._teacher,
         )
+
+    def _employed(self, model: nn.Module) -> Teacher:
+        device = next(self.model.parameters()).device
+        budget = self.ranks.from_first(partial(growth_budget_bytes, device), _NUMBER)
+        teacher = Teacher.of(model, self._forward, self._loss, self.options)
+        teacher.employ(self.owners, device, budget_bytes=budget)
+        return teacher
 
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step on `batch`; leaving `step` calls it."""
@@ -513,6 +528,7 @@ class Grower:
         return {
             "boundary": self._boundary,
             "batch_size": self._batch_size,
+            "teacher": None if self._teacher is None else self._teacher.digest,
             "history": [dict(entry) for entry in self.history],
             "policy": self.policy.state_dict(),
             "rates": self._rates.state_dict(),
@@ -541,6 +557,7 @@ class Grower:
             RuntimeError: the host is not of the architecture that was saved.
             RanksDifferError: the processes have loaded different states.
         """
+        check_same(self._teacher, state["teacher"])
         self._boundary, self._batch_size = state["boundary"], state["batch_size"]
         self.history = [dict(entry) for entry in state["history"]]
         self.policy.load_state_dict(state["policy"])

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from esper_async.kasmina.call import BatchError
+from esper_async.kasmina.distillation import TeacherRefusedError
 from esper_async.kasmina.evaluation import EmptyLoaderError, SampleLoss
 from esper_async.kasmina.sites import NoSiteError
 from esper_async.leyline import StateForm, load_signer
@@ -44,7 +45,14 @@ _LOG = structlog.get_logger(__name__)
 EXIT_DONE = 0
 EXIT_REFUSED = 4
 BRIDGE_DEADLINE_S = 6.0
-_REFUSALS = (TaskError, NoSiteError, BatchError, EmptyLoaderError, UnknownPolicyError)
+_REFUSALS = (
+    TaskError,
+    NoSiteError,
+    BatchError,
+    EmptyLoaderError,
+    TeacherRefusedError,
+    UnknownPolicyError,
+)
 
 
 class LinkControl:

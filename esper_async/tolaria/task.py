@@ -48,6 +48,8 @@ class Task:
         name: how the task is called in reports; a `grow` that is given no name takes it.
         forward: `(model, batch) -> (output, target)` for batches that are not (input, target).
         clip_norm: largest gradient norm of the host; None does not clip.
+        teacher: a trained network with logits like the host's; it is frozen, and seeds learn in
+            shadow from its soft targets, too. Nothing else has a part of it.
     """
 
     model: nn.Module
@@ -65,10 +67,13 @@ class Task:
     name: str | None = None
     forward: Forward | None = None
     clip_norm: float | None = None
+    teacher: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TaskError(f"Task.model must be a torch.nn.Module, not {type(self.model)!r}")
+        if not isinstance(self.teacher, nn.Module | None):
+            raise TaskError(f"Task.teacher must be a torch.nn.Module, not {type(self.teacher)!r}")
         if not any(True for _ in self.model.parameters()):
             raise TaskError("Task.model has no parameters, so there is nothing to train")
         for split in ("train_loader", "validation_loader"):

@@ -266,7 +266,7 @@ def test_a_spoilt_twin_that_a_cull_would_have_adopted_is_told_as_an_emergency(
     assert all(torch.isfinite(tensor).all() for tensor in weights(outcome).values())
 
 
-NO_TWIN = 6_000
+NO_TWIN = 4_000
 """Bytes that are enough for a seed of the tests' host, and for no twin of it."""
 
 
