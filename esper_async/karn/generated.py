@@ -25,7 +25,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d998f41d252c75cfca514e3abd49ae710425ae4c10111a0794ea615d71a31598",
+        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=0, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=0, forward_flops=0)),
@@ -58,7 +58,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d998f41d252c75cfca514e3abd49ae710425ae4c10111a0794ea615d71a31598",
+        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=72, forward_flops=5120)),
             (
@@ -85,7 +85,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="05590023b5fc6ebf512f85f33071e3c30da6c2142e566502e491ff3eaf704942",
+        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=16, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=128, forward_flops=0)),
@@ -129,7 +129,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="05590023b5fc6ebf512f85f33071e3c30da6c2142e566502e491ff3eaf704942",
+        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=24, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=192, forward_flops=0)),
@@ -182,7 +182,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="05590023b5fc6ebf512f85f33071e3c30da6c2142e566502e491ff3eaf704942",
+        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
@@ -205,7 +205,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d998f41d252c75cfca514e3abd49ae710425ae4c10111a0794ea615d71a31598",
+        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
@@ -246,7 +246,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="55466e3140d2c852ab3c9a87d9b0ec874d96d061ed604ce5d309815d42445837",
+        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -293,7 +293,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="55466e3140d2c852ab3c9a87d9b0ec874d96d061ed604ce5d309815d42445837",
+        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -323,7 +323,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="05590023b5fc6ebf512f85f33071e3c30da6c2142e566502e491ff3eaf704942",
+        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=24, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=192, forward_flops=0)),
@@ -347,7 +347,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d998f41d252c75cfca514e3abd49ae710425ae4c10111a0794ea615d71a31598",
+        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=16, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=128, forward_flops=0)),
@@ -391,7 +391,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="a50cc6cb114b49498362648a1c2dafcd370353d22547259be60fa5fc9bca22b9",
+        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -429,7 +429,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="d998f41d252c75cfca514e3abd49ae710425ae4c10111a0794ea615d71a31598",
+        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -476,7 +476,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="a50cc6cb114b49498362648a1c2dafcd370353d22547259be60fa5fc9bca22b9",
+        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -514,7 +514,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="35646d18ea0c458afa8c5121b4dac357473f484417371756a4a10812f0dad58e",
+        code_hash="004b38177de849d2b438ada0b11e98a54ad49a9bfa4316a2b4dfdbc981e9d945",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=280, forward_flops=512)),
             (
@@ -550,7 +550,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="35646d18ea0c458afa8c5121b4dac357473f484417371756a4a10812f0dad58e",
+        code_hash="004b38177de849d2b438ada0b11e98a54ad49a9bfa4316a2b4dfdbc981e9d945",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=280, forward_flops=1024)),
             (
@@ -593,7 +593,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="35646d18ea0c458afa8c5121b4dac357473f484417371756a4a10812f0dad58e",
+        code_hash="004b38177de849d2b438ada0b11e98a54ad49a9bfa4316a2b4dfdbc981e9d945",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -648,7 +648,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="d73fbd7f5b44dc8d731d58d017d3c520f3dabc5da37a7e715d53efd16f1fe014",
+        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -686,7 +686,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="55466e3140d2c852ab3c9a87d9b0ec874d96d061ed604ce5d309815d42445837",
+        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -725,7 +725,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="d73fbd7f5b44dc8d731d58d017d3c520f3dabc5da37a7e715d53efd16f1fe014",
+        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -774,7 +774,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="d73fbd7f5b44dc8d731d58d017d3c520f3dabc5da37a7e715d53efd16f1fe014",
+        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -903,7 +903,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="55466e3140d2c852ab3c9a87d9b0ec874d96d061ed604ce5d309815d42445837",
+        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -942,7 +942,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="d73fbd7f5b44dc8d731d58d017d3c520f3dabc5da37a7e715d53efd16f1fe014",
+        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1008,7 +1008,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="a50cc6cb114b49498362648a1c2dafcd370353d22547259be60fa5fc9bca22b9",
+        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1062,7 +1062,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="a50cc6cb114b49498362648a1c2dafcd370353d22547259be60fa5fc9bca22b9",
+        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1120,7 +1120,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="d73fbd7f5b44dc8d731d58d017d3c520f3dabc5da37a7e715d53efd16f1fe014",
+        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1149,7 +1149,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="05590023b5fc6ebf512f85f33071e3c30da6c2142e566502e491ff3eaf704942",
+        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=320, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=2048, forward_flops=0)),
@@ -1508,7 +1508,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d148c1dc33f2629e3c2cd8093b27553135ad29690d09aa3c79188bd28967b3ef",
+        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
@@ -1534,7 +1534,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d148c1dc33f2629e3c2cd8093b27553135ad29690d09aa3c79188bd28967b3ef",
+        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
@@ -1569,7 +1569,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d148c1dc33f2629e3c2cd8093b27553135ad29690d09aa3c79188bd28967b3ef",
+        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
@@ -1692,7 +1692,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="d148c1dc33f2629e3c2cd8093b27553135ad29690d09aa3c79188bd28967b3ef",
+        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
             (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=0, forward_flops=0)),
             (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=0, forward_flops=0)),

@@ -1,6 +1,7 @@
 """Calling a host on a batch: as it is, or with other parameters and buffers in its place."""
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, cast
 
 import torch
@@ -155,5 +156,14 @@ def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
         changed = [_each(value, change) for value in batch]
         return type(batch)(*changed) if hasattr(batch, "_fields") else type(batch)(changed)
     if isinstance(batch, Mapping):
-        return {key: _each(value, change) for key, value in batch.items()}
+        return _mapping_like(batch, {key: _each(value, change) for key, value in batch.items()})
     return batch
+
+
+def _mapping_like(batch: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:
+    """Return `changed` as what the batch was: a tokenizer's batch has attributes, a dict none."""
+    if type(batch) is dict or not isinstance(batch, MutableMapping):
+        return changed
+    made = copy.copy(batch)
+    made.update(changed)
+    return made

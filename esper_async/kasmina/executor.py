@@ -9,6 +9,7 @@ import torch
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.call import Call, Forward
 from esper_async.kasmina.compute import ComputeAccount
+from esper_async.kasmina.distillation import Teacher, lessons
 from esper_async.kasmina.evaluation import Evaluation, SampleLoss, Variant
 from esper_async.kasmina.gates import SPOILT_TWIN, GateResult
 from esper_async.kasmina.isolation import IN_A_ROW, isolation_verdict
@@ -70,6 +71,7 @@ class Executor:
         on_transition: told of every stage change, after it happened.
         twin_budget_bytes: what a twin may take where that is asked (`twin = "auto"`); growth's
             share of the device's memory if None. A resumed run keeps the one it began with.
+        teacher: has a part in the loss that seeds learn from in shadow.
 
     Attributes:
         seeds: by id, oldest first; of those that are past their reset only the newest.
@@ -91,6 +93,7 @@ class Executor:
         train_step: TrainStep | None = None,
         on_transition: TransitionListener | None = None,
         twin_budget_bytes: int | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.branch = branch
         self.sites = {site.name: site for site in sites}
@@ -108,9 +111,8 @@ class Executor:
         self.compute = ComputeAccount(branch.model, forward, loss.mean)
         self._steps_at_boundary = 0
         self._call = Call(branch.model, forward)
-        self.shadows = ShadowTraining(
-            branch, self._call, loss.mean, options=options, account=self.compute
-        )
+        called, mean = lessons(teacher, self._call, loss.mean)
+        self.shadows = ShadowTraining(branch, called, mean, options=options, account=self.compute)
         self._forward = forward
         self._loss = loss
         self._run_seed = run_seed

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 InterfaceKind = Literal["spatial", "sequence", "feature"]
+Layout = Literal["contiguous", "channels_last"]
 _RANK: dict[str, int] = {"spatial": 3, "sequence": 2, "feature": 1}
 
 
@@ -17,7 +18,7 @@ class SiteInterface:
     kind: InterfaceKind
     shape: tuple[int, ...]
     dtype: str = "float32"
-    layout: Literal["contiguous", "channels_last"] = "contiguous"
+    layout: Layout = "contiguous"
 
     def __post_init__(self) -> None:
         if self.kind not in _RANK:

@@ -49,12 +49,16 @@ class MemoryStore:
 
 @dataclass(frozen=True, slots=True)
 class LegalPair:
-    """A certified blueprint at a site, with what the certificate measured."""
+    """A certified blueprint at a site, with what the certificate measured.
+
+    `saved_bytes` is what a sample's forward pass keeps for its backward pass.
+    """
 
     site: Site
     blueprint: str
     blend: BlendMode
     parameters: int
+    saved_bytes: int
 
 
 def certify(
@@ -121,10 +125,11 @@ def legal_pairs(
         if progress is not None:
             progress(done, len(pairs), f"{blueprint} at {site.name}")
         certificate = certify(blueprint, site, store, drill=drill)
-        if certificate.passed and certificate.parameter_count is not None:
+        parameters, saved = certificate.parameter_count, certificate.saved_bytes
+        if certificate.passed and parameters is not None and saved is not None:
             output = kernel_class(blueprint, drill=drill).output
             blend: BlendMode = fitting_blend(output)
-            found.append(LegalPair(site, blueprint, blend, certificate.parameter_count))
+            found.append(LegalPair(site, blueprint, blend, parameters, saved))
     if progress is not None:
         progress(len(pairs), len(pairs), "done")
     return found

@@ -60,6 +60,9 @@ class GrowthOptions:
         warmup_steps: optimizer steps over which a new seed's rate rises to its base.
         clip_norm: largest gradient norm of one seed's kernel.
         fossilized_frozen: kept seeds stop training.
+        teacher_weight: share of the soft targets, where the task has a teacher, in the loss that a
+            seed learns from in shadow.
+        teacher_temperature: how soft they are; at 1 they are the teacher's own probabilities.
         drill: planted and adversarial kernels are allowed; only in throw-away runs.
     """
 
@@ -84,6 +87,8 @@ class GrowthOptions:
     warmup_steps: int = 20
     clip_norm: float = 1.0
     fossilized_frozen: bool = False
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 2.0
     drill: bool = False
 
     def __post_init__(self) -> None:
@@ -96,7 +101,11 @@ class GrowthOptions:
             raise ValueError(
                 f'growth.max_training must be at least 1, or "auto", not {self.max_training}'
             )
-        for name in ("parameter_budget", "clip_norm"):
+        if not 0.0 <= self.teacher_weight <= 1.0:
+            raise ValueError(
+                f"growth.teacher_weight must be between 0 and 1, not {self.teacher_weight}"
+            )
+        for name in ("parameter_budget", "clip_norm", "teacher_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"growth.{name} must be > 0, not {getattr(self, name)}")
         for name in ("g2_margin", "g4_margin"):

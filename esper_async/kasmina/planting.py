@@ -42,6 +42,15 @@ def check_candidates(
             )
 
 
+def check_budget(seed: Seed, remaining: int) -> None:
+    """Raise `CommandRefusedError` unless a seed is within what remains of the budget."""
+    if seed.parameter_count > remaining:
+        raise CommandRefusedError(
+            f"{seed.candidate.blueprint} at {seed.candidate.site} has {seed.parameter_count} "
+            f"parameters; the budget has room for {remaining}"
+        )
+
+
 def sanity(seed: Seed, *, budget: int, boundary: int) -> GateResult:
     """G0, of a seed that passed it: its kernel fits the site, and the budget of parameters."""
     numbers = {"parameters": float(seed.parameter_count), "budget": float(budget)}
@@ -118,11 +127,7 @@ def make_seeds(
             tournament=tournament,
             boundary=boundary,
         )
-        if seed.parameter_count > room:
-            raise CommandRefusedError(
-                f"{candidate.blueprint} at {candidate.site} has {seed.parameter_count} "
-                f"parameters; the budget has room for {room}"
-            )
+        check_budget(seed, room)
         made.append(seed)
     return made
 

@@ -24,12 +24,12 @@ class RandomStream:
     """One owner's stream of random numbers, kept apart from the global one.
 
     `with stream.active():` draws from it; the global CPU and CUDA states are restored on exit, also
-    when the body raises.
+    when the body raises. A GPU's numbers hang on the CPU's: its generator is seeded anew by a draw
+    at each entry, so that `state` is all there is to save.
     """
 
     def __init__(self, state: Tensor) -> None:
         self.state = state
-        self._cuda_state: Tensor | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -38,15 +38,14 @@ class RandomStream:
         cuda = _initialised()
         outside_cuda = torch.cuda.get_rng_state() if cuda else None
         torch.set_rng_state(self.state)
-        if cuda and self._cuda_state is not None:
-            torch.cuda.set_rng_state(self._cuda_state)
+        if outside_cuda is not None:
+            torch.cuda.manual_seed(int(torch.randint(2**62, ())))
         try:
             yield
         finally:
             self.state = torch.get_rng_state()
             torch.set_rng_state(outside)
             if outside_cuda is not None:
-                self._cuda_state = torch.cuda.get_rng_state()
                 torch.cuda.set_rng_state(outside_cuda)
 
 

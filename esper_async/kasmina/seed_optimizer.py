@@ -12,9 +12,12 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
 def base_rate(optimizer: Optimizer) -> float:
-    """Return the rate that the host's first group started with."""
+    """Return the rate that the host's first group started with, or is to rise to.
+
+    A one-cycle schedule begins at a fraction of the rate that it names as its highest.
+    """
     group = optimizer.param_groups[0]
-    return float(group.get("initial_lr", group["lr"]))
+    return max(float(group.get("initial_lr", group["lr"])), float(group.get("max_lr", 0.0)))
 
 
 def sibling_optimizer(host: Optimizer, parameters: Iterable[nn.Parameter]) -> Optimizer | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from esper_async.kasmina.call import move
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.kernels.graft import Graft
 from esper_async.kasmina.optimizer_state import load_optimizer
@@ -93,10 +94,14 @@ def restore_seed(
 
 
 def _load(seed: Seed, saved: Mapping[str, Any]) -> None:
-    """Load the weights, buffers and optimizer state of a living seed, strictly."""
+    """Load the weights, buffers and optimizer state of a living seed, strictly.
+
+    A checkpoint is read into main memory: what is used beside the kernel goes to its device.
+    """
     seed.graft.load_state_dict(saved["graft"], strict=True)
-    seed.gradients.load_state_dict(saved["gradients"])
-    seed.buffers = {name: buffer.clone() for name, buffer in saved["buffers"].items()}
+    device = seed.graft.alpha.device
+    seed.gradients.load_state_dict(move(saved["gradients"], device))
+    seed.buffers = {name: buffer.to(device, copy=True) for name, buffer in saved["buffers"].items()}
     if seed.optimizer is not None and saved["optimizer"] is not None:
         load_optimizer(seed.optimizer, saved["optimizer"])
     elif saved["optimizer"] is None:

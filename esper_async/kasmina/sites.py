@@ -14,7 +14,7 @@ from esper_async.kasmina.call import (
     detached_parameters,
     first_batch_size,
 )
-from esper_async.kasmina.interface import InterfaceKind, SiteInterface
+from esper_async.kasmina.interface import InterfaceKind, Layout, SiteInterface
 from esper_async.kasmina.kernels.graft import Form, first_tensor
 from esper_async.kasmina.modes import training_mode
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
@@ -269,4 +269,13 @@ def _site(name: str, event: _Event, depth: int) -> Site:
     if form == "ncl":
         shape = (shape[0], 1, shape[1])
     dtype = str(event.output.dtype).removeprefix("torch.")
-    return Site(name, event.path, SiteInterface(kinds[form], shape, dtype), form, depth)
+    interface = SiteInterface(kinds[form], shape, dtype, _layout(event.output))
+    return Site(name, event.path, interface, form, depth)
+
+
+def _layout(activation: Tensor) -> Layout:
+    """Return how an activation lies in memory; one that is both ways at once is contiguous."""
+    if activation.ndim != 4 or activation.is_contiguous():
+        return "contiguous"
+    last = activation.is_contiguous(memory_format=torch.channels_last)
+    return "channels_last" if last else "contiguous"

@@ -24,6 +24,7 @@ from esper_async.kasmina.call import (
     first_batch_size,
 )
 from esper_async.kasmina.compiling.choice import CompileError
+from esper_async.kasmina.distillation import TeacherRefusedError, check_answers
 from esper_async.kasmina.evaluation import SampleLoss
 from esper_async.kasmina.kernels import blueprints_for, build_kernel
 from esper_async.kasmina.kernels.graft import Graft, GraftHook, fitting_blend
@@ -36,10 +37,11 @@ from esper_async.tolaria.compile_plan import compile_plan
 from esper_async.tolaria.options import RunOptions, options_from_run
 from esper_async.tolaria.rehearsal import problem_of, score_batches
 from esper_async.tolaria.run_file import RunFile, load_run
+from esper_async.tolaria.schedule import make_scheduler
 from esper_async.tolaria.second_pass import check_passes, two_passes
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.task_source import load_task
-from esper_async.tolaria.training import choose_device, count_boundaries, make_scheduler
+from esper_async.tolaria.training import choose_device, count_boundaries, count_steps
 
 
 def check_run(run_file: RunFile) -> dict[str, Any]:
@@ -88,7 +90,8 @@ def _check_plan(task: Task, options: RunOptions, problems: list[str]) -> int:
     except TaskError as error:
         problems.append(str(error))
     try:
-        make_scheduler(task, task.make_optimizer(task.model.parameters()), boundaries)
+        optimizer, steps = task.make_optimizer(task.model.parameters()), count_steps(task, options)
+        make_scheduler(task, optimizer, boundaries=boundaries, steps=steps)
     except TaskError as error:
         problems.append(str(error))
     return boundaries
@@ -111,6 +114,8 @@ def _check_step(task: Task, batch: Any, problems: list[str], notes: list[str]) -
         pair = Call(task.model, task.forward or default_forward).with_tensors(tensors, batch)
         with blaming("loss"):
             loss = task.loss(*pair)
+        if task.teacher is not None:
+            check_answers(task.teacher, task.forward or default_forward, batch, pair[0])
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             problems.append(f"Task.loss returned {describe(loss)}; it should be a scalar tensor")
             return {"loss"}
@@ -119,6 +124,9 @@ def _check_step(task: Task, batch: Any, problems: list[str], notes: list[str]) -
     except BatchError as error:
         problems.append(f"Task.train_loader: {error}")
         return set()
+    except TeacherRefusedError as error:
+        problems.append(f"Task.teacher: {error}")
+        return {"teacher"}
     except UserCodeError as error:
         problems.append(str(problem_of(error, f" on the first training batch {contents(batch)}")))
         return {error.what}

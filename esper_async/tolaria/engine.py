@@ -30,7 +30,6 @@ from esper_async.tolaria.grower import BoundaryReport, Grower
 from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.loss_guard import LossGuard
-from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
@@ -39,6 +38,7 @@ from esper_async.tolaria.records import growth_record, start_record
 from esper_async.tolaria.recovery import Cause, Recovery, WayBack, remedy
 from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
+from esper_async.tolaria.schedule import make_rates
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import (
     LossError,
@@ -46,7 +46,6 @@ from esper_async.tolaria.training import (
     choose_device,
     choose_threads,
     count_boundaries,
-    make_scheduler,
     make_train_step,
 )
 from esper_async.tolaria.way_back import no_way_back, step_after
@@ -109,6 +108,7 @@ class Engine:
         self._blueprints = blueprints
         self._policy = policy
         self._device = choose_device(options.device)
+        self._loader = EpochLoader(task.train_loader, [task.validation_loader])
         self._deterministic = (
             self._device.type == "cpu" if options.deterministic == "auto" else options.deterministic
         )
@@ -147,6 +147,7 @@ class Engine:
             except UserCodeError as error:
                 raise error.of_task(self._steps, self._loader.epoch) from error.__cause__
             finally:
+                self._loader.close()
                 self._recovery.wait()
 
     def record_end(self, result: Mapping[str, Any]) -> None:
@@ -174,7 +175,7 @@ class Engine:
 
     def _train(self) -> Outcome:
         self._resume()
-        while not self._over():
+        while not self._over() and self._loader.epoch < self.options.epochs:
             self._run_epoch()
         if self._ending == "drained":
             self._save()
@@ -189,16 +190,15 @@ class Engine:
         task, options = self.task, self.options
         task.model.to(self._device)
         task.model.train()
-        self._loader = EpochLoader(task.train_loader)
         self._optimizer = task.make_optimizer(task.model.parameters())
         self._total = count_boundaries(task, options)
-        scheduler = make_scheduler(task, self._optimizer, self._total)
         precision = Precision(options.precision, self._device.type)
         self._train_step = make_train_step(task, precision)
-        rates = LRController(
+        rates = make_rates(
+            task,
+            options,
             self._optimizer,
-            warmup_steps=options.growth.warmup_steps,
-            scheduler=scheduler,
+            self._total,
             on_violation=self._chronicle.rate_restored,
         )
         self.grower = Grower(
@@ -222,6 +222,7 @@ class Engine:
             precision=precision,
             decide=self._decide,
             compile=options.compiling(deterministic=self._deterministic, taken_over=task.compiled),
+            teacher=task.teacher,
         )
         self.grower.compiler.on_start = partial(self._heartbeat, phase="compiling")
         self._chronicle.name(self._run_id, self.grower.policy)

@@ -10,6 +10,12 @@ from torch import Tensor
 from esper_async.kasmina.micro_batches import MicroBatches
 from esper_async.kasmina.user_code import batches_of, blaming
 from esper_async.tolaria import global_random
+from esper_async.tolaria.loader_workers import (
+    has_position,
+    has_workers,
+    keeps_workers,
+    set_workers,
+)
 from esper_async.tolaria.task import TaskError
 
 BEGINS_ANEW = "give a list, a DataLoader, or an object whose __iter__ begins anew"
@@ -22,15 +28,28 @@ class EpochLoader:
     started again from the random states of its epoch's beginning (the global ones, and those of
     a DataLoader's own generators), and the batches already seen are passed over; that is exact if
     iterating it twice from the same states yields the same.
+
+    Args:
+        loader: the training loader. Workers that it keeps from before are ended: a run begins with
+            its own.
+        beside: other loaders of the run: their generators, and whether they have workers now, are
+            part of the position.
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: Iterable[Any], beside: Iterable[Iterable[Any]] = ()) -> None:
         self._loader = loader
-        self.stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self._all = [loader, *beside]
+        self.close()
+        self.stateful = has_position(loader)
         self.epoch = 0
         self.batch = 0
         self._begin: dict[str, Any] | None = None
         self._resume: dict[str, Any] | None = None
+
+    def close(self) -> None:
+        """End the workers that loaders keep."""
+        for loader in self._all:
+            set_workers(loader, wanted=False)
 
     def steps(self, accumulate: int = 1) -> Iterator[Any]:
         """Yield the rest of the present epoch by optimizer steps, then count it as done.
@@ -74,13 +93,14 @@ class EpochLoader:
             self._begin = resume["begin"]
             self._loader.load_state_dict(resume["own"])  # type: ignore[attr-defined]
             return iter(self._loader)
+        begin = resume["begin"] if self.batch else None
+        set_workers(self._loader, wanted=(begin or resume)["workers"][0])
         self._restore_generators(resume["generators"])
         now = global_random.capture()
-        begin = resume["begin"]
-        if begin is not None and self.batch:
+        if begin is not None:
             global_random.restore(begin["global"])
             self._restore_generators(begin["generators"])
-        self._begin = begin if self.batch else self._capture()
+        self._begin = begin or self._capture()
         iterator = iter(self._loader)
         for _ in range(self.batch):
             next(iterator)
@@ -90,31 +110,49 @@ class EpochLoader:
         return iterator
 
     def _capture(self) -> dict[str, Any]:
-        return {"global": global_random.capture(), "generators": self._generator_states()}
+        return {
+            "global": global_random.capture(),
+            "generators": self._generator_states(),
+            "workers": self._workers(),
+        }
+
+    def _workers(self) -> list[bool]:
+        return [has_workers(loader) for loader in self._all]
 
     def _generator_states(self) -> list[Tensor]:
-        return [generator.get_state() for generator in generators_of(self._loader)]
+        return [generator.get_state() for generator in self._generators()]
+
+    def _generators(self) -> list[torch.Generator]:
+        return [generator for loader in self._all for generator in generators_of(loader)]
 
     def _restore_generators(self, states: list[Tensor]) -> None:
-        for generator, state in zip(generators_of(self._loader), states, strict=True):
+        for generator, state in zip(self._generators(), states, strict=True):
             generator.set_state(state)
 
     def repeats(self, batches: int) -> bool:
         """Whether iterating the loader twice from the same random states yields the same.
 
-        It is done `batches` deep; all random states are as they were afterwards.
+        Of one that keeps its workers, whether new ones yield what used ones do. It is done
+        `batches` deep; random states and workers are as they were afterwards.
         """
         begin = self._capture()
         first = self._first(batches)
-        self._restore(begin)
+        if keeps_workers(self._loader):
+            self._restore({**begin, "workers": [True]})
+            first = self._first(batches)
+            set_workers(self._loader, wanted=False)
+            self._restore({**begin, "workers": [True]})
+        else:
+            self._restore(begin)
         second = self._first(batches)
         self._restore(begin)
-        return len(first) == len(second) and all(map(same_batch, first, second))
+        return same_batch(first, second)
 
     def _first(self, count: int) -> list[Any]:
         return list(islice(self._loader, count))
 
     def _restore(self, states: Mapping[str, Any]) -> None:
+        set_workers(self._loader, wanted=states["workers"][0])
         global_random.restore(states["global"])
         self._restore_generators(states["generators"])
 
@@ -126,6 +164,7 @@ class EpochLoader:
             "batch": self.batch,
             "begin": self._begin,
             "generators": self._generator_states(),
+            "workers": self._workers(),
             "own": own,
         }
 
@@ -133,6 +172,8 @@ class EpochLoader:
         """Take over a position; it holds from the next epoch's iteration on."""
         self.epoch, self.batch = state["epoch"], state["batch"]
         self._resume = state
+        for loader, had in zip(self._all[1:], state["workers"][1:], strict=True):
+            set_workers(loader, wanted=had)
 
 
 def same_batch(one: Any, other: Any) -> bool:

@@ -13,6 +13,7 @@ from esper_async.kasmina.options import GrowthOptions
 from esper_async.tamiyo.policies import Policy
 from esper_async.tolaria.comparison import compare
 from esper_async.tolaria.engine import Engine
+from esper_async.tolaria.loader_workers import set_workers
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome
 from esper_async.tolaria.plot import plot_history
@@ -149,6 +150,8 @@ def _options(
 
 def _copy_of(task: Task) -> Callable[[], Task]:
     """Keep the task as it is now; each call gives a copy of it."""
+    for loader in (task.train_loader, task.validation_loader, task.test_loader):
+        set_workers(loader, wanted=False)  # processes cannot be copied
     kept = copy.deepcopy(task)
     return lambda: copy.deepcopy(kept)
 

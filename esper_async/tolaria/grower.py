@@ -13,10 +13,11 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from esper_async.kasmina.branch import Branch
-from esper_async.kasmina.call import Call, Forward, default_forward
+from esper_async.kasmina.call import Call, Forward, default_forward, first_batch_size
 from esper_async.kasmina.compiling.choice import CompileMode, Compiling
 from esper_async.kasmina.compiling.host import HostCompiler, Pause
 from esper_async.kasmina.compiling.taken_over import compiling_of
+from esper_async.kasmina.distillation import Teacher, check_same
 from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
 from esper_async.kasmina.evaluation_form import EVALUATIONS
 from esper_async.kasmina.executor import Executor
@@ -41,6 +42,7 @@ from esper_async.kasmina.precision import Precision, PrecisionName
 from esper_async.kasmina.ranks import Form, Ranks, json_form, lone_rank
 from esper_async.kasmina.replicas import align, spread_streams
 from esper_async.kasmina.seed import Seed
+from esper_async.kasmina.seed_memory import SeedMemory
 from esper_async.kasmina.sites import Site, called_paths, find_sites
 from esper_async.kasmina.stage import Stage
 from esper_async.kasmina.trial import TrainStep
@@ -58,7 +60,7 @@ from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.progress import ProgressLine
 from esper_async.tolaria.run_facts import SAME_RUN, run_facts, site_facts
 from esper_async.tolaria.seeds_view import policy_view
-from esper_async.tolaria.site_state import pair_state, restore_pair, restore_site, site_state
+from esper_async.tolaria.site_state import pair_state, places_text, restore_pair, restore_places
 from esper_async.tolaria.step import Step
 from esper_async.urza import Library
 
@@ -136,12 +138,14 @@ class Grower:
             journals there what it is about to do.
         ranks: the processes that train this model together: `DistributedRanks()` under `torchrun`;
             None is this one alone.
-        compile: what of the model is compiled: "off", "regions", "model", or more of it as a
-            `Compiling`. Give the plain model, and call it as ever; submodules that
-            `torch.compile` has wrapped are compiled as regions.
+        compile: what of the model is compiled: "off", "regions", "model", or a `Compiling`. Give
+            the plain model; submodules that `torch.compile` has wrapped are compiled as regions.
+        teacher: a trained network from whose soft targets seeds learn in shadow, too; it is frozen.
 
     Raises:
         CompileError: the model cannot be compiled so, or is what `torch.compile` returned.
+        TeacherRefusedError: the teacher takes more memory than growth may.
+        OwnershipError: it shares a parameter with the host.
         TypeError, ValueError: a growth option, a tier or a blueprint is not known.
         ValueError: "16-mixed" without a scaler, or a scaler without it.
         TypeError, ValueError: no ranks, although the model or the process is one of several.
@@ -172,6 +176,7 @@ class Grower:
         decide: Decide | None = None,
         ranks: Ranks | None = None,
         compile: CompileMode | Compiling = "off",  # noqa: A002 - as torch and the run file call it
+        teacher: nn.Module | None = None,
     ) -> None:
         compiling = compiling_of(compile, model)
         self.model = model
@@ -220,6 +225,9 @@ class Grower:
         self.compiler = HostCompiler(self._branch, compiling)
         if not self.grows:
             self.compiler.install()
+        self._batch_size = 0
+        self._places = ""
+        self._teacher = None if teacher is None else self._employed(teacher)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -246,6 +254,7 @@ class Grower:
                 boundaries=self.boundaries,
                 blueprints=self._blueprints,
                 train_step=self._train_step is not None,
+                teacher=None if self._teacher is None else self._teacher.digest,
                 precision=self._branch.precision.name,
             )
             self.ranks.must_agree(facts, SAME_RUN)
@@ -272,12 +281,14 @@ class Grower:
             RanksDifferError: the processes do not train the same network in the same way.
         """
         self._agree_on_run()
+        self._batch_size = first_batch_size(batch)
         self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
         self.ranks.must_agree(site_facts(self.sites), SAME_RUN)
         paths = [site.path for site in self.sites]
         self.compiler.install(paths, lambda: called_paths(self.model, self._forward, batch))
         self.executor = self._make_executor()
         self.legal = self.ranks.from_first(self._certified, self._legal_form())
+        self._places = places_text(self.sites, self.legal)
 
     def _certified(self) -> list[LegalPair]:
         line = ProgressLine(self.boundaries or 1, shown=self._progress is None)
@@ -322,7 +333,14 @@ class Grower:
             train_step=self._train_step,
             on_transition=self._note,
             twin_budget_bytes=budget,
+            teacher=self._teacher,
         )
+
+    def _employed(self, model: nn.Module) -> Teacher:
+        device = next(self.model.parameters()).device
+        budget = self.ranks.from_first(partial(growth_budget_bytes, device), _NUMBER)
+        teacher = Teacher.of(model, self._forward, self._loss, self.options)
+        return teacher.employ(self.owners, device, budget_bytes=budget)
 
     def after_step(self, batch: Any) -> None:
         """Go on by one optimizer step on `batch`; leaving `step` calls it."""
@@ -365,7 +383,7 @@ class Grower:
         decision = self._decide()
         decided = time.perf_counter()
         refused = self._try(decision.command)
-        self._rates.boundary(results["host"].loss)
+        self._rates.boundary(metrics)
         self._spread_streams()
         ended = time.perf_counter()
         return BoundaryReport(
@@ -410,6 +428,7 @@ class Grower:
         if isinstance(command, Germinate):
             if not self.options.drill:  # a drill plants what no certificate would let pass
                 check_legal(command.candidates, {(p.site.name, p.blueprint) for p in self.legal})
+            SeedMemory(self.executor, self._batch_size).check(command.candidates, self.legal)
             self.executor.germinate(command.candidates)
         elif isinstance(command, Cull):
             self.executor.cull(command.seed, "culled on command")
@@ -501,6 +520,7 @@ class Grower:
             executor,
             self.legal,
             self.history,
+            batch_size=self._batch_size,
             boundary=self._boundary,
             last_boundary=self.boundaries,
         )
@@ -524,11 +544,12 @@ class Grower:
         executor = self.executor
         return {
             "boundary": self._boundary,
+            "batch_size": self._batch_size,
+            "teacher": None if self._teacher is None else self._teacher.digest,
             "history": [dict(entry) for entry in self.history],
             "policy": self.policy.state_dict(),
             "rates": self._rates.state_dict(),
-            "sites": [site_state(site) for site in self.sites],
-            "legal": [pair_state(pair) for pair in self.legal],
+            "places": self._places,
             "executor": None if executor is None else executor.state_dict(),
             "branch": self._branch.state_dict() if executor is None else None,
             "regions": self.compiler.paths,
@@ -558,14 +579,15 @@ class Grower:
             RuntimeError: the host is not of the architecture that was saved.
             RanksDifferError: the processes have loaded different states.
         """
-        self._boundary = state["boundary"]
+        check_same(self._teacher, state["teacher"])
+        self._boundary, self._batch_size = state["boundary"], state["batch_size"]
         self.history = [dict(entry) for entry in state["history"]]
         self.policy.load_state_dict(state["policy"])
         if state["executor"] is None:
             self._branch.load_state_dict(state["branch"])
         else:
-            self.sites = [restore_site(site) for site in state["sites"]]
-            self.legal = [restore_pair(pair, self.sites) for pair in state["legal"]]
+            self._places = state["places"]
+            self.sites, self.legal = restore_places(self._places)
             self.compiler.install_again(state["regions"])
             self.executor = self._make_executor()
             self.executor.load_state_dict(state["executor"])

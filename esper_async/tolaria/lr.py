@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -11,12 +11,13 @@ from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.seed_optimizer import base_rate
 from esper_async.kasmina.stage import Stage
 from esper_async.kasmina.user_code import blaming
+from esper_async.tolaria.task import ScheduleEvery
 
 _TOLERANCE = 1e-9
 
 
 class LRController:
-    """Sets the rates of the seeds at every step, and of the host at every boundary.
+    """Sets the rates of the seeds at every step, and of the host as its schedule says.
 
     With a scheduler the host's groups are the authority's too: it verifies at each step that nobody
     else changed them, restores them if so, and counts it in `violations`. Without one (in somebody
@@ -24,6 +25,14 @@ class LRController:
 
     A seed's rate warms up over `warmup_steps` to the host's base rate and stays there, whatever the
     host's schedule: a newborn on a decayed rate starves. A kept seed follows the host's schedule.
+
+    Args:
+        optimizer: the host's.
+        warmup_steps: optimizer steps over which a new seed's rate rises.
+        scheduler: the host's schedule.
+        every: when that is stepped: at each "boundary" or after each "step".
+        primary: the metric of a boundary for which a schedule waits that wants one to rise.
+        on_violation: told of a rate that somebody else had changed.
 
     Attributes:
         factor: what every rate is multiplied by; `slow_down` lowers it.
@@ -36,10 +45,14 @@ class LRController:
         *,
         warmup_steps: int,
         scheduler: LRScheduler | None = None,
+        every: ScheduleEvery = "boundary",
+        primary: str = "validation_loss",
         on_violation: Callable[[str], object] | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._every = every
+        self._primary = primary
         self._warmup = max(warmup_steps, 1)
         self._base = base_rate(optimizer)
         self._expected = self._host_rates()
@@ -49,9 +62,11 @@ class LRController:
         self.factor = 1.0
 
     def step(self, seeds: Iterable[Seed]) -> None:
-        """Set every seed's rate for the coming step, and hold the host's."""
+        """Set every rate for the coming step; the host's must be what they were set to."""
         if self._scheduler is not None:
             self._hold_host()
+            if self._every == "step":
+                self._advance(self._scheduler, {})
         before, self._ages = self._ages, {}  # of seeds that are there: others never come back
         for seed in seeds:
             if seed.optimizer is not None:
@@ -61,17 +76,21 @@ class LRController:
                 for group in seed.optimizer.param_groups:
                     group["lr"] = rate
 
-    def boundary(self, validation_loss: float) -> None:
-        """Let the host's schedule go on by one boundary; one that waits for a plateau is told."""
-        if self._scheduler is not None:
-            self._multiply(1.0 / self.factor)  # a schedule may go on from the rate it finds
-            with blaming("scheduler.step"):
-                if isinstance(self._scheduler, ReduceLROnPlateau):
-                    self._scheduler.step(validation_loss)
-                else:
-                    self._scheduler.step()
-            self._multiply(self.factor)
-            self._expected = self._host_rates()
+    def boundary(self, metrics: Mapping[str, float]) -> None:
+        """Let a schedule that is stepped at boundaries go on by one with these metrics."""
+        if self._scheduler is not None and self._every == "boundary":
+            self._advance(self._scheduler, metrics)
+
+    def _advance(self, scheduler: LRScheduler, metrics: Mapping[str, float]) -> None:
+        self._multiply(1.0 / self.factor)  # a schedule may go on from the rate it finds
+        with blaming("scheduler.step"):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                rises = scheduler.mode == "max"
+                scheduler.step(metrics[self._primary if rises else "validation_loss"])
+            else:
+                scheduler.step()
+        self._multiply(self.factor)
+        self._expected = self._host_rates()
 
     def slow_down(self, factor: float) -> None:
         """Multiply the rates that are the authority's by `factor` for good, whatever is due."""

@@ -13,6 +13,7 @@ import structlog
 
 from esper_async.kasmina.call import BatchError
 from esper_async.kasmina.compiling.choice import CompileError
+from esper_async.kasmina.distillation import TeacherRefusedError
 from esper_async.kasmina.evaluation import EmptyLoaderError, SampleLoss
 from esper_async.kasmina.sites import NoSiteError
 from esper_async.leyline import StateForm, load_signer
@@ -52,6 +53,7 @@ _REFUSALS = (
     NoSiteError,
     BatchError,
     EmptyLoaderError,
+    TeacherRefusedError,
     UnknownPolicyError,
     CompileError,
     UnreadableCheckpointError,

@@ -31,6 +31,7 @@ from esper_async.kasmina.modes import evaluation_mode
 from esper_async.kasmina.user_code import UserCodeError, batches_of, blaming
 from esper_async.tolaria import global_random
 from esper_async.tolaria.epoch_loader import BEGINS_ANEW, generators_of
+from esper_async.tolaria.loader_workers import has_workers, set_workers
 from esper_async.tolaria.task import Task, TaskError
 
 Problem = TaskError | BatchError | EmptyLoaderError
@@ -176,12 +177,15 @@ def problem_of(error: UserCodeError | BatchError | EmptyLoaderError, where: str 
 
 @contextmanager
 def _unnoticed(task: Task) -> Iterator[None]:
-    """Leave every random state and mode as it was."""
+    """Leave every random state and mode as it was, and no worker that was not there."""
     loaders = [task.validation_loader, task.test_loader]
     states = [(each, each.get_state()) for loader in loaders for each in generators_of(loader)]
+    workers = [has_workers(loader) for loader in loaders]
     with global_random.preserved(task.model):
         try:
             yield
         finally:
+            for loader, had in zip(loaders, workers, strict=True):
+                set_workers(loader, wanted=had)
             for generator, state in states:
                 generator.set_state(state)

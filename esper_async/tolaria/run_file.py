@@ -98,6 +98,8 @@ class GrowthSection(StrictModel):
     warmup_steps: int = Field(default=20, ge=0)
     clip_norm: Finite = Field(default=1.0, gt=0)
     fossilized_frozen: bool = False
+    teacher_weight: float = Field(default=0.5, ge=0, le=1)
+    teacher_temperature: Finite = Field(default=2.0, gt=0)
 
     @field_validator("tiers", mode="before")
     @classmethod

@@ -6,7 +6,8 @@ from typing import Any
 
 from esper_async.kasmina.user_code import UserCodeError, batches_of, blaming
 from esper_async.tolaria import global_random
-from esper_async.tolaria.epoch_loader import generators_of, same_batch
+from esper_async.tolaria.epoch_loader import EpochLoader, generators_of, same_batch
+from esper_async.tolaria.loader_workers import has_position, keeps_workers, set_workers
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.rehearsal import problem_of, spent
 from esper_async.tolaria.task import Task
@@ -22,8 +23,9 @@ def check_passes(task: Task, options: RunOptions, document: dict[str, Any]) -> l
     resumed run will see the same batches. The list that returns is empty when there is no batch.
     """
     problems: list[str] = document["problems"]
-    wanted = 1 if _has_position(task.train_loader) else _COMPARED_BATCHES
+    wanted = 1 if has_position(task.train_loader) else _COMPARED_BATCHES
     passes = two_passes(task, "train_loader", wanted, needed=options.epochs, problems=problems)
+    set_workers(task.train_loader, wanted=False)
     if passes is None:
         return []
     first, second = passes
@@ -58,7 +60,8 @@ def two_passes(
         when = " the second time it was iterated"
         rewind()
         other = _open(loader, name)
-        if other is one:  # it goes on where it was: only its end tells whether it begins anew
+        if other is one and not keeps_workers(loader):
+            # it goes on where it was: only its end tells whether it begins anew
             for _ in islice(batches_of(one, name), _WHOLE_PASS):
                 pass
             rewind()
@@ -79,8 +82,10 @@ def _open(loader: Iterable[Any], name: str) -> Iterator[Any]:
 
 
 def _resumable(task: Task, first: list[Any], second: list[Any]) -> tuple[str, str]:
-    if _has_position(task.train_loader):
+    if has_position(task.train_loader):
         return "bitwise", "the training loader saves its own position"
+    if keeps_workers(task.train_loader):
+        return _with_kept_workers(task)
     if len(first) == len(second) and all(map(same_batch, first, second)):
         return "bitwise", "the training loader yields the same batches from the same random states"
     return (
@@ -89,5 +94,17 @@ def _resumable(task: Task, first: list[Any], second: list[Any]) -> tuple[str, st
     )
 
 
-def _has_position(loader: Iterable[Any]) -> bool:
-    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+def _with_kept_workers(task: Task) -> tuple[str, str]:
+    """Say how a run resumes whose workers are not started anew for each epoch."""
+    loader = EpochLoader(task.train_loader)
+    try:
+        repeats = loader.repeats(_COMPARED_BATCHES)
+    finally:
+        set_workers(task.train_loader, wanted=False)
+    if repeats:
+        return "bitwise", "new workers yield the same batches as those of the epochs before"
+    return (
+        "approximate",
+        "new workers yield other batches than those of the epochs before, whose random numbers or "
+        "counts go on from epoch to epoch; with persistent_workers=False each epoch has new ones",
+    )

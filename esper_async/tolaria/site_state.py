@@ -1,5 +1,6 @@
 """Sites and legal pairs as values that can be saved, and back again."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -34,12 +35,27 @@ def pair_state(pair: LegalPair) -> dict[str, Any]:
         "blueprint": pair.blueprint,
         "blend": pair.blend,
         "parameters": pair.parameters,
+        "saved_bytes": pair.saved_bytes,
     }
 
 
 def restore_pair(state: Mapping[str, Any], sites: Sequence[Site]) -> LegalPair:
     """Return the legal pair that `pair_state` wrote."""
     by_name = {site.name: site for site in sites}
-    return LegalPair(
-        by_name[state["site"]], state["blueprint"], state["blend"], state["parameters"]
-    )
+    measured = state["parameters"], state["saved_bytes"]
+    return LegalPair(by_name[state["site"]], state["blueprint"], state["blend"], *measured)
+
+
+def places_text(sites: Sequence[Site], pairs: Sequence[LegalPair]) -> str:
+    """Return sites and what is legal there as one text: there may be hundreds of pairs.
+
+    A state with all of them in it would be walked through at each checkpoint.
+    """
+    return json.dumps([list(map(site_state, sites)), list(map(pair_state, pairs))])
+
+
+def restore_places(text: str) -> tuple[list[Site], list[LegalPair]]:
+    """Return what `places_text` was given."""
+    saved_sites, saved_pairs = json.loads(text)
+    sites = [restore_site(site) for site in saved_sites]
+    return sites, [restore_pair(pair, sites) for pair in saved_pairs]

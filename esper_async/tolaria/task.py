@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
+SchedulerFactory = Callable[..., LRScheduler]
+ScheduleEvery = Literal["boundary", "step"]
 
 
 class TaskError(ValueError):
@@ -42,7 +43,10 @@ class Task:
             if None. Gates and policies judge by the loss, whatever it is.
         maximize: whether the primary metric is better when larger.
         optimizer: parameters to optimizer; AdamW at 3e-3 if None.
-        scheduler: optimizer to scheduler, stepped once a boundary; cosine to zero if None.
+        scheduler: optimizer to scheduler; cosine to zero if None. A factory with a parameter
+            `total` is told how often the run will step its schedule. One that waits for a plateau
+            is told the validation loss, or with mode="max" the primary metric.
+        scheduler_every: whether it is stepped at each "boundary" or after each optimizer "step".
         sites: site name to submodule path; found by tracing a batch if None.
         test_loader: read once, at the end.
         name: how the task is called in reports; a `grow` that is given no name takes it.
@@ -51,6 +55,8 @@ class Task:
         compiled: what `torch.compile` had wrapped in the model, by path; found by looking. The
             wraps are taken off, and the same parts are compiled as they were while the model is
             trained.
+        teacher: a trained network with logits like the host's; it is frozen, and seeds learn in
+            shadow from its soft targets, too. Nothing else has a part of it.
     """
 
     model: nn.Module
@@ -62,12 +68,14 @@ class Task:
     maximize: bool = True
     optimizer: OptimizerFactory | None = None
     scheduler: SchedulerFactory | None = None
+    scheduler_every: ScheduleEvery = "boundary"
     sites: Mapping[str, str] | None = None
     test_loader: Iterable[Any] | None = None
     name: str | None = None
     forward: Forward | None = None
     clip_norm: float | None = None
     compiled: Mapping[str, Compiler] = field(default_factory=dict)
+    teacher: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -77,11 +85,17 @@ class Task:
         except CompileError as error:
             raise TaskError(f"Task.model: {error}") from error
         self.compiled = {**self.compiled, **found}
+        if not isinstance(self.teacher, nn.Module | None):
+            raise TaskError(f"Task.teacher must be a torch.nn.Module, not {type(self.teacher)!r}")
         if not any(True for _ in self.model.parameters()):
             raise TaskError("Task.model has no parameters, so there is nothing to train")
         for split in ("train_loader", "validation_loader"):
             if not isinstance(getattr(self, split), Iterable):
                 raise TaskError(f"Task.{split} must be iterable, not {getattr(self, split)!r}")
+        if self.scheduler_every not in get_args(ScheduleEvery):
+            raise TaskError(
+                f'Task.scheduler_every is "boundary" or "step", not {self.scheduler_every!r}'
+            )
         if self.primary_metric is not None and self.primary_metric not in self.metrics:
             known = ", ".join(sorted(self.metrics)) or "none given"
             raise TaskError(

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from esper_async.kasmina.call import default_forward, run_forward
 from esper_async.kasmina.micro_batches import parts_of
@@ -16,7 +15,7 @@ from esper_async.kasmina.trial import TrainStep
 from esper_async.kasmina.user_code import blaming
 from esper_async.tolaria.global_random import DETERMINISTIC
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.task import Task, TaskError, told_as
+from esper_async.tolaria.task import Task, TaskError
 
 # Made once: they stand around every step.
 _LOSS, _BACKWARD, _STEP = blaming("loss"), blaming("loss.backward"), blaming("optimizer.step")
@@ -71,20 +70,13 @@ def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep
     return train_step
 
 
-def make_scheduler(task: Task, optimizer: Optimizer, boundaries: int) -> LRScheduler:
-    """Return the task's schedule, else a cosine to zero over the run's boundaries.
-
-    Raises:
-        TaskError: the task's factory raised, or returned something else.
-    """
-    if task.scheduler is None:
-        return CosineAnnealingLR(optimizer, T_max=max(boundaries, 1))
-    right = "it should take the optimizer and return a scheduler, which is stepped once a boundary"
-    with told_as("scheduler", right):
-        made = task.scheduler(optimizer)
-    if not hasattr(made, "step"):
-        raise TaskError(f"Task.scheduler returned {made!r}; {right}")
-    return made
+def count_steps(task: Task, options: RunOptions) -> int | None:
+    """Return how many optimizer steps a run has; None where the training loader has no length."""
+    try:
+        batches = len(task.train_loader)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return -(-batches // options.accumulate) * options.epochs
 
 
 def count_boundaries(task: Task, options: RunOptions) -> int:
@@ -95,14 +87,12 @@ def count_boundaries(task: Task, options: RunOptions) -> int:
     """
     if options.boundary_every == "epoch":
         return options.epochs
-    try:
-        batches = len(task.train_loader)  # type: ignore[arg-type]
-    except TypeError as error:
+    steps = count_steps(task, options)
+    if steps is None:
         raise TaskError(
             "run.boundary_every in steps needs a train_loader with a length; "
             'use boundary_every = "epoch" or give it __len__'
-        ) from error
-    steps = -(-batches // options.accumulate) * options.epochs
+        )
     if steps < options.boundary_every:
         raise TaskError(
             f"run.boundary_every is {options.boundary_every} steps, but the whole run has "

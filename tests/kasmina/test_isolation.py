@@ -1,10 +1,6 @@
 """A seed in TRAINING is invisible: the host's run is bitwise the one without it."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,29 +212,3 @@ def test_the_host_has_its_own_tensors_back_when_its_loss_raises() -> None:
     with pytest.raises(UserCodeError):
         plot.executor.after_step((torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64)))
     assert all(parameter is before[name] for name, parameter in plot.model.named_parameters())
-
-
-def test_a_host_in_channels_last_layout_survives_its_shadows(tmp_path: Path) -> None:
-    """In a process of its own: torch 2.8 has ended it in the backward pass."""
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import torch\n"
-        "from tests.kasmina.plots import Plot\n"
-        "from tests.growth_hosts import make_host\n"
-        "model = make_host('conv2d').to(memory_format=torch.channels_last)\n"
-        "plot = Plot('conv2d', model=model)\n"
-        "plot.batches = [(x.to(memory_format=torch.channels_last), y) for x, y in plot.batches]\n"
-        "plot.plant('BP009', 'BP014', 'BP020')\n"
-        "for index in range(12):\n"
-        "    plot.step(index)\n"
-        "assert plot.model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)\n"
-    )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]

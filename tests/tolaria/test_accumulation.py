@@ -1,6 +1,5 @@
 """Accumulated steps and mixed precision in a whole run: as by hand, saved and resumed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ def test_a_step_takes_so_many_batches_and_the_last_one_of_an_epoch_what_is_left(
 def test_an_empty_loader_is_told_whatever_the_step() -> None:
     with pytest.raises(TaskError, match="no batch"):
         list(EpochLoader([]).steps(3))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -64,6 +64,11 @@ PROBLEMS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "an optimizer that is none": ({"optimizer": lambda _: None}, ["Task.optimizer returned None"]),
     "a scheduler that raises": ({"scheduler": division}, ["Task.scheduler raised ZeroDivision"]),
+    "a teacher of another shape": (
+        {"teacher": torch.nn.Linear(6, 5)},
+        ["Task.teacher: the teacher answers with logits of shape (16, 5), the host with (16, 3)"],
+    ),
+    "a teacher that raises": ({"teacher": torch.nn.Linear(2, 3)}, ["Task.teacher raised Runtime"]),
     "a validation batch of numbers": (
         {"validation_loader": [3, 4]},
         ["Task.validation_loader: no tensor found in the batch"],

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.early_stop import boundaries_since_best
+from esper_async.tolaria.task import Task
 from tests.growth_hosts import differing
 from tests.tolaria.growth_tasks import listed
 from tests.tolaria.test_engine import Script, kinds, run, weights
@@ -40,6 +43,28 @@ def test_a_run_ends_once_its_metric_has_not_become_better_for_so_long() -> None:
     )
 
 
+@pytest.mark.parametrize(("maximize", "boundaries"), [(True, 3), (False, 8)])
+def test_any_metric_may_be_the_primary_one_in_its_own_direction(
+    maximize: bool, boundaries: int
+) -> None:
+    values = iter(range(100, 0, -1))
+
+    def falling(output: Tensor, target: Tensor) -> Tensor:
+        return torch.tensor(float(next(values)))
+
+    task = listed(metrics={"remaining": falling}, primary_metric="remaining", maximize=maximize)
+    outcome, records = run(task, policy="static", epochs=8, patience=2)
+    assert len(outcome.history) == boundaries
+    assert kinds(records, "run_started")[0]["primary_metric"] == "validation_remaining"
+
+
+def test_without_a_primary_metric_a_run_stops_by_its_validation_loss() -> None:
+    outcome, records = run(frozen(metrics={}, primary_metric=None), policy="static", patience=2)
+    losses = [entry["validation_loss"] for entry in outcome.history]
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert "validation_loss" in kinds(records, "early_stop")[0]["reason"]
+
+
 def test_without_patience_a_run_goes_on_to_its_end() -> None:
     outcome, records = run(frozen(), policy="static", epochs=6)
     assert len(outcome.history) == 6
@@ -56,8 +81,6 @@ def test_a_resumed_run_stops_where_the_whole_one_did(tmp_path: Path, cut: int) -
     assert differing(weights(rest), weights(whole)) == []
 
 
-def frozen() -> Any:
+def frozen(**changes: Any) -> Task:
     """Return a task that does not become better: its optimizer hardly moves."""
-    import torch
-
-    return listed(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    return listed(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0), **changes)

@@ -266,16 +266,20 @@ def test_a_spoilt_twin_that_a_cull_would_have_adopted_is_told_as_an_emergency(
     assert all(torch.isfinite(tensor).all() for tensor in weights(outcome).values())
 
 
+NO_TWIN = 4_000
+"""Bytes that are enough for a seed of the tests' host, and for no twin of it."""
+
+
 def test_memory_that_has_no_room_for_a_twin_is_told_with_its_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("esper_async.tolaria.grower.growth_budget_bytes", lambda _device: 1)
+    monkeypatch.setattr("esper_async.tolaria.grower.growth_budget_bytes", lambda _device: NO_TWIN)
     outcome, records = run(listed())
     assert outcome.state == "completed"
     blended = [t for t in kinds(records, "transition") if t["to_stage"] == "BLENDING"]
     assert blended
     assert {t["gate"]["numbers"]["twin"] for t in blended} == {0.0}
-    assert {t["gate"]["numbers"]["twin_budget_bytes"] for t in blended} == {1.0}
+    assert {t["gate"]["numbers"]["twin_budget_bytes"] for t in blended} == {float(NO_TWIN)}
     assert all("no twin" in t["gate"]["reason"] for t in blended)
 
 

@@ -67,7 +67,7 @@ def test_a_newborn_does_not_starve_on_a_decayed_schedule_and_a_kept_one_follows_
     rates = LRController(optimizer, warmup_steps=1, scheduler=schedule)
     seed: Any = Newborn()
     for _ in range(2):
-        rates.boundary(1.0)
+        rates.boundary({"validation_loss": 1.0})
     rates.step([seed])
     assert seed.rate == pytest.approx(0.1)
     seed.stage = Stage.FOSSILIZED
@@ -92,7 +92,7 @@ def test_a_rate_changed_from_outside_is_restored_and_counted() -> None:
     assert rates.violations == 1
     assert "7.0" in told[0]
     optimizer.step()
-    rates.boundary(1.0)
+    rates.boundary({"validation_loss": 1.0})
     rates.step(())
     assert rates.violations == 1
 

@@ -39,8 +39,22 @@ def pointwise(site: SiteInterface, inputs: int, outputs: int, *, bias: bool = Tr
 def norm(site: SiteInterface, channels: int) -> nn.Module:
     """Make a norm without batch statistics: over the sample (spatial) or over each position."""
     if site.kind == "spatial":
-        return nn.GroupNorm(1, channels)
+        return SampleNorm(1, channels)
     return nn.LayerNorm(channels)
+
+
+class SampleNorm(nn.GroupNorm):
+    """A group norm that may stand first in a kernel, whatever its input's layout.
+
+    In torch 2.8, on the CPU, its backward pass ends the process where a channels-last input asks
+    for no gradient: as the activation of a frozen host does, and of one that a shadow detaches.
+    """
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same, normed over each sample."""
+        if torch.is_grad_enabled() and not h.requires_grad:
+            h = h.contiguous()
+        return super().forward(h)
 
 
 def channel_axis(site: SiteInterface) -> int:

@@ -19,6 +19,7 @@ CASES = {
     "contracts": "contracts",
     "crash": "crash",
     "default-run": "default_run",
+    "everything-on": "everything_on",
     "first-step": "first_step",
     "freeze": "freeze",
     "growing-cost": "growing_cost",

@@ -1,7 +1,7 @@
 """Hosts large enough to time: what each is, a batch for it, its loss, and a loop by hand."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,7 @@ class LoopByHand:
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, T_max=epochs)
 
-    def train(self, batches: list[Batch]) -> None:
+    def train(self, batches: Iterable[Batch]) -> None:
         """Train on each batch once."""
         for inputs, targets in batches:
             self._optimizer.zero_grad(set_to_none=True)

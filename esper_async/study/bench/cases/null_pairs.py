@@ -39,8 +39,9 @@ from esper_async.study.bench.benchmark import (
 from esper_async.tasks.mnist1d import make_task
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.lr import LRController
+from esper_async.tolaria.schedule import make_scheduler
 from esper_async.tolaria.task import Task
-from esper_async.tolaria.training import make_scheduler, make_train_step
+from esper_async.tolaria.training import make_train_step
 
 IDENTITY = "BP001"
 RATES = (1e-2, 2e-2)
@@ -159,7 +160,7 @@ def run(plan: Plan) -> Trials:
     rates = LRController(
         optimizer,
         warmup_steps=_GROWTH.warmup_steps,
-        scheduler=make_scheduler(task, optimizer, plan.epochs),
+        scheduler=make_scheduler(task, optimizer, boundaries=plan.epochs, steps=None),
     )
     grower = Grower(
         task.model,

@@ -43,8 +43,9 @@ from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.run_file import load_run
+from esper_async.tolaria.schedule import make_scheduler
 from esper_async.tolaria.task_source import load_task
-from esper_async.tolaria.training import make_scheduler, make_train_step
+from esper_async.tolaria.training import make_train_step
 
 MOST_SHARE = 0.12
 SHORT_SHARE = {"one site": 0.85, "all sites": 0.6}
@@ -237,7 +238,9 @@ class _Run:
             rates=LRController(
                 self._optimizer,
                 warmup_steps=growth.warmup_steps,
-                scheduler=make_scheduler(self._task, self._optimizer, self._epochs),
+                scheduler=make_scheduler(
+                    self._task, self._optimizer, boundaries=self._epochs, steps=None
+                ),
             ),
             progress=lambda *_: None,
         )
