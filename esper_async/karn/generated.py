@@ -1183,7 +1183,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="1cc39b31549fc339f60af69fd9ff35559ac41ec6cbee6cc8d428f71bc1408241",
+        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1232,7 +1232,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=4,
         most_positions=4096,
-        code_hash="6fd2c9d0c277da8bbef6f1984c74fb333a84cd7ce4d22391805ffd44e6b0e21c",
+        code_hash="ee00668a7f3f8939342c768c079caa1891486b394954f0d001ecfd0e15393c9e",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1280,7 +1280,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="1cc39b31549fc339f60af69fd9ff35559ac41ec6cbee6cc8d428f71bc1408241",
+        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1329,7 +1329,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="4641b90f1a005dc29110bd3a010bfc2dd6818d6efebe524d4492e69a894637b2",
+        code_hash="2df02ce0e59bfe3b4be4ccabb9f9f14eedfc57ecd1e4372f075fbe29fdf57c73",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1370,7 +1370,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="1cc39b31549fc339f60af69fd9ff35559ac41ec6cbee6cc8d428f71bc1408241",
+        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1419,7 +1419,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="1cc39b31549fc339f60af69fd9ff35559ac41ec6cbee6cc8d428f71bc1408241",
+        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
@@ -1476,7 +1476,7 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="4641b90f1a005dc29110bd3a010bfc2dd6818d6efebe524d4492e69a894637b2",
+        code_hash="2df02ce0e59bfe3b4be4ccabb9f9f14eedfc57ecd1e4372f075fbe29fdf57c73",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
