@@ -13,6 +13,7 @@ from esper_async import Grower
 from esper_async.kasmina.call import Call, default_forward
 from esper_async.kasmina.distillation import Teacher, TeacherRefusedError, lessons
 from esper_async.kasmina.ownership import OwnershipError
+from esper_async.kasmina.shadow_training import ShadowTraining
 from esper_async.kasmina.user_code import UserCodeError
 from esper_async.tolaria.control import Steer
 from tests.growth_hosts import differing, make_batches, make_host
@@ -56,11 +57,36 @@ def test_classes_may_lie_anywhere(class_dim: int) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def _teach(plot: Plot, teacher: Teacher) -> None:
+    executor = plot.executor
+    executor.shadows = ShadowTraining(
+        executor.branch,
+        *lessons(teacher, executor._call, F.cross_entropy),
+        options=executor.options,
+        account=executor.compute,
+    )
+
+
+def test_candidates_at_a_site_learn_the_same_from_a_teacher_together_or_alone() -> None:
+    plots = [Plot("mlp"), Plot("mlp", shadow_mode="batched", isolation_every=100)]
+    for plot in plots:
+        _teach(plot, teacher_of())
+        torch.manual_seed(1)
+        plot.plant("BP021", "BP002")
+        for index in range(6):
+            plot.step(index)
+    assert plots[1].executor.shadows.one_by_one == {}
+    for name in ("s1", "s2"):
+        alone, other = (plot.executor.seeds[name].graft.state_dict() for plot in plots)
+        for key in alone:
+            torch.testing.assert_close(other[key], alone[key], rtol=1e-3, atol=1e-4)
+
+
 def test_a_seed_learns_otherwise_and_the_host_does_not_notice() -> None:
     plots = [Plot("mlp"), Plot("mlp")]
     teacher = teacher_of()
     before = copy.deepcopy(teacher.model.state_dict())
-    plots[1].executor._lessons = lessons(teacher, plots[1].executor._call, F.cross_entropy)
+    _teach(plots[1], teacher)
     for plot in plots:
         torch.manual_seed(1)
         plot.plant("BP021")

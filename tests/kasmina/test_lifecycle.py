@@ -481,7 +481,7 @@ SLOTS = st.sampled_from(["auto", 1, 2])
 ONCE = (Phase.generate,)  # looking for a smaller example that fails would take minutes
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=ONCE)
+@settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=ONCE)
 @given(slots=SLOTS, first=FIRST, events=st.lists(EVENTS, min_size=30, max_size=50))
 def test_random_lives_keep_to_the_rules(
     slots: int | Literal["auto"], first: list[tuple[str, str]], events: list[tuple[Any, ...]]
@@ -490,7 +490,7 @@ def test_random_lives_keep_to_the_rules(
 
 
 @pytest.mark.full
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(slots=SLOTS, first=FIRST, events=st.lists(EVENTS, min_size=20, max_size=80))
 def test_many_random_lives_keep_to_the_rules(
     slots: int | Literal["auto"], first: list[tuple[str, str]], events: list[tuple[Any, ...]]
