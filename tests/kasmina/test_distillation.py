@@ -18,6 +18,7 @@ from esper_async.kasmina.user_code import UserCodeError
 from esper_async.tolaria.control import Steer
 from tests.growth_hosts import differing, make_batches, make_host
 from tests.kasmina.plots import Plot
+from tests.kasmina.test_batched_shadow import mlp_host
 from tests.tolaria.growth_tasks import shuffled
 from tests.tolaria.test_engine import Script, run, weights
 
@@ -68,10 +69,14 @@ def _teach(plot: Plot, teacher: Teacher) -> None:
 
 
 def test_candidates_at_a_site_learn_the_same_from_a_teacher_together_or_alone() -> None:
-    plots = [Plot("mlp"), Plot("mlp", shadow_mode="batched", isolation_every=100)]
+    sites, host = {"here": "0"}, mlp_host()
+    together: dict[str, Any] = {"shadow_mode": "batched", "isolation_every": 100}
+    plots = [
+        Plot("mlp", model=host, sites=sites),
+        Plot("mlp", model=copy.deepcopy(host), sites=sites, **together),
+    ]
     for plot in plots:
         _teach(plot, teacher_of())
-        torch.manual_seed(1)
         plot.plant("BP021", "BP002")
         for index in range(6):
             plot.step(index)
