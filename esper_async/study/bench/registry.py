@@ -32,7 +32,6 @@ CASES = {
     "own-model": "own_model",
     "redis-kill": "redis_kill",
     "refusal": "refusal",
-    "resume": "resume",
     "rollback": "rollback",
     "shadow-learning": "shadow_learning",
     "start-up": "start_up",
