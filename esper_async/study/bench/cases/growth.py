@@ -15,7 +15,7 @@ from itertools import chain
 
 import numpy as np
 
-from esper_async.kasmina import executor
+from esper_async.kasmina import tournament
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.tournament import rank
@@ -264,7 +264,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "the worst candidate goes on trial",
             "a tournament is held, and its order is turned round",
-            lambda: replaced(f"{executor.__name__}.rank", _worst_first),
+            lambda: replaced(f"{tournament.__name__}.rank", _worst_first),
             fails=("heuristic over random, *",),
         ),
     ),
