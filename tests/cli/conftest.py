@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from esper_async.study.bench.command_line import processes_of
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-m", "esper_async.cli"]  # as bin/esper-supervisor does
 
@@ -59,22 +61,6 @@ def cli(tmp_path: Path) -> Iterator[Cli]:
 
     yield run
     assert processes_of(tmp_path) == []
-
-
-def processes_of(folder: Path) -> list[str]:
-    """The command lines of processes that work in `folder` or name it."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or entry.name == str(os.getpid()):
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            inside = (entry / "cwd").readlink().is_relative_to(folder)
-        except OSError:
-            continue
-        if command and (inside or str(folder) in command):
-            found.append(command)
-    return found
 
 
 class Running:

@@ -38,7 +38,7 @@ def answer_of(folder: Path, *arguments: str, **variables: str) -> Answer:
         cwd=folder,
         check=False,
     )
-    return Answer(done.returncode, done.stdout, tuple(_processes_of(folder)))
+    return Answer(done.returncode, done.stdout, tuple(processes_of(folder)))
 
 
 def _environment() -> Mapping[str, str]:
@@ -49,8 +49,8 @@ def _environment() -> Mapping[str, str]:
     }
 
 
-def _processes_of(folder: Path) -> list[str]:
-    """Return the command lines of processes that work in `folder` or name it."""
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of other processes that work in `folder` or name it."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or entry.name == str(os.getpid()):

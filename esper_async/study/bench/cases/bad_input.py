@@ -75,30 +75,23 @@ _COUNT = {Effort.SHORT: 4, Effort.FULL: len(_ALL)}
 
 def measure(effort: Effort) -> list[Row]:
     """Give every wrong input to the command line and read its answer."""
-    wrongs = _ALL[: _COUNT[effort]]
-    answers = [_answered(wrong) for wrong in wrongs]
-    counted = len(wrongs)
+    met = [(wrong, *_answered(wrong)) for wrong in _ALL[: _COUNT[effort]]]
 
     def row(figure: str, whose: Sequence[str]) -> Row:
-        note = f"of {counted}" + (f": {'; '.join(whose)}" if whose else "")
+        note = f"of {len(met)}" + (f": {'; '.join(whose)}" if whose else "")
         return judged(figure, float(len(whose)), "inputs", Bar("at most", 0.0), note=note)
 
     return [
         row("not named, or without the way out", [
             f"{wrong.what}, which lacks {missing!r} in {answer.said[-300:]!r}"
-            for wrong, (answer, missing) in zip(wrongs, answers, strict=True) if missing
+            for wrong, answer, missing in met if missing
         ]),
         row("answered with a traceback", [
-            wrong.what for wrong, (answer, _) in zip(wrongs, answers, strict=True)
-            if "Traceback" in answer.said
+            wrong.what for wrong, answer, _ in met if "Traceback" in answer.said
         ]),
-        row("taken for a success", [
-            wrong.what for wrong, (answer, _) in zip(wrongs, answers, strict=True)
-            if answer.code == 0
-        ]),
+        row("taken for a success", [wrong.what for wrong, answer, _ in met if answer.code == 0]),
         row("that leave something running", [
-            f"{wrong.what}: {answer.left[0]}"
-            for wrong, (answer, _) in zip(wrongs, answers, strict=True) if answer.left
+            f"{wrong.what}: {answer.left[0]}" for wrong, answer, _ in met if answer.left
         ]),
     ]  # fmt: skip
 
