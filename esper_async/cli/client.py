@@ -84,7 +84,7 @@ class Client:
                 return _document(answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                document = _document(error.read())
+                document = _told(error.read())
             if error.code in accept:
                 return document
             detail = document.get("detail") if isinstance(document, dict) else None
@@ -97,6 +97,14 @@ class Client:
 
 def _document(body: bytes) -> Any:
     return json.loads(body) if body else None
+
+
+def _told(body: bytes) -> Any:
+    """Return an error's document; None where it has none, as that of something in between."""
+    try:
+        return _document(body)
+    except ValueError:
+        return None
 
 
 def _read(path: Path) -> str | None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper_async.cli.run_text import doing, quantity_named
+from esper_async.cli.verdict import MARKS, TITLES, Kind, verdict
 
 Json = Mapping[str, Any]
 _STYLES = {
@@ -25,6 +26,7 @@ _STYLES = {
 }
 _GONE = frozenset({"DORMANT", "CULLED", "EMBARGOED", "RESETTING", "TERMINATED"})
 _SEEDS_SHOWN = 12
+_GRAVE: dict[Kind, str] = {"good": "green", "warn": "yellow", "bad": "red"}
 _RUNNING = "Ctrl-C stops with a checkpoint; the next `up` goes on"
 _STOPPING = "stopping: Ctrl-C again cuts it short"
 
@@ -38,23 +40,29 @@ class Snapshot:
     services: Mapping[str, Json]
     runs: Sequence[Json]
     alerts: Sequence[Json] = ()
+    hint: str = _RUNNING
 
 
 def render(snapshot: Snapshot) -> RenderableType:
     """Return the whole view."""
-    parts: list[RenderableType] = [_heading(snapshot)]
-    away = {n: s for n, s in snapshot.services.items() if s["state"] != "ready"}
-    parts += [Text(f"  {name}: {facts['state']}", "yellow") for name, facts in away.items()]
+    kind, reasons = verdict(snapshot.services, snapshot.alerts, snapshot.runs)
+    parts: list[RenderableType] = [_heading(snapshot, kind)]
+    parts += [Text(f"  {MARKS[grave]} {text}", _GRAVE[grave]) for grave, text in reasons]
     parts += [_run(run) for run in snapshot.runs]
-    parts += [Text(f"  ! {alert['name']}: {alert['summary']}", "red") for alert in snapshot.alerts]
-    parts.append(Text(f"  {_STOPPING if snapshot.status == 'stopping' else _RUNNING}", "dim"))
+    hint = _STOPPING if snapshot.status == "stopping" else snapshot.hint
+    parts.append(Text(f"  {hint}", "dim"))
     return Group(*parts)
 
 
-def _heading(snapshot: Snapshot) -> Text:
+def _heading(snapshot: Snapshot, kind: Kind) -> Text:
     style = "green" if snapshot.status == "ready" else "yellow"
     return Text.assemble(
-        ("esper ", "bold"), (snapshot.status, style), "   ", (snapshot.url, "underline")
+        ("esper ", "bold"),
+        (snapshot.status, style),
+        "   ",
+        (f"{MARKS[kind]} {TITLES[kind]}", _GRAVE[kind]),
+        "   ",
+        (snapshot.url, "underline"),
     )
 
 

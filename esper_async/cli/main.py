@@ -33,6 +33,8 @@ runs_app = typer.Typer(help="Runs: list them, look at one, steer it.", invoke_wi
 letters_app = typer.Typer(help="Messages that could not be handled.", invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
 app.add_typer(letters_app, name="dead-letters")
+library_app = typer.Typer(help="The library as one archive.", no_args_is_help=True)
+app.add_typer(library_app, name="library")
 
 StateDir = Annotated[
     Path | None, typer.Option("--state-dir", help="Where the supervisor keeps its state.")
@@ -40,6 +42,7 @@ StateDir = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", help="A settings file (TOML).")]
 RunName = Annotated[str, typer.Argument(help="A run file, or the name of one that comes along.")]
 RunId = Annotated[str, typer.Argument(help="The run's id, as `runs` shows it.")]
+ArchiveFile = Annotated[Path, typer.Argument(help="The archive.")]
 LetterId = Annotated[str, typer.Argument(help="The letter's id, as `dead-letters` shows it.")]
 OneLetter = Annotated[str | None, typer.Argument(help="The letter's id; or give --all.")]
 AllLetters = Annotated[bool, typer.Option("--all", help="Every letter.")]
@@ -236,6 +239,16 @@ def runs_emergency(
     _steer(state_dir or context.obj, run_id, "emergency", body)
 
 
+@runs_app.command("risk")
+@reported
+def runs_risk(context: typer.Context, run_id: RunId, state_dir: StateDir = None) -> None:
+    """Score a run's risk predictions against what happened; no supervisor is needed."""
+    from esper_async.cli.risk import risk
+    from esper_async.cli.running import state_dir_of
+
+    risk(state_dir_of(state_dir or context.obj), run_id, _output())
+
+
 @app.command()
 @reported
 def check(name: RunName) -> None:
@@ -259,6 +272,32 @@ def doctor(config: Config = None, state_dir: StateDir = None) -> None:
 
 @app.command()
 @reported
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write it (.tar.gz).")],
+    state_dir: StateDir = None,
+) -> None:
+    """Copy the state directory into one file, also while a supervisor uses it."""
+    from esper_async.cli.keeping import back_up
+    from esper_async.cli.running import state_dir_of
+
+    back_up(state_dir_of(state_dir), file, _output())
+
+
+@app.command()
+@reported
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    state_dir: StateDir = None,
+) -> None:
+    """Make a new state directory from a backup; `up` on it goes on with its runs."""
+    from esper_async.cli.keeping import restore as put_back
+    from esper_async.cli.running import state_dir_of
+
+    put_back(file, state_dir_of(state_dir), _output())
+
+
+@app.command()
+@reported
 def events(
     query: Annotated[str, typer.Argument(help="Words to look for.")] = "",
     level: Annotated[str, typer.Option(help="info, warning, error or critical.")] = "info",
@@ -278,15 +317,39 @@ def events(
 
 @app.command()
 @reported
-def blueprints(state_dir: StateDir = None) -> None:
-    """Show the catalogue."""
+def blueprints(
+    tier: Annotated[
+        str | None, typer.Option(help="Only this tier; production, if something else is asked.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Only what fits spatial:CxHxW, sequence:TxD or feature:F.")
+    ] = None,
+    lowest_stage: Annotated[int | None, typer.Option(help="Only from this stage on.")] = None,
+    highest_stage: Annotated[int | None, typer.Option(help="Only up to this stage.")] = None,
+    risk: Annotated[float | None, typer.Option(help="Only up to this risk, 0 to 1.")] = None,
+    parameters: Annotated[
+        int | None, typer.Option(help="Only with at most so many parameters there.")
+    ] = None,
+    flops: Annotated[
+        int | None, typer.Option(help="Only of at most so many FLOPs a sample there.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Only what was proved to train a batch in so long there.")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show the catalogue, or the blueprints that meet a query."""
     from esper_async.cli import running
 
     columns = {
         "id": "ID", "name": "NAME", "tier": "TIER", "stage": "STAGE", "risk": "RISK",
-        "kinds": "SITES", "implemented": "HERE", "outcomes": "REPORTS",
+        "kinds": "SITES", "outcomes": "REPORTS",
     }  # fmt: skip
-    running.show_table(_client(state_dir), _output(), "/api/blueprints", columns)
+    running.show_table(
+        _client(state_dir), _output(), "/api/blueprints", columns,
+        tier=tier, interface=at, lowest_stage=lowest_stage, highest_stage=highest_stage,
+        risk=risk, parameters=parameters, flops=flops, latency_ms=latency_ms,
+    )  # fmt: skip
 
 
 @app.command()
@@ -310,6 +373,42 @@ def policies(state_dir: StateDir = None) -> None:
 
     columns = {"id": "ID", "state": "STATE", "created_at": "MADE"}
     running.show_table(_client(state_dir), _output(), "/api/policies", columns)
+
+
+@app.command()
+@reported
+def report(
+    run: RunId,
+    target: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file; default: ID.html here.")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Write a run's story as one HTML file that needs nothing else."""
+    from esper_async.cli.report import write_report
+    from esper_async.cli.running import state_dir_of
+
+    write_report(state_dir_of(state_dir), run, target, _output())
+
+
+@library_app.command("export")
+@reported
+def library_export(file: ArchiveFile, state_dir: StateDir = None) -> None:
+    """Write the library to one archive: certificates, blueprints, and what was measured."""
+    from esper_async.cli.library import export_library
+    from esper_async.cli.running import state_dir_of
+
+    export_library(state_dir_of(state_dir), file, _output())
+
+
+@library_app.command("import")
+@reported
+def library_import(file: ArchiveFile, state_dir: StateDir = None) -> None:
+    """Take an archive in, once all of it is verified; what is known here stays as it is."""
+    from esper_async.cli.library import import_library
+    from esper_async.cli.running import state_dir_of
+
+    import_library(state_dir_of(state_dir), file, _output())
 
 
 @letters_app.callback()
@@ -386,6 +485,26 @@ def letters_purge(
 
 @app.command()
 @reported
+def study(
+    file: Annotated[Path, typer.Argument(help="The study's plan (TOML).")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Fail unless every comparison of the plan holds.")
+    ] = False,
+    state_dir: StateDir = None,
+) -> None:
+    """Compare ways of training over many runs; what is interrupted goes on where it was."""
+    from esper_async.cli.running import state_dir_of
+    from esper_async.cli.study import study as run_it
+
+    root = state_dir_of(state_dir) / "studies"
+    raise typer.Exit(run_it(file, root, _output(), workers=workers, check=check))
+
+
+@app.command()
+@reported
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
     mutants: Annotated[
@@ -399,6 +518,19 @@ def bench(
     flags = [("--mutants", mutants), ("--short", short), (JSON_FLAG, wants_json())]
     command = [sys.executable, "-P", "-m", "esper_async.study.bench", *(names or [])]
     command += [flag for flag, given in flags if given]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+@app.command()
+@reported
+def drill(
+    names: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
+) -> None:
+    """Inject faults into a supervisor of its own, and show what was lost (nothing)."""
+    import subprocess
+
+    command = [sys.executable, "-P", "-m", "esper_async.drills", *(names or [])]
+    command += [JSON_FLAG] if wants_json() else []
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 

@@ -21,7 +21,7 @@ from esper_async.cli.run_text import (
 ENDED = frozenset({"completed", "failed", "stopped"})
 WATCH_EVERY_S = 1.0
 FOLLOW_EVERY_S = 1.0
-_CLEAR = "\x1b[2J\x1b[H"
+_GOING_ON = frozenset({"queued", "running", "paused"})
 
 
 def down(client: Client, output: Output, *, timeout_s: float) -> None:
@@ -44,17 +44,41 @@ def down(client: Client, output: Output, *, timeout_s: float) -> None:
 
 def status(client: Client, output: Output, *, watch: bool) -> None:
     """Show what runs and how healthy it is, once or until interrupted."""
+    if watch and output.color:
+        _watch(client)
+        return
     while True:
         ready = client.readiness()
         runs = [] if _is_down(ready, "nissa") else client.get("/api/runs")
         alerts = [] if _is_down(ready, "nissa") else client.get("/api/status")["alerts"]
         document = {**ready, "url": client.url, "pid": client.pid, "runs": runs, "alerts": alerts}
-        if watch and output.color:
-            output.line(_CLEAR)
         output.result(document, _status_lines(document))
         if not watch:
             return
         time.sleep(WATCH_EVERY_S)
+
+
+def _watch(client: Client) -> None:
+    """Show the live view of `up` until interrupted, also while the supervisor is away."""
+    from rich.live import Live
+
+    from esper_async.cli.live_view import Snapshot, render
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            ready = client.readiness()
+            down = _is_down(ready, "nissa")
+            runs = [] if down else client.get("/api/runs")
+            snapshot = Snapshot(
+                url=client.url,
+                status=ready["status"],
+                services=ready["services"],
+                runs=[run for run in runs if run["state"] in _GOING_ON] or runs[:1],
+                alerts=[] if down else client.get("/api/status")["alerts"],
+                hint="Ctrl-C ends this view; everything goes on",
+            )
+            live.update(render(snapshot), refresh=True)
+            time.sleep(WATCH_EVERY_S)
 
 
 def submit(client: Client, output: Output, config: Mapping[str, Any], *, follow: bool) -> int:
@@ -151,7 +175,7 @@ def _status_lines(document: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             name,
-            facts["state"],
+            _state_of(facts),
             facts["restarts"],
             ", ".join(f"{b} {s}" for b, s in facts["breakers"].items() if s != "closed") or None,
             facts.get("error"),
@@ -163,6 +187,16 @@ def _status_lines(document: Mapping[str, Any]) -> list[str]:
     lines += ["", *runs_table(document["runs"])]
     lines += [f"alert: {alert['name']}: {alert['summary']}" for alert in document["alerts"]]
     return lines
+
+
+def _state_of(facts: Mapping[str, Any]) -> str:
+    """Return a service's state in words: when it is tried again, whether it ignores its end."""
+    words = [str(facts["state"])]
+    if facts.get("next_attempt_at") is not None:
+        words.append(f"again in {max(0.0, facts['next_attempt_at'] - time.time()):.0f} s")
+    if facts.get("overdue"):
+        words.append("does not end")
+    return ", ".join(words)
 
 
 def _is_down(ready: Mapping[str, Any], name: str) -> bool:

@@ -23,7 +23,8 @@ from esper_async.integrations.twin_step import Clip
 from esper_async.kasmina.evaluation import Loss
 from esper_async.kasmina.precision import PrecisionName
 from esper_async.runtime.files import write_atomically
-from esper_async.tolaria.grower import BoundaryReport, Grower
+from esper_async.tolaria.boundary_report import BoundaryReport
+from esper_async.tolaria.grower import Grower
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -19,7 +19,8 @@ from esper_async.integrations.loop_growth import LoopGrowth
 from esper_async.integrations.twin_step import Clip
 from esper_async.kasmina.evaluation import Loss
 from esper_async.kasmina.precision import PrecisionName
-from esper_async.tolaria.grower import BoundaryReport, Grower
+from esper_async.tolaria.boundary_report import BoundaryReport
+from esper_async.tolaria.grower import Grower
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -17,8 +17,9 @@ from esper_async.kasmina.evaluation import Loss
 from esper_async.kasmina.kernels.graft import grafts_of
 from esper_async.kasmina.micro_batches import step_of
 from esper_async.kasmina.precision import Precision, PrecisionName
+from esper_async.tolaria.boundary_report import BoundaryReport
 from esper_async.tolaria.global_random import undisturbed
-from esper_async.tolaria.grower import BoundaryReport, Grower
+from esper_async.tolaria.grower import Grower
 
 _OF_THE_TRAINER = ("precision", "scaler")
 

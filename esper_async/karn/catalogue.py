@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from esper_async.karn.errors import QuarantinedError, QueryRefusedError, UnknownBlueprintError
 from esper_async.karn.record import TIERS, BlueprintRecord, Cost, Interface, Tier
 
+QUARANTINED_IDS = frozenset(f"BP{number:03}" for number in range(43, 51))
+"""Refused for every live run whatever tier a record claims: a changed catalogue opens nothing."""
 CONSERVATIVE_IDS = tuple(f"BP{number:03}" for number in range(1, 11))
 
 
@@ -15,7 +17,8 @@ class Query:
     """What is asked of the catalogue; a limit left None does not bind.
 
     A budget needs a cost: a blueprint whose cost at the interface nobody measured does not meet
-    one. `drill` is set by a drill run's own process, never taken from a request.
+    one. The latency is that of a training pass, as a certificate measured it. `drill` is set by a
+    drill run's own process, never taken from a request.
     """
 
     tiers: tuple[Tier, ...] = ("production",)
@@ -25,7 +28,14 @@ class Query:
     risk_ceiling: float | None = None
     parameter_budget: int | None = None
     flop_budget: int | None = None
+    latency_budget_ms: float | None = None
     drill: bool = False
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether costs are asked about."""
+        budgets = (self.parameter_budget, self.flop_budget, self.latency_budget_ms)
+        return any(budget is not None for budget in budgets)
 
     def __post_init__(self) -> None:
         for tier in self.tiers:
@@ -36,6 +46,10 @@ class Query:
             if value is not None and value < 0:
                 raise QueryRefusedError(f"{name} = {value}: it cannot be negative")
         # Written so that NaN is refused too.
+        if self.latency_budget_ms is not None and not self.latency_budget_ms >= 0.0:
+            raise QueryRefusedError(
+                f"latency_budget_ms = {self.latency_budget_ms}: it cannot be negative"
+            )
         if self.risk_ceiling is not None and not 0.0 <= self.risk_ceiling <= 1.0:
             raise QueryRefusedError(f"risk_ceiling = {self.risk_ceiling}: expected 0 to 1")
 
@@ -88,7 +102,7 @@ class Catalogue:
             QuarantinedError: it is adversarial and this is no drill.
         """
         record = self.describe(blueprint_id)
-        if record.tier == "adversarial" and not drill:
+        if _quarantined(record) and not drill:
             raise QuarantinedError(
                 f"{record.id} {record.name} is adversarial: refused for every live run"
             )
@@ -97,7 +111,7 @@ class Catalogue:
     def query(
         self, query: Query, *, costs: Mapping[str, Cost] | None = None
     ) -> tuple[BlueprintRecord, ...]:
-        """Return the implemented blueprints that meet a query, in order of id.
+        """Return the blueprints that meet a query, in order of id.
 
         `costs`: by blueprint id, what certificates measured at the query's interface; they go
         before the catalogue's own reference costs. Without `drill` no adversarial blueprint is
@@ -130,12 +144,15 @@ def _generated() -> Iterable[BlueprintRecord]:
     return RECORDS
 
 
+def _quarantined(record: BlueprintRecord) -> bool:
+    return record.tier == "adversarial" or record.id in QUARANTINED_IDS
+
+
 def _meets(record: BlueprintRecord, query: Query) -> bool:
-    if record.tier == "adversarial" and not query.drill:
+    if _quarantined(record) and not query.drill:
         return False
     return (
-        record.implemented
-        and record.tier in query.tiers
+        record.tier in query.tiers
         and record.stage >= query.lowest_stage
         and (query.highest_stage is None or record.stage <= query.highest_stage)
         and (query.risk_ceiling is None or record.risk <= query.risk_ceiling)
@@ -144,14 +161,15 @@ def _meets(record: BlueprintRecord, query: Query) -> bool:
 
 
 def _affords(record: BlueprintRecord, query: Query, measured: Cost | None) -> bool:
-    if query.parameter_budget is None and query.flop_budget is None:
-        return True
     cost = measured
     if cost is None and query.interface is not None:
         cost = record.cost_at(query.interface)
-    if cost is None:
-        return False
-    within_parameters = query.parameter_budget is None or cost.parameters <= query.parameter_budget
-    return within_parameters and (
-        query.flop_budget is None or cost.forward_flops <= query.flop_budget
+    return (
+        _within(query.parameter_budget, cost.parameters if cost else None)
+        and _within(query.flop_budget, cost.forward_flops if cost else None)
+        and _within(query.latency_budget_ms, cost.training_ms if cost else None)
     )
+
+
+def _within(budget: float | None, cost: float | None) -> bool:
+    return budget is None or (cost is not None and cost <= budget)

@@ -19,17 +19,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="replacement",
+        code_hash="012400a0bc48d4cb0f3cd1b8dec306ac0eb70a0cf4d5b10e066d539a62ed9019",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=0, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=0, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=0, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=0, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=0, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=0, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -43,8 +51,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="012400a0bc48d4cb0f3cd1b8dec306ac0eb70a0cf4d5b10e066d539a62ed9019",
         parameters=(
             ParameterRecord(
                 name="rank",
@@ -58,14 +66,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=72, forward_flops=5120)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=72, forward_flops=5120, training_ms=None),
+            ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=4160, forward_flops=262144),
+                Cost(parameters=4160, forward_flops=262144, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=4160, forward_flops=8192)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=4160, forward_flops=8192, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -79,17 +92,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="003958d644474eeb9926ce3f658139292032368b3b7eb54c471d1a690301f80c",
         parameters=(),
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=16, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=128, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=128, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=16, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=128, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=128, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -98,19 +119,40 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=0,
         risk=0.2,
-        description="Drops few values while training.",
+        description="Drops few values while training, and rescales every channel (Srivastava et al. 2014).",
         kinds=("spatial", "sequence", "feature"),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="replacement",
-        parameters=(),
+        code_hash="d0e19143d2f8d570c908ce50cb78333ede39de74d17e1d44d249f22b288e7e38",
+        parameters=(
+            ParameterRecord(
+                name="percent",
+                low=1,
+                high=30,
+                preset="5",
+                meaning="values dropped, in hundredths",
+                odd=False,
+            ),
+        ),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP005",
@@ -123,17 +165,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="003958d644474eeb9926ce3f658139292032368b3b7eb54c471d1a690301f80c",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=24, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=192, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=192, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=24, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=192, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=192, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -142,19 +192,23 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=0,
         risk=0.2,
-        description="Adds the features normalised by batch.",
+        description="Adds each feature normalised over the batch, through a gain and a shift (Ioffe and Szegedy 2015).",
         kinds=("feature",),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
+        code_hash="d0e19143d2f8d570c908ce50cb78333ede39de74d17e1d44d249f22b288e7e38",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=128, forward_flops=0, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP007",
@@ -167,8 +221,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="003958d644474eeb9926ce3f658139292032368b3b7eb54c471d1a690301f80c",
         parameters=(
             ParameterRecord(
                 name="window",
@@ -182,10 +236,15 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -199,17 +258,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="012400a0bc48d4cb0f3cd1b8dec306ac0eb70a0cf4d5b10e066d539a62ed9019",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=64, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -223,8 +290,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="a859502dbb0573c28e8e35468c41b262cd338e37b83469dc2604b2463fbceac0",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -246,17 +313,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=5336, forward_flops=409600),
+                Cost(parameters=5336, forward_flops=409600, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=41344, forward_flops=2621440),
+                Cost(parameters=41344, forward_flops=2621440, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=8576, forward_flops=16384)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=8576, forward_flops=16384, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -270,8 +339,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="a859502dbb0573c28e8e35468c41b262cd338e37b83469dc2604b2463fbceac0",
         parameters=(
             ParameterRecord(
                 name="branch_width",
@@ -293,17 +362,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=2400, forward_flops=184320),
+                Cost(parameters=2400, forward_flops=184320, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=49536, forward_flops=3145728),
+                Cost(parameters=49536, forward_flops=3145728, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=24960, forward_flops=49152)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=24960, forward_flops=49152, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -317,17 +388,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="003958d644474eeb9926ce3f658139292032368b3b7eb54c471d1a690301f80c",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=24, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=192, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=192, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=24, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=192, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=192, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -341,17 +420,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="replacement",
+        code_hash="012400a0bc48d4cb0f3cd1b8dec306ac0eb70a0cf4d5b10e066d539a62ed9019",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=16, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=128, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=128, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=16, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=128, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=128, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -365,8 +452,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="944756485acedeaea7b92dfecc810924f2c7651ee26966e497d8072125ea0c7d",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -391,15 +478,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=3864, forward_flops=291840),
+                Cost(parameters=3864, forward_flops=291840, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=37568, forward_flops=2359296),
+                Cost(parameters=37568, forward_flops=2359296, training_ms=None),
             ),
         ),
     ),
@@ -414,8 +500,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="replacement",
+        code_hash="012400a0bc48d4cb0f3cd1b8dec306ac0eb70a0cf4d5b10e066d539a62ed9019",
         parameters=(
             ParameterRecord(
                 name="kernel_size",
@@ -429,17 +515,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="04b6e5310e376873fab64ce4f809ca131d56454d57ee0603f54a0a0b6362c6a8",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=416, forward_flops=30720),
+                Cost(parameters=416, forward_flops=30720, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=24832, forward_flops=1572864),
+                Cost(parameters=24832, forward_flops=1572864, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=8448, forward_flops=16384)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=8448, forward_flops=16384, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -453,8 +541,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="944756485acedeaea7b92dfecc810924f2c7651ee26966e497d8072125ea0c7d",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -476,15 +564,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1192, forward_flops=87680),
+                Cost(parameters=1192, forward_flops=87680, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=33856, forward_flops=2134016),
+                Cost(parameters=33856, forward_flops=2134016, training_ms=None),
             ),
         ),
     ),
@@ -499,8 +586,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="replacement",
+        code_hash="6c65fcf7b5410d0fd8445fc6df93d72ed7d1c25426dbec0194784fa59df1f43f",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -514,14 +601,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="004b38177de849d2b438ada0b11e98a54ad49a9bfa4316a2b4dfdbc981e9d945",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=280, forward_flops=512)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=280, forward_flops=512, training_ms=None),
+            ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=8320, forward_flops=524288),
+                Cost(parameters=8320, forward_flops=524288, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=8320, forward_flops=16384)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=8320, forward_flops=16384, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -535,8 +627,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="replacement",
+        code_hash="6c65fcf7b5410d0fd8445fc6df93d72ed7d1c25426dbec0194784fa59df1f43f",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -550,12 +642,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="004b38177de849d2b438ada0b11e98a54ad49a9bfa4316a2b4dfdbc981e9d945",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=280, forward_flops=1024)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=280, forward_flops=1024, training_ms=None),
+            ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=8320, forward_flops=1048576),
+                Cost(parameters=8320, forward_flops=1048576, training_ms=None),
             ),
         ),
     ),
@@ -570,8 +664,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="replacement",
+        code_hash="6c65fcf7b5410d0fd8445fc6df93d72ed7d1c25426dbec0194784fa59df1f43f",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -593,13 +687,15 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="004b38177de849d2b438ada0b11e98a54ad49a9bfa4316a2b4dfdbc981e9d945",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=161, forward_flops=12160),
+                Cost(parameters=161, forward_flops=12160, training_ms=None),
             ),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=161, forward_flops=9728)),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=161, forward_flops=9728, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -608,19 +704,39 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=2,
         risk=0.5,
-        description="Positions attend to learned tokens.",
+        description="Learned tokens attend to all positions (on sequences: to the past), and every position attends to the tokens (Lee et al. 2019; Jaegle et al. 2021).",
         kinds=("spatial", "sequence"),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
-        parameters=(),
-        least_channels=1,
-        least_positions=1,
+        code_hash="f6b89f2c8cc030b45c4b1f0ec7212ecff162120eb76b2cd54cd3b501e4ec99db",
+        parameters=(
+            ParameterRecord(
+                name="tokens", low=2, high=64, preset="8", meaning="learned tokens", odd=False
+            ),
+            ParameterRecord(
+                name="width",
+                low=4,
+                high=256,
+                preset="max(32, 1 x channels)",
+                meaning="channels of a token",
+                odd=False,
+            ),
+        ),
+        least_channels=2,
+        least_positions=2,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=1656, forward_flops=163840, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=17792, forward_flops=1146880, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP020",
@@ -633,8 +749,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="ab5af46403c977a1b96344c2a6ec21a8031ec2d3290f8ff64d7bbf5baa4c48f1",
         parameters=(
             ParameterRecord(
                 name="head_width",
@@ -648,15 +764,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1368, forward_flops=286720),
+                Cost(parameters=1368, forward_flops=286720, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=16576, forward_flops=1310720),
+                Cost(parameters=16576, forward_flops=1310720, training_ms=None),
             ),
         ),
     ),
@@ -671,8 +786,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="a859502dbb0573c28e8e35468c41b262cd338e37b83469dc2604b2463fbceac0",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -686,17 +801,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1688, forward_flops=122880),
+                Cost(parameters=1688, forward_flops=122880, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=25024, forward_flops=1572864),
+                Cost(parameters=25024, forward_flops=1572864, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=25024, forward_flops=49152)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=25024, forward_flops=49152, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -710,8 +827,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="ab5af46403c977a1b96344c2a6ec21a8031ec2d3290f8ff64d7bbf5baa4c48f1",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -725,15 +842,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1368, forward_flops=286720),
+                Cost(parameters=1368, forward_flops=286720, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=16576, forward_flops=1310720),
+                Cost(parameters=16576, forward_flops=1310720, training_ms=None),
             ),
         ),
     ),
@@ -748,8 +864,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="ab5af46403c977a1b96344c2a6ec21a8031ec2d3290f8ff64d7bbf5baa4c48f1",
         parameters=(
             ParameterRecord(
                 name="heads", low=1, high=16, preset="4", meaning="heads of attention", odd=False
@@ -774,15 +890,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=3056, forward_flops=409600),
+                Cost(parameters=3056, forward_flops=409600, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=41600, forward_flops=2883584),
+                Cost(parameters=41600, forward_flops=2883584, training_ms=None),
             ),
         ),
     ),
@@ -792,19 +907,55 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=3,
         risk=0.5,
-        description="A convolution, then attention, as a block.",
+        description="A convolution, then attention between positions, then a wide gated layer at each (Gulati et al. 2020; Wu et al. 2021).",
         kinds=("spatial", "sequence"),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
-        parameters=(),
-        least_channels=1,
-        least_positions=1,
-        most_positions=None,
-        code_hash=None,
-        costs=(),
+        code_hash="ab5af46403c977a1b96344c2a6ec21a8031ec2d3290f8ff64d7bbf5baa4c48f1",
+        parameters=(
+            ParameterRecord(
+                name="heads", low=1, high=16, preset="4", meaning="heads of attention", odd=False
+            ),
+            ParameterRecord(
+                name="width",
+                low=8,
+                high=512,
+                preset="max(32, 1 x channels)",
+                meaning="channels over all heads, rounded up",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="local_width",
+                low=4,
+                high=512,
+                preset="max(16, 1 x channels)",
+                meaning="hidden channels of the convolution",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="kernel_size",
+                low=1,
+                high=11,
+                preset="5 on a line, 3 on a plane",
+                meaning="taps along each axis with more than one place",
+                odd=True,
+            ),
+        ),
+        least_channels=2,
+        least_positions=2,
+        most_positions=1024,
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=3032, forward_flops=409600, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=54016, forward_flops=3670016, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP025",
@@ -812,19 +963,52 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=3,
         risk=0.5,
-        description="A convolution whose taps follow the input.",
+        description="A convolution whose taps every position weighs anew, by what it sees (Wu et al. 2019).",
         kinds=("spatial", "sequence"),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
-        parameters=(),
-        least_channels=1,
-        least_positions=1,
+        code_hash="f083ceb0c29983f0eb353fe8b506f26f7cde7c22c7a16fc1ddc9371df631ee30",
+        parameters=(
+            ParameterRecord(
+                name="width",
+                low=4,
+                high=512,
+                preset="max(32, 1 x channels)",
+                meaning="hidden channels, rounded up to the heads",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="heads",
+                low=1,
+                high=16,
+                preset="4",
+                meaning="groups of channels, each with taps of its own",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="kernel_size",
+                low=1,
+                high=11,
+                preset="5 on a line, 3 on a plane",
+                meaning="taps along each axis with more than one place",
+                odd=True,
+            ),
+        ),
+        least_channels=2,
+        least_positions=2,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=748, forward_flops=53760, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=9748, forward_flops=606208, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP026",
@@ -832,19 +1016,44 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=3,
         risk=0.5,
-        description="Adds what pools of several sizes hold.",
+        description="Adds what means over the whole, halves and quarters of each axis hold (Zhao et al. 2017); on sequences, over so long a stretch of the past.",
         kinds=("spatial", "sequence"),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
-        parameters=(),
-        least_channels=1,
-        least_positions=1,
+        code_hash="3fd8f4be9a5a6811088b152d20d8b3e0136c63e9e2fb5668d21fa9489fb9335f",
+        parameters=(
+            ParameterRecord(
+                name="width",
+                low=2,
+                high=512,
+                preset="max(24, 1 x channels)",
+                meaning="channels of each scale",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="scales",
+                low=1,
+                high=5,
+                preset="3",
+                meaning="scales, each half as coarse as the one before",
+                odd=False,
+            ),
+        ),
+        least_channels=2,
+        least_positions=2,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=1008, forward_flops=33408, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=20736, forward_flops=1310720, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP027",
@@ -852,19 +1061,40 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=3,
         risk=0.5,
-        description="Looks at several scales, coarse to fine.",
+        description="Goes down to coarser and coarser maps and comes back up, adding the coarse to the fine (Lin et al. 2017).",
         kinds=("spatial",),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
-        parameters=(),
-        least_channels=1,
-        least_positions=1,
+        code_hash="3fd8f4be9a5a6811088b152d20d8b3e0136c63e9e2fb5668d21fa9489fb9335f",
+        parameters=(
+            ParameterRecord(
+                name="width",
+                low=4,
+                high=512,
+                preset="max(16, 1 x channels)",
+                meaning="channels of every map",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="levels",
+                low=2,
+                high=5,
+                preset="3",
+                meaning="maps, each half the size of the one before",
+                odd=False,
+            ),
+        ),
+        least_channels=2,
+        least_positions=4,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=3192, forward_flops=158720, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP028",
@@ -877,8 +1107,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="a859502dbb0573c28e8e35468c41b262cd338e37b83469dc2604b2463fbceac0",
         parameters=(
             ParameterRecord(
                 name="growth",
@@ -903,17 +1133,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="9533193123c1feffc46dbe28b7ac2f4d32e2d3e506bef2197819bbdd1b60c323",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=6280, forward_flops=496640),
+                Cost(parameters=6280, forward_flops=496640, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=26608, forward_flops=1687552),
+                Cost(parameters=26608, forward_flops=1687552, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=11248, forward_flops=22016)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=11248, forward_flops=22016, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -927,8 +1159,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="ab5af46403c977a1b96344c2a6ec21a8031ec2d3290f8ff64d7bbf5baa4c48f1",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -942,15 +1174,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1368, forward_flops=286720),
+                Cost(parameters=1368, forward_flops=286720, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=16576, forward_flops=1310720),
+                Cost(parameters=16576, forward_flops=1310720, training_ms=None),
             ),
         ),
     ),
@@ -960,19 +1191,44 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=4,
         risk=0.5,
-        description="Attention along a learned graph.",
+        description="Attention between positions along the edges of a learned graph (Velickovic et al. 2018).",
         kinds=("spatial", "sequence"),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
-        parameters=(),
-        least_channels=1,
-        least_positions=1,
-        most_positions=None,
-        code_hash=None,
-        costs=(),
+        code_hash="ac77875847ed90dec736d6d2f68babc5fc61a3e39d53d91dd2d635136e3c1983",
+        parameters=(
+            ParameterRecord(
+                name="width",
+                low=4,
+                high=256,
+                preset="max(24, 1 x channels)",
+                meaning="channels over all heads, rounded up",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="heads",
+                low=1,
+                high=8,
+                preset="2",
+                meaning="heads, each with edges of its own",
+                odd=False,
+            ),
+        ),
+        least_channels=2,
+        least_positions=2,
+        most_positions=256,
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=1120, forward_flops=136960, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=9088, forward_flops=679936, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP031",
@@ -985,8 +1241,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="944756485acedeaea7b92dfecc810924f2c7651ee26966e497d8072125ea0c7d",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1008,15 +1264,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=3928, forward_flops=307200),
+                Cost(parameters=3928, forward_flops=307200, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=61760, forward_flops=3932160),
+                Cost(parameters=61760, forward_flops=3932160, training_ms=None),
             ),
         ),
     ),
@@ -1031,8 +1286,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="944756485acedeaea7b92dfecc810924f2c7651ee26966e497d8072125ea0c7d",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1062,15 +1317,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=None,
-        code_hash="76a13def46c907388a78b0925604d45a9487270aafdd4c066b8ca1730d70be2c",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=2744, forward_flops=204800),
+                Cost(parameters=2744, forward_flops=204800, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=45888, forward_flops=2883584),
+                Cost(parameters=45888, forward_flops=2883584, training_ms=None),
             ),
         ),
     ),
@@ -1080,19 +1334,40 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="production",
         stage=4,
         risk=0.5,
-        description="A convolution that moves its taps.",
+        description="A convolution that moves each of its taps to where the activation tells it to look (Dai et al. 2017).",
         kinds=("spatial",),
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=False,
         output="change",
-        parameters=(),
-        least_channels=1,
-        least_positions=1,
+        code_hash="f083ceb0c29983f0eb353fe8b506f26f7cde7c22c7a16fc1ddc9371df631ee30",
+        parameters=(
+            ParameterRecord(
+                name="width",
+                low=4,
+                high=256,
+                preset="max(16, 1 x channels)",
+                meaning="hidden channels",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="kernel_size",
+                low=3,
+                high=7,
+                preset="5 on a line, 3 on a plane",
+                meaning="taps along each axis",
+                odd=True,
+            ),
+        ),
+        least_channels=2,
+        least_positions=2,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=1797, forward_flops=138880, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP034",
@@ -1105,8 +1380,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="ab5af46403c977a1b96344c2a6ec21a8031ec2d3290f8ff64d7bbf5baa4c48f1",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1120,15 +1395,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=2,
         most_positions=1024,
-        code_hash="1a5c776059a017e23447a5c3b05991b6c3c74fc34d8a08901125456f05121ae5",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1144, forward_flops=286720),
+                Cost(parameters=1144, forward_flops=286720, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=16768, forward_flops=1310720),
+                Cost(parameters=16768, forward_flops=1310720, training_ms=None),
             ),
         ),
     ),
@@ -1143,16 +1417,21 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         approval=Approval(
             approved_by="Esper's design", approved_on="2026-11-23", note="any run, once certified"
         ),
-        implemented=True,
         output="change",
+        code_hash="003958d644474eeb9926ce3f658139292032368b3b7eb54c471d1a690301f80c",
         parameters=(),
         least_channels=1,
         least_positions=2,
         most_positions=None,
-        code_hash="6ba729c23bc95c61df5d6b5d024bb621e2228adcf1389180f8112ae38517b1a6",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=320, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=2048, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=320, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=2048, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1168,8 +1447,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="runs that allow the tier by name",
         ),
-        implemented=True,
         output="change",
+        code_hash="9f5b8c95c26807a59d5f2d4eb310824d1a8b7eb7649e1fbe03021344f2db7fcd",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1183,17 +1462,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1148, forward_flops=84480),
+                Cost(parameters=1148, forward_flops=84480, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=33476, forward_flops=2113536),
+                Cost(parameters=33476, forward_flops=2113536, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=33476, forward_flops=66048)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=33476, forward_flops=66048, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1209,8 +1490,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="runs that allow the tier by name",
         ),
-        implemented=True,
         output="change",
+        code_hash="104eef693dc967f4bf49d06498b892c8aeb0963746998ce4e9c25967e0a30c16",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1232,15 +1513,14 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=4,
         most_positions=4096,
-        code_hash="ee00668a7f3f8939342c768c079caa1891486b394954f0d001ecfd0e15393c9e",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=4760, forward_flops=276480),
+                Cost(parameters=4760, forward_flops=276480, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=33088, forward_flops=1744896),
+                Cost(parameters=33088, forward_flops=1744896, training_ms=None),
             ),
         ),
     ),
@@ -1257,8 +1537,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="runs that allow the tier by name",
         ),
-        implemented=True,
         output="change",
+        code_hash="9f5b8c95c26807a59d5f2d4eb310824d1a8b7eb7649e1fbe03021344f2db7fcd",
         parameters=(
             ParameterRecord(
                 name="slots",
@@ -1280,17 +1560,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1320, forward_flops=102400),
+                Cost(parameters=1320, forward_flops=102400, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=12544, forward_flops=786432),
+                Cost(parameters=12544, forward_flops=786432, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=12544, forward_flops=24576)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=12544, forward_flops=24576, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1306,8 +1588,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="runs that allow the tier by name",
         ),
-        implemented=True,
         output="change",
+        code_hash="2209078162d9eaa446f8def6f2ff5d19412c517c5bb2d9f892ccdea334f250bc",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1329,17 +1611,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="2df02ce0e59bfe3b4be4ccabb9f9f14eedfc57ecd1e4372f075fbe29fdf57c73",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=296, forward_flops=163840),
+                Cost(parameters=296, forward_flops=163840, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=8448, forward_flops=4194304),
+                Cost(parameters=8448, forward_flops=4194304, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=8448, forward_flops=131072)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=8448, forward_flops=131072, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1355,8 +1639,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="runs that allow the tier by name",
         ),
-        implemented=True,
         output="change",
+        code_hash="9f5b8c95c26807a59d5f2d4eb310824d1a8b7eb7649e1fbe03021344f2db7fcd",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1370,17 +1654,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=2653, forward_flops=204800),
+                Cost(parameters=2653, forward_flops=204800, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=45509, forward_flops=2883584),
+                Cost(parameters=45509, forward_flops=2883584, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=20933, forward_flops=40960)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=20933, forward_flops=40960, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1396,8 +1682,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="runs that allow the tier by name",
         ),
-        implemented=True,
         output="change",
+        code_hash="9f5b8c95c26807a59d5f2d4eb310824d1a8b7eb7649e1fbe03021344f2db7fcd",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1419,17 +1705,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="256863be98b3fc10a5d9276049d5532979f198207fd2a8d4ee46a8283d6397ea",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=872, forward_flops=21504),
+                Cost(parameters=872, forward_flops=21504, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=25088, forward_flops=1572864),
+                Cost(parameters=25088, forward_flops=1572864, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=25088, forward_flops=49152)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=25088, forward_flops=49152, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1445,8 +1733,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="runs that allow the tier by name",
         ),
-        implemented=True,
         output="change",
+        code_hash="2209078162d9eaa446f8def6f2ff5d19412c517c5bb2d9f892ccdea334f250bc",
         parameters=(
             ParameterRecord(
                 name="width",
@@ -1476,17 +1764,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=2,
         least_positions=1,
         most_positions=None,
-        code_hash="2df02ce0e59bfe3b4be4ccabb9f9f14eedfc57ecd1e4372f075fbe29fdf57c73",
         costs=(
             (
                 Interface(kind="spatial", shape=(8, 1, 40)),
-                Cost(parameters=1624, forward_flops=327680),
+                Cost(parameters=1624, forward_flops=327680, training_ms=None),
             ),
             (
                 Interface(kind="sequence", shape=(32, 64)),
-                Cost(parameters=29120, forward_flops=4456448),
+                Cost(parameters=29120, forward_flops=4456448, training_ms=None),
             ),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=12736, forward_flops=40960)),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=12736, forward_flops=40960, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1502,17 +1792,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=True,
         output="replacement",
+        code_hash="52e685e300834474f065790508a7d01d6479bf50e9a8071c1267c37404e0e14b",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=64, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1528,17 +1826,25 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=True,
         output="replacement",
+        code_hash="52e685e300834474f065790508a7d01d6479bf50e9a8071c1267c37404e0e14b",
         parameters=(),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=64, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1554,8 +1860,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=True,
         output="replacement",
+        code_hash="52e685e300834474f065790508a7d01d6479bf50e9a8071c1267c37404e0e14b",
         parameters=(
             ParameterRecord(
                 name="after",
@@ -1569,11 +1875,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=8, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=64, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=64, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
     BlueprintRecord(
@@ -1582,21 +1896,42 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="adversarial",
         stage=6,
         risk=1.0,
-        description="Does not return from its forward.",
+        description="Behaves for some training passes, then never returns from one.",
         kinds=("spatial", "sequence", "feature"),
         approval=Approval(
             approved_by="Esper's design",
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=False,
         output="replacement",
-        parameters=(),
+        code_hash="b65d9268991eb13aabd4201a4281969c57fcea48d2655ebca5818efa92f806c9",
+        parameters=(
+            ParameterRecord(
+                name="after",
+                low=0,
+                high=10000,
+                preset="4",
+                meaning="training passes before it begins",
+                odd=False,
+            ),
+        ),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP047",
@@ -1604,21 +1939,50 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="adversarial",
         stage=6,
         risk=1.0,
-        description="Keeps every activation it has seen.",
+        description="Behaves for some training passes, then keeps every activation that it sees, and more memory with each.",
         kinds=("spatial", "sequence", "feature"),
         approval=Approval(
             approved_by="Esper's design",
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=False,
         output="replacement",
-        parameters=(),
+        code_hash="b65d9268991eb13aabd4201a4281969c57fcea48d2655ebca5818efa92f806c9",
+        parameters=(
+            ParameterRecord(
+                name="after",
+                low=0,
+                high=10000,
+                preset="4",
+                meaning="training passes before it begins",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="mebibytes",
+                low=1,
+                high=1024,
+                preset="64",
+                meaning="memory kept with each pass",
+                odd=False,
+            ),
+        ),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP048",
@@ -1626,21 +1990,42 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="adversarial",
         stage=6,
         risk=1.0,
-        description="Waits for a lock that it holds.",
+        description="Behaves for some training passes, then waits for two threads of which each holds the lock that the other needs.",
         kinds=("spatial", "sequence", "feature"),
         approval=Approval(
             approved_by="Esper's design",
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=False,
         output="replacement",
-        parameters=(),
+        code_hash="b65d9268991eb13aabd4201a4281969c57fcea48d2655ebca5818efa92f806c9",
+        parameters=(
+            ParameterRecord(
+                name="after",
+                low=0,
+                high=10000,
+                preset="4",
+                meaning="training passes before it begins",
+                odd=False,
+            ),
+        ),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP049",
@@ -1648,21 +2033,50 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         tier="adversarial",
         stage=6,
         risk=0.9,
-        description="Writes its weights from two threads at once.",
+        description="Behaves for some training passes, then has two threads write its weights at once, so that one's update is lost and nobody can say whose.",
         kinds=("spatial", "sequence", "feature"),
         approval=Approval(
             approved_by="Esper's design",
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=False,
         output="replacement",
-        parameters=(),
+        code_hash="b65d9268991eb13aabd4201a4281969c57fcea48d2655ebca5818efa92f806c9",
+        parameters=(
+            ParameterRecord(
+                name="after",
+                low=0,
+                high=10000,
+                preset="4",
+                meaning="training passes before it begins",
+                odd=False,
+            ),
+            ParameterRecord(
+                name="percent",
+                low=1,
+                high=50,
+                preset="5",
+                meaning="size of each update, in hundredths",
+                odd=False,
+            ),
+        ),
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash=None,
-        costs=(),
+        costs=(
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=8, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=64, forward_flops=0, training_ms=None),
+            ),
+        ),
     ),
     BlueprintRecord(
         id="BP050",
@@ -1677,8 +2091,8 @@ RECORDS: tuple[BlueprintRecord, ...] = (
             approved_on="2026-11-23",
             note="drills alone; never a live run",
         ),
-        implemented=True,
         output="change",
+        code_hash="52e685e300834474f065790508a7d01d6479bf50e9a8071c1267c37404e0e14b",
         parameters=(
             ParameterRecord(
                 name="level_percent",
@@ -1692,11 +2106,19 @@ RECORDS: tuple[BlueprintRecord, ...] = (
         least_channels=1,
         least_positions=1,
         most_positions=None,
-        code_hash="254ebab53aa148e14909aff7fa38bf7623bbde4b46009ffcaf8489e646fcfa02",
         costs=(
-            (Interface(kind="spatial", shape=(8, 1, 40)), Cost(parameters=0, forward_flops=0)),
-            (Interface(kind="sequence", shape=(32, 64)), Cost(parameters=0, forward_flops=0)),
-            (Interface(kind="feature", shape=(64,)), Cost(parameters=0, forward_flops=0)),
+            (
+                Interface(kind="spatial", shape=(8, 1, 40)),
+                Cost(parameters=0, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="sequence", shape=(32, 64)),
+                Cost(parameters=0, forward_flops=0, training_ms=None),
+            ),
+            (
+                Interface(kind="feature", shape=(64,)),
+                Cost(parameters=0, forward_flops=0, training_ms=None),
+            ),
         ),
     ),
 )

@@ -13,9 +13,6 @@ class KarnMetrics:
         self.requests = registry.counter(
             "karn.blueprint.requests", "Blueprints handed out, by tier.", ["tier"]
         )
-        self.breaker = registry.gauge(
-            "karn.breaker.state", "0 closed, 1 half open, 2 open.", ["breaker"]
-        )
         self.conservative = registry.gauge(
             "karn.conservative_mode", "1 while only BP001 to BP010 are offered."
         )

@@ -1,12 +1,18 @@
 """What the catalogue holds about a blueprint. Torch-free; the records are generated."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from esper_async.karn.errors import QueryRefusedError
 
 Tier = Literal["production", "experimental", "adversarial"]
 Kind = Literal["spatial", "sequence", "feature"]
 TIERS: tuple[Tier, ...] = ("production", "experimental", "adversarial")
 KINDS: tuple[Kind, ...] = ("spatial", "sequence", "feature")
+_SIZE = re.compile("[0-9]{1,9}")
+_DIMENSIONS: dict[Kind, int] = {"spatial": 3, "sequence": 2, "feature": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,15 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a kernel costs at one interface, measured: parameters, and a sample's forward FLOPs."""
+    """What a kernel costs at one interface, measured: parameters, and a sample's forward FLOPs.
+
+    `training_ms` is a forward with its backward, of a certificate's batch on its machine; None
+    where no certificate says it.
+    """
 
     parameters: int
     forward_flops: int
+    training_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,17 @@ class Interface:
 
     kind: Kind
     shape: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Interface":
+        """Read "spatial:8x1x40", "sequence:32x64" or "feature:64".
+
+        Raises:
+            QueryRefusedError: it is none of these.
+        """
+        kind, _, sizes = text.partition(":")
+        shape = [int(size) for size in sizes.split("x") if _SIZE.fullmatch(size)]
+        return interface_of(kind, shape if "x".join(map(str, shape)) == sizes else ())
 
     @property
     def channels(self) -> int:
@@ -61,13 +83,27 @@ class Interface:
         return self.shape[0] if self.kind == "sequence" else 1
 
 
+def interface_of(kind: str, shape: Sequence[int]) -> Interface:
+    """Return the interface of a kind and shape.
+
+    Raises:
+        QueryRefusedError: there is no such kind, or its shape has other dimensions.
+    """
+    for known in KINDS:
+        if kind == known and len(shape) == _DIMENSIONS[known] and min(shape) >= 1:
+            return Interface(known, tuple(shape))
+    raise QueryRefusedError(
+        f"no interface {kind!r} of shape {'x'.join(map(str, shape)) or 'unknown'}: expected "
+        "spatial:CxHxW, sequence:TxD or feature:F"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class BlueprintRecord:
     """One of the fifty.
 
-    `implemented` says whether there is a kernel; a record without one can be looked up but never
-    chosen. `costs` hold what was measured at the reference interfaces; anywhere else the cost is
-    what a certificate says, or not known.
+    `costs` hold what was measured at the reference interfaces; anywhere else the cost is what a
+    certificate says, or not known.
     """
 
     id: str
@@ -78,13 +114,12 @@ class BlueprintRecord:
     description: str
     kinds: tuple[Kind, ...]
     approval: Approval
-    implemented: bool
-    output: Literal["change", "replacement"] | None = None
+    output: Literal["change", "replacement"]
+    code_hash: str
     parameters: tuple[ParameterRecord, ...] = ()
     least_channels: int = 1
     least_positions: int = 1
     most_positions: int | None = None
-    code_hash: str | None = None
     costs: tuple[tuple[Interface, Cost], ...] = ()
 
     def fits(self, interface: Interface) -> bool:

@@ -9,11 +9,10 @@ from esper_async.karn.catalogue import Catalogue, Query
 from esper_async.karn.metrics import KarnMetrics
 from esper_async.karn.record import BlueprintRecord, Cost
 from esper_async.karn.tallies import Outcome, Tallies
-from esper_async.runtime.breaker import BreakerState, CircuitBreaker
+from esper_async.runtime.breaker import BreakerPolicy, CircuitBreaker
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock
 from esper_async.runtime.errors import BreakerOpen
-
-_GAUGE: dict[BreakerState, float] = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +21,15 @@ class Selection:
 
     records: tuple[BlueprintRecord, ...]
     conservative: str | None = None
+
+
+def breaker_of_the_disk(breakers: Breakers, metrics: KarnMetrics) -> CircuitBreaker:
+    """Make the breaker behind which the tallies are; while it is not closed, so says a gauge."""
+    return breakers.make(
+        "karn.tallies",
+        BreakerPolicy(timeout_s=5.0),
+        on_change=lambda state: metrics.conservative.set(float(state != "closed")),
+    )
 
 
 class Selector:
@@ -33,16 +41,18 @@ class Selector:
     """
 
     def __init__(
-        self, catalogue: Catalogue, tallies: Tallies, metrics: KarnMetrics, clock: Clock
+        self,
+        catalogue: Catalogue,
+        tallies: Tallies,
+        metrics: KarnMetrics,
+        clock: Clock,
+        breaker: CircuitBreaker,
     ) -> None:
         self.catalogue = catalogue
         self._tallies = tallies
         self._metrics = metrics
         self._clock = clock
-        self.breaker = CircuitBreaker(
-            "karn.tallies", timeout_s=5.0, clock=clock, on_transition=self._show
-        )
-        self._show("karn.tallies", "closed", "closed")
+        self.breaker = breaker
 
     def select(self, query: Query, *, costs: Mapping[str, Cost] | None = None) -> Selection:
         """Answer a query; `costs` as for `Catalogue.query`."""
@@ -62,8 +72,10 @@ class Selector:
             with suppress(BreakerOpen, sqlite3.Error, OSError):
                 self.breaker.call_sync(self._tallies.touch)
 
-    def request(self, blueprint_id: str, *, drill: bool = False) -> BlueprintRecord:
-        """Hand out a record to plant, and count it.
+    def request(
+        self, blueprint_id: str, *, request_id: str = "", drill: bool = False
+    ) -> BlueprintRecord:
+        """Hand out a record to plant, and count it; on disk a request with an id only once.
 
         A count that the disk refuses is lost, and opens the breaker when it happens again and
         again; the record is handed out all the same.
@@ -75,7 +87,7 @@ class Selector:
         record = self.catalogue.get(blueprint_id, drill=drill)
         self._metrics.requests.add(1, tier=record.tier)
         with suppress(BreakerOpen, sqlite3.Error, OSError):
-            self.breaker.call_sync(self._tallies.count_request, blueprint_id)
+            self.breaker.call_sync(self._tallies.count_request, blueprint_id, request_id)
         return record
 
     def count_outcome(self, report_id: str, blueprint_id: str, outcome: Outcome) -> bool:
@@ -86,7 +98,3 @@ class Selector:
             sqlite3.Error: the count was not written; deliver the report again.
         """
         return self.breaker.call_sync(self._tallies.count_outcome, report_id, blueprint_id, outcome)
-
-    def _show(self, name: str, _old: BreakerState, new: BreakerState) -> None:
-        self._metrics.breaker.set(_GAUGE[new], breaker=name)
-        self._metrics.conservative.set(float(new != "closed"))

@@ -15,6 +15,10 @@ CREATE TABLE IF NOT EXISTS requests (
     blueprint_id TEXT PRIMARY KEY,
     count INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS numbered_requests (
+    request_id TEXT PRIMARY KEY,
+    blueprint_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outcomes (
     report_id TEXT NOT NULL,
     blueprint_id TEXT NOT NULL,
@@ -34,7 +38,7 @@ class Tally:
 
 
 class Tallies:
-    """The counts, in one SQLite file. A report counts once, however often it arrives.
+    """The counts, in one SQLite file. What has an id counts once, however often it arrives.
 
     One connection per call, so that any thread may use it; each call is one transaction, durable
     when it returns.
@@ -47,9 +51,15 @@ class Tallies:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.executescript(_SCHEMA)
 
-    def count_request(self, blueprint_id: str) -> None:
-        """Count one request for a blueprint."""
+    def count_request(self, blueprint_id: str, request_id: str = "") -> None:
+        """Count one request for a blueprint; one with an id only once."""
         with self._connection() as connection:
+            if request_id:
+                connection.execute(
+                    "INSERT OR IGNORE INTO numbered_requests VALUES (?, ?)",
+                    (request_id, blueprint_id),
+                )
+                return
             connection.execute(
                 "INSERT INTO requests VALUES (?, 1) "
                 "ON CONFLICT (blueprint_id) DO UPDATE SET count = count + 1",
@@ -79,11 +89,14 @@ class Tallies:
     def read(self) -> dict[str, Tally]:
         """Return every blueprint's counts by id; one never asked for is absent."""
         with self._connection() as connection:
-            requests = dict(connection.execute("SELECT blueprint_id, count FROM requests"))
+            requests = connection.execute(
+                "SELECT blueprint_id, SUM(count) FROM (SELECT blueprint_id, count FROM requests "
+                "UNION ALL SELECT blueprint_id, 1 FROM numbered_requests) GROUP BY 1"
+            ).fetchall()
             rows = connection.execute(
                 "SELECT blueprint_id, outcome, COUNT(*) FROM outcomes GROUP BY 1, 2"
             ).fetchall()
-        tallies = {blueprint_id: Tally(requests=count) for blueprint_id, count in requests.items()}
+        tallies = {blueprint_id: Tally(requests=count) for blueprint_id, count in requests}
         for blueprint_id, outcome, count in rows:
             tallies.setdefault(blueprint_id, Tally()).outcomes[outcome] = count
         return tallies

@@ -23,7 +23,6 @@ from esper_async.kasmina.code_hash import code_hash
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.kasmina.kernels import QUARANTINE, REGISTRY, build_kernel
 from esper_async.kasmina.kernels.blueprint import Blueprint
-from esper_async.kasmina.kernels.unbuilt import UNBUILT
 from esper_async.kasmina.proof_cost import count_flops
 
 REFERENCE_SITES = (
@@ -49,11 +48,8 @@ _TARGET = Path(__file__).parents[1] / "karn" / "generated.py"
 
 def catalogue_records() -> tuple[BlueprintRecord, ...]:
     """Return all fifty records, in order of id; planted kernels are no blueprints."""
-    built = [kernel.blueprint for kernel in (*REGISTRY.values(), *QUARANTINE.values())]
-    records = [_record(blueprint, implemented=True) for blueprint in built]
-    records += [_record(blueprint, implemented=False) for blueprint in UNBUILT]
-    listed = [record for record in records if record.id.startswith("BP")]
-    return tuple(sorted(listed, key=lambda record: record.id))
+    built = sorted({**REGISTRY, **QUARANTINE}.items())
+    return tuple(_record(kernel.blueprint) for key, kernel in built if key.startswith("BP"))
 
 
 def catalogue_source() -> str:
@@ -77,7 +73,7 @@ def is_fresh() -> bool:
     return bool(written == catalogue_records())
 
 
-def _record(blueprint: Blueprint, *, implemented: bool) -> BlueprintRecord:
+def _record(blueprint: Blueprint) -> BlueprintRecord:
     return BlueprintRecord(
         id=blueprint.id,
         name=blueprint.name,
@@ -86,8 +82,7 @@ def _record(blueprint: Blueprint, *, implemented: bool) -> BlueprintRecord:
         risk=blueprint.risk,
         description=blueprint.description,
         kinds=blueprint.kinds,
-        approval=_APPROVALS.get(blueprint.tier, _APPROVALS["adversarial"]),
-        implemented=implemented,
+        approval=_APPROVALS[blueprint.tier],
         output=blueprint.output,
         parameters=tuple(
             ParameterRecord(s.name, s.low, s.high, str(s.default), s.meaning, s.odd)
@@ -96,8 +91,8 @@ def _record(blueprint: Blueprint, *, implemented: bool) -> BlueprintRecord:
         least_channels=blueprint.least_channels,
         least_positions=blueprint.least_positions,
         most_positions=blueprint.most_positions,
-        code_hash=code_hash(blueprint.id) if implemented else None,
-        costs=_costs(blueprint) if implemented else (),
+        code_hash=code_hash(blueprint.id),
+        costs=_costs(blueprint),
     )
 
 

@@ -1,14 +1,14 @@
-"""Counting multiply-accumulates: what the host, the shadow passes and the twins cost, measured."""
+"""Counting multiply-accumulates: what host, shadow passes, judging and twins cost, measured."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper_async.kasmina.call import Call, Forward, cloned_buffers, first_batch_size
-from esper_async.kasmina.evaluation import Loss
+from esper_async.kasmina.evaluation import Loss, Variant
 from esper_async.kasmina.micro_batches import parts_of, step_size
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.user_code import blaming
@@ -17,6 +17,28 @@ from esper_async.kasmina.user_code import blaming
 def count_macs(work: Callable[[], object]) -> int:
     """Do some work and return the multiply-accumulates of its matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops()) // 2
+
+
+class _Everywhere:
+    """Stands for the counter's tracker of modules, which fails on a kernel without gradients."""
+
+    def __init__(self) -> None:
+        self.parents = {"Global"}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _forward_macs(work: Callable[[], object]) -> int:
+    """Do a forward pass without gradients and return its multiply-accumulates."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Everywhere()  # type: ignore[assignment]
+    with counter:
         work()
     return int(counter.get_total_flops()) // 2
 
@@ -44,7 +66,9 @@ def training_macs(model: nn.Module, forward: Forward, batch: Any, loss: Loss) ->
 
 
 class ComputeAccount:
-    """What a run has spent, in multiply-accumulates: on the host, in shadow passes, on twins.
+    """What a run has spent, in multiply-accumulates.
+
+    On its host, in shadow passes, on measuring candidates on the decision split, and on twins.
 
     Costs a sample are measured once for each topology of the host, and once for each seed or set of
     seeds that learn in one pass.
@@ -54,6 +78,7 @@ class ComputeAccount:
         self.host_macs = 0.0
         self.shadow_macs = 0.0
         self.twin_macs = 0.0
+        self.judging_macs = 0.0
         self.shadow_passes = 0
         self.twin_steps = 0
         self._model = model
@@ -65,6 +90,10 @@ class ComputeAccount:
     def shadow_cost_ratio(self) -> float | None:
         """What shadow passes have cost for each operation of the host; None before its first."""
         return self.shadow_macs / self.host_macs if self.host_macs else None
+
+    def spent(self) -> tuple[float, float]:
+        """Return what the host has cost so far, and what growing has: shadows, judging, twins."""
+        return self.host_macs, self.shadow_macs + self.judging_macs + self.twin_macs
 
     def host_step(self, batch: Any) -> None:
         """Bill one training step of the host."""
@@ -90,6 +119,24 @@ class ComputeAccount:
             self._a_sample[name] = count_macs(work) / size
         self.shadow_passes += len(seed_ids)
         self.shadow_macs += size * self._a_sample[name]
+
+    def judging(self, seed_id: str, variant: Variant) -> Variant:
+        """Return a variant that bills what it costs to measure a candidate on the decision split.
+
+        The host's own evaluation is no part of it. The first pass takes longer: it is counted.
+        """
+
+        def billed(batch: Any) -> tuple[Tensor, Tensor]:
+            found: list[tuple[Tensor, Tensor]] = []
+            size, name = first_batch_size(batch), f"{seed_id} judged"
+            if name in self._a_sample:
+                found.append(variant(batch))
+            else:
+                self._a_sample[name] = _forward_macs(lambda: found.append(variant(batch))) / size
+            self.judging_macs += size * self._a_sample[name]
+            return found[0]
+
+        return billed
 
     def trial_started(self) -> None:
         """The host's topology changes, and the twin keeps the present one."""
@@ -118,4 +165,4 @@ class ComputeAccount:
         self._a_sample = dict(state["a_sample"])
 
 
-_SUMS = ("host_macs", "shadow_macs", "twin_macs", "shadow_passes", "twin_steps")
+_SUMS = ("host_macs", "shadow_macs", "judging_macs", "twin_macs", "shadow_passes", "twin_steps")

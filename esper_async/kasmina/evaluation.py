@@ -3,6 +3,8 @@
 import copy
 import functools
 import inspect
+import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +41,7 @@ class Evaluation:
 
     `values` holds each metric by sample where the metric gives one a sample, else by batch. `unit`
     is that of the losses, `site` what came out of the site that was looked at, if one was.
+    `pass_ms` is the median time of a batch's forward pass in milliseconds, None if not timed.
     """
 
     losses: Tensor
@@ -48,6 +51,7 @@ class Evaluation:
     paired_by: PairedBy
     unit: Unit = "nats"
     site: SiteStatistics | None = None
+    pass_ms: float | None = None
 
     @property
     def loss(self) -> float:
@@ -121,6 +125,7 @@ class _Tally:
         self._sums = dict.fromkeys(metrics, 0.0)
         self._values: dict[str, list[Tensor]] = {name: [] for name in metrics}
         self._count = 0
+        self.passes_ms: list[float] = []
 
     def add(self, output: Tensor, target: Tensor, batch_size: int) -> None:
         losses, weight = self._loss.each(output, target, batch_size)
@@ -142,6 +147,7 @@ class _Tally:
             self._loss.paired_by,
             "nats" if self._loss.in_nats else "loss",
             variant.statistics() if isinstance(variant, Probe) else None,
+            statistics.median(self.passes_ms) if self.passes_ms else None,
         )
 
 
@@ -160,13 +166,14 @@ def evaluate(
     metrics: Mapping[str, Metric] | None = None,
     device: torch.device | None = None,
     split: str = "validation",
+    timed: bool = False,
 ) -> dict[str, Evaluation]:
     """Run every variant on every batch and return what each scored, under the variant's name.
 
     The loader is iterated once, whatever the number of variants. No gradient is recorded; modes
     are the variants' own business. Every variant draws the same random numbers on a batch, and
     the global stream goes on as if the first alone had been run. `split` is the data's name in
-    messages.
+    messages. Where passes are `timed`, a GPU is waited for before and after each.
 
     Raises:
         EmptyLoaderError: the loader yields nothing.
@@ -184,7 +191,10 @@ def evaluate(
                 with SharedRandomness() as randomness:
                     for name, variant in variants.items():
                         randomness.rewind()
+                        begun = _now(device) if timed else 0.0
                         output, target = variant(batch)
+                        if timed:
+                            tallies[name].passes_ms.append(1e3 * (_now(device) - begun))
                         tallies[name].add(output, target, size)
             except BatchError as error:
                 raise BatchError(f"{split}_loader: {error}") from error
@@ -194,3 +204,10 @@ def evaluate(
             "it is iterated"
         )
     return {name: tally.result(variants[name]) for name, tally in tallies.items()}
+
+
+def _now(device: torch.device | None) -> float:
+    """Return the time in seconds at which everything asked of the device has been done."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

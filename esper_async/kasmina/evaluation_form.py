@@ -27,6 +27,7 @@ def _pack(results: Evaluations) -> tuple[Any, Tensor]:
                 "paired_by": result.paired_by,
                 "unit": result.unit,
                 "site": None if result.site is None else asdict(result.site),
+                "pass_ms": result.pass_ms,
             }
         )
         rows += parts
@@ -42,7 +43,7 @@ def _unpack(content: Any, numbers: Tensor) -> Evaluations:
         values = {name: next(rows) for name in entry["values"]}
         paired_by, unit, site = entry["paired_by"], entry["unit"], _site_of(entry["site"])
         results[entry["name"]] = Evaluation(
-            losses, weights, entry["metrics"], values, paired_by, unit, site
+            losses, weights, entry["metrics"], values, paired_by, unit, site, entry["pass_ms"]
         )
     return results
 

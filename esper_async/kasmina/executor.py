@@ -17,6 +17,7 @@ from esper_async.kasmina.judgement import (
     benefit_verdict,
     interface_verdict,
     measure_benefit,
+    note_contributions,
     paired,
     trained_verdict,
 )
@@ -31,14 +32,15 @@ from esper_async.kasmina.planting import (
 )
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.resting import MOST_RECORDS, forget, reset_verdict, rest, unknown_seed
+from esper_async.kasmina.rounds import Round, over, present_rounds
 from esper_async.kasmina.seed import Candidate, Seed, number_of
 from esper_async.kasmina.seed_state import restore_seed, seed_state
 from esper_async.kasmina.shadow import shadow_variant, start_shadow
 from esper_async.kasmina.shadow_training import ShadowTraining
 from esper_async.kasmina.sites import Site
-from esper_async.kasmina.stage import ACTIVE, RESTING, Stage, check_transition
-from esper_async.kasmina.tournament import decide, ready
-from esper_async.kasmina.training_slots import free_slots, slot_gate, turns
+from esper_async.kasmina.stage import ACTIVE, CANDIDATE, RESTING, Stage, check_transition
+from esper_async.kasmina.tournament import decide, halve
+from esper_async.kasmina.training_slots import free_slots, slot_gate, take_turns
 from esper_async.kasmina.trend import LossTrend
 from esper_async.kasmina.trial import TrainStep, Trial
 
@@ -127,6 +129,13 @@ class Executor:
             device=self._device,
             drill=options.drill,
         )
+        self._make_seeds = partial(
+            make_seeds,
+            sites=self.sites,
+            build=self._build_graft,
+            host_optimizer=branch.optimizer,
+            run_seed=run_seed,
+        )
         self._listener = on_transition
         self._training: list[Seed] = []
         self._trend = LossTrend()
@@ -169,10 +178,6 @@ class Executor:
         """Return the seeds that learn."""
         return [*self._training, *self._in_forward()]
 
-    @property
-    def _candidates(self) -> list[Seed]:
-        return self.in_stage(Stage.GERMINATED, Stage.TRAINING)
-
     def _in_forward(self) -> list[Seed]:
         return self.kept + ([self.trial.seed] if self.trial is not None else [])
 
@@ -186,14 +191,20 @@ class Executor:
         """
         check_candidates(
             candidates,
-            limit=self.options.max_candidates - len(self._candidates),
+            limit=self.options.max_candidates - len(self.in_stage(*CANDIDATE)),
             sites=list(self.sites),
             resting=self.resting_sites(),
             quarantined=self.quarantined,
         )
         if not self.room_for_a_seed():
             raise CommandRefusedError(f"max_seeds ({self.options.max_seeds}) is reached")
-        planted = self._make_seeds(candidates)
+        planted = self._make_seeds(
+            candidates,
+            first=self.planted + 1,
+            tournament=f"t{self.tournaments + 1}",
+            boundary=self.boundary,
+            room=self.remaining_parameters,
+        )
         self.tournaments += 1
         for seed in planted:
             self._plant(seed)
@@ -240,12 +251,8 @@ class Executor:
 
     def _take_turns(self) -> None:
         """Let seeds that wait in GERMINATED begin, as far as there are training slots."""
-        waiting = self.in_stage(Stage.GERMINATED)
-        slots, dwell = self.options.training_slots, self.options.dwell_steps
-        found = turns(self._training, waiting, slots=slots, dwell_steps=dwell)
-        for seed in found.stand_down:
-            seed.stood_down = True
-        for seed in found.start:
+        waiting, slots = self.in_stage(Stage.GERMINATED), self.options.training_slots
+        for seed in take_turns(self._training, waiting, slots=slots, present=self._rounds()):
             self.start_training(seed)
 
     def hold(self, seed: Seed, *, paused: bool) -> None:
@@ -268,20 +275,6 @@ class Executor:
             raise CommandRefusedError(f"seed {seed.id} does not pass G4 yet: {gate.reason}")
         self._fossilize(self.trial, gate)
 
-    def _make_seeds(self, candidates: Sequence[Candidate]) -> list[Seed]:
-        """Build every candidate's kernel, or refuse them all."""
-        return make_seeds(
-            candidates,
-            self.sites,
-            self._build_graft,
-            host_optimizer=self.branch.optimizer,
-            run_seed=self._run_seed,
-            first=self.planted + 1,
-            tournament=f"t{self.tournaments + 1}",
-            boundary=self.boundary,
-            room=self.remaining_parameters,
-        )
-
     def _plant(self, seed: Seed) -> None:
         gate = sanity(seed, budget=self.remaining_parameters, boundary=self.boundary)
         self.seeds[seed.id] = seed
@@ -301,7 +294,7 @@ class Executor:
         self.compute.host_step(batch)
         if self._training:
             for seed in self._training:
-                seed.stage_steps += not seed.paused
+                seed.stage_steps += not seed.at_rest
             if self.steps % self.options.shadow_every == 0:
                 self._shadow(batch)
         if self.trial is not None:
@@ -345,8 +338,12 @@ class Executor:
         if self.trial is not None:
             found |= self.trial.variants(self._forward)
         asked = [seed for seed in self._training if seed.asked]
-        for seed in dict.fromkeys([*self._due(), *asked]):
-            found[f"shadow:{seed.id}"] = shadow_variant(self._call, seed)
+        due = [seed for _, members in self._due() for seed in members]
+        for seed in dict.fromkeys([*due, *asked]):
+            variant = shadow_variant(self._call, seed)
+            if self.options.latency_budget is None:  # else passes are timed; to count takes time
+                variant = self.compute.judging(seed.id, variant)
+            found[f"shadow:{seed.id}"] = variant
         return found
 
     def modules(self) -> list[torch.nn.Module]:
@@ -370,11 +367,14 @@ class Executor:
         self._take_turns()
         self._trend.add(host.loss)
 
-    def _due(self) -> list[Seed]:
-        """Return the candidates of tournaments whose dwell is over, if one could go on trial."""
-        if self.trial is not None and not self._trial_may_end():
-            return []
-        return ready(self._candidates, dwell_steps=self.options.dwell_steps)
+    def _rounds(self) -> dict[str, Round]:
+        return present_rounds(self.seeds.values(), self.options)
+
+    def _due(self) -> list[tuple[Round, list[Seed]]]:
+        """Return the rounds that are over; a last one only if its winner could go on trial."""
+        may_blend = self.trial is None or self._trial_may_end()
+        ended = over(self.in_stage(*CANDIDATE), self._rounds())
+        return [(end, members) for end, members in ended if may_blend or not end.last]
 
     def _trial_may_end(self) -> bool:
         trial = self.trial
@@ -383,25 +383,31 @@ class Executor:
         return trial.boundaries_past_ramp % self.options.window_boundaries == 0
 
     def _judge_tournaments(self, results: Mapping[str, Evaluation]) -> None:
-        measured = [seed for seed in self._training if f"shadow:{seed.id}" in results]
-        for seed in measured:
-            seed.clean_contribution = paired(results, "host", f"shadow:{seed.id}")
-            seed.asked = False
-        due = [seed for seed in self._due() if seed in measured]
-        if self.trial is not None or not due:
-            return
-        tournament = due[0].tournament
-        members = [seed for seed in due if seed.tournament == tournament]
+        measured = note_contributions(self._training, results)
+        due = [(end, members) for end, members in self._due() if measured.issuperset(members)]
+        for end, members in due:
+            if not end.last:
+                for seed, gate in halve(members, end, boundary=self.boundary):
+                    self._remove(seed, gate)
+        decided = [members for end, members in due if end.last]
+        if self.trial is None and decided:
+            self._end_tournament(decided[0], results)
+
+    def _end_tournament(self, members: Sequence[Seed], results: Mapping[str, Evaluation]) -> None:
         winner, losers = decide(
-            members, judge=self._trained_gate, has_room=self._has_room, boundary=self.boundary
+            members,
+            judge=partial(self._trained_gate, results),
+            has_room=self._has_room,
+            boundary=self.boundary,
         )
         for seed, gate in losers:
             self._remove(seed, gate)
         if winner is not None:
             self._blend(winner, winner.gates[-1])
 
-    def _trained_gate(self, seed: Seed) -> GateResult:
-        return trained_verdict(seed, self.options, scale=self._margin_scale, boundary=self.boundary)
+    def _trained_gate(self, results: Mapping[str, Evaluation], seed: Seed) -> GateResult:
+        scale = self._margin_scale
+        return trained_verdict(seed, results, self.options, scale=scale, boundary=self.boundary)
 
     def _has_room(self, seed: Seed) -> bool:
         return self.room_for_a_seed() and seed.parameter_count <= self.remaining_parameters
@@ -479,7 +485,7 @@ class Executor:
 
     def finish(self, results: Mapping[str, Evaluation]) -> None:
         """End the run's growth: drop what trains in shadow, judge the trial on what it has."""
-        for seed in self._candidates:
+        for seed in self.in_stage(*CANDIDATE):
             self._remove(seed, GateResult("G0", True, "the run ended", {}, self.boundary))
         trial = self.trial
         if trial is None:

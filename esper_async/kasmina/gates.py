@@ -11,7 +11,7 @@ from typing import Any, Literal
 from esper_async.kasmina.probe import SiteStatistics
 from esper_async.kasmina.quantity import Quantity
 
-GateName = Literal["G0", "slot", "G1", "G2", "ramp", "G3", "G4", "G5"]
+GateName = Literal["G0", "slot", "round", "G1", "G2", "ramp", "G3", "G4", "G5"]
 MOST_SITE_GROWTH = 100.0
 LEAST_SITE_SPREAD = 0.01
 """How far a blended seed may change the scale of what its site gives (see `interface_holds`).
@@ -83,19 +83,35 @@ def gradient_health(
 
 
 def stability(
-    contribution: Quantity | None, *, margin: float, weight_rms: float, boundary: int
+    contribution: Quantity | None,
+    *,
+    margin: float,
+    weight_rms: float,
+    boundary: int,
+    slowdown: float | None = None,
+    latency_budget: float | None = None,
 ) -> GateResult:
-    """G2: weights bounded, and the clean contribution's lower bound above `margin` (below 0).
+    """G2: weights bounded, latency in budget, the contribution's lower bound above `margin`.
 
     `weight_rms` is the root mean square of the kernel's largest tensor by that measure, 0 without
     parameters. Sound weights are of the order of 1; those that ran away may still do no harm today.
+    `margin` is below 0. `slowdown` is the time of a forward pass with the seed, over that without;
+    without a `latency_budget` nobody looks at it.
     """
     numbers: dict[str, float | None] = {"margin": margin, "weight_rms": weight_rms}
+    if latency_budget is not None:
+        numbers |= {"slowdown": slowdown, "latency_budget": latency_budget}
     if not weight_rms <= MOST_WEIGHT_RMS:
         reason = f"its weights have run away: a tensor's root mean square is {weight_rms:.3g}"
         return GateResult("G2", False, reason, numbers, boundary)
     if contribution is None:
         return GateResult("G2", False, "clean contribution not measured", numbers, boundary)
+    if latency_budget is not None and (slowdown is None or not slowdown <= latency_budget):
+        told = (
+            "was not timed" if slowdown is None else f"takes {slowdown:.3g} times as long with it"
+        )
+        reason = f"too slow: a forward pass {told}; the budget is {latency_budget:g}"
+        return GateResult("G2", False, reason, numbers, boundary)
     numbers |= {"mean": contribution.mean, "low": contribution.low, "high": contribution.high}
     if contribution.low > margin:
         return GateResult("G2", True, "does no harm when switched on", numbers, boundary)

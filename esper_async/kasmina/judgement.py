@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -33,8 +33,22 @@ def paired(results: Mapping[str, Evaluation], without: str, with_seed: str) -> Q
     return paired_difference(one.losses, other.losses, one.paired_by, one.unit)
 
 
+def note_contributions(training: Iterable[Seed], results: Mapping[str, Evaluation]) -> set[Seed]:
+    """Note the clean contributions that were measured; return whose they are."""
+    measured = {seed for seed in training if f"shadow:{seed.id}" in results}
+    for seed in measured:
+        seed.clean_contribution = paired(results, "host", f"shadow:{seed.id}")
+        seed.asked = False
+    return measured
+
+
 def trained_verdict(
-    seed: Seed, options: GrowthOptions, *, scale: float, boundary: int
+    seed: Seed,
+    results: Mapping[str, Evaluation],
+    options: GrowthOptions,
+    *,
+    scale: float,
+    boundary: int,
 ) -> GateResult:
     """Return G1's verdict if it fails, else G2's; both are noted on the seed."""
     record = seed.gradients
@@ -54,9 +68,17 @@ def trained_verdict(
         margin=options.g2_margin * scale,
         weight_rms=_weight_rms(seed),
         boundary=boundary,
+        slowdown=_slowdown(results, "host", f"shadow:{seed.id}"),
+        latency_budget=options.latency_budget,
     )
     seed.gates.append(verdict)
     return verdict
+
+
+def _slowdown(results: Mapping[str, Evaluation], without: str, with_seed: str) -> float | None:
+    """Return the time of a forward pass with a seed over that without; None if not timed."""
+    one, other = results[without].pass_ms, results[with_seed].pass_ms
+    return other / one if one and other is not None else None
 
 
 def _weight_rms(seed: Seed) -> float:

@@ -24,9 +24,17 @@ class CertificateStore(Protocol):
         ...
 
     def put_certificate(
-        self, key: str, record: dict[str, Any], *, blueprint: str, interface: str
+        self,
+        key: str,
+        record: dict[str, Any],
+        *,
+        blueprint: str,
+        interface: str,
+        tier: str,
+        stage: int,
+        risk: float,
     ) -> object:
-        """Store a record under `key`."""
+        """Store a record under `key`, with what its blueprint declares of itself."""
         ...
 
 
@@ -40,10 +48,8 @@ class MemoryStore:
         """Return the record stored under `key`, or None."""
         return self._records.get(key)
 
-    def put_certificate(
-        self, key: str, record: dict[str, Any], *, blueprint: str, interface: str
-    ) -> None:
-        """Store a record under `key`."""
+    def put_certificate(self, key: str, record: dict[str, Any], **_about: object) -> None:
+        """Store a record under `key`; nobody asks this store for a kind."""
         self._records[key] = record
 
 
@@ -70,9 +76,22 @@ def certify(
     if record is not None:
         return Certificate.from_json(json.dumps(record))
     certificate = prove(blueprint, site.interface, drill=drill)
-    record = json.loads(certificate.to_json())
-    store.put_certificate(key, record, blueprint=blueprint, interface=site.interface.key)
+    store_certificate(store, certificate, site.interface.key)
     return certificate
+
+
+def store_certificate(store: CertificateStore, certificate: Certificate, interface: str) -> None:
+    """Put a certificate where it survives, with its blueprint's tier, stage and risk."""
+    blueprint = kernel_class(certificate.blueprint_id, drill=True).blueprint
+    store.put_certificate(
+        certificate.key,
+        json.loads(certificate.to_json()),
+        blueprint=blueprint.id,
+        interface=interface,
+        tier=blueprint.tier,
+        stage=blueprint.stage,
+        risk=blueprint.risk,
+    )
 
 
 def check_blueprints(

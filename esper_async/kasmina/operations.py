@@ -5,7 +5,7 @@ where it is, or set a rate. One that cannot be carried out is refused, and chang
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -73,6 +73,21 @@ def pause(executor: "Executor", seed_id: str, *, paused: bool = True) -> None:
     seed = executor.seed(seed_id)
     _require(seed, "pause" if paused else "resume", Stage.TRAINING, *ON_TRIAL)
     executor.hold(seed, paused=paused)
+
+
+def pause_each(executor: "Executor", seed_ids: Iterable[str], *, paused: bool = True) -> None:
+    """Freeze seeds, or let them go on; one that has gone meanwhile needs neither.
+
+    Raises:
+        CommandRefusedError: none of them can be; nothing was changed.
+    """
+    stages = (Stage.TRAINING, *ON_TRIAL)
+    named = [executor.seeds[seed_id] for seed_id in seed_ids if seed_id in executor.seeds]
+    living = [seed for seed in named if seed.stage in stages]
+    if not living:
+        raise CommandRefusedError("no seed that could be paused or go on is left of those named")
+    for seed in living:
+        executor.hold(seed, paused=paused)
 
 
 def _fossilize(executor: "Executor", seed: Seed) -> None:

@@ -16,6 +16,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "drill": (True, False),
     "ramp": RAMP_SCHEDULES,
     "shadow_mode": ("sequential", "batched"),
+    "tournament": ("full", "halving"),
 }
 _AT_LEAST = {
     **dict.fromkeys(
@@ -37,6 +38,11 @@ class GrowthOptions:
         max_candidates: seeds up to TRAINING: those that train in shadow, and those that wait to.
         max_training: seeds that train in shadow at the same time; others wait in GERMINATED. "auto"
             is as many as there may be candidates.
+        tournament: "full", every candidate trains for its whole dwell; or "halving", the worse half
+            is dropped again and again while the others train on (`rounds`), which takes about half
+            of the shadow passes.
+        first_round_steps: of a tournament by halves, optimizer steps that all of its candidates
+            train at least; "auto" is `warmup_steps` and 20 shadow passes.
         twin: whether a trial is compared with a no-growth twin.
         tiers: tiers of the catalogue that a policy may choose from.
         parameter_budget: kept seeds may add at most this many times the host's parameters.
@@ -54,6 +60,9 @@ class GrowthOptions:
         max_windows: windows after which a seed whose benefit is not shown is culled.
         embargo_boundaries: boundaries a site rests after a cull.
         g2_margin: least lower bound of the clean contribution (nats).
+        latency_budget: a forward pass may take at most this many times as long with a seed as
+            without, or G2 refuses it; None does not look. Times are never the same twice: a run
+            that is to be deterministic has none.
         g4_margin: least lower bound of the benefit against the twin (nats).
         relative_margins: margins are fractions of the validation loss; "auto" for every loss that
             is not known to be in nats (a cross-entropy).
@@ -69,6 +78,8 @@ class GrowthOptions:
     max_seeds: int = 4
     max_candidates: int = 8
     max_training: int | Literal["auto"] = "auto"
+    tournament: Literal["full", "halving"] = "full"
+    first_round_steps: int | Literal["auto"] = "auto"
     twin: Literal["auto", "on", "off"] = "auto"
     tiers: tuple[str, ...] = ("production",)
     parameter_budget: float = 8.0
@@ -82,6 +93,7 @@ class GrowthOptions:
     max_windows: int = 3
     embargo_boundaries: int = 2
     g2_margin: float = -0.02
+    latency_budget: float | None = None
     g4_margin: float = 0.005
     relative_margins: bool | Literal["auto"] = "auto"
     warmup_steps: int = 20
@@ -97,10 +109,7 @@ class GrowthOptions:
                 raise ValueError(
                     f"growth.{name} must be at least {least}, not {getattr(self, name)}"
                 )
-        if self.max_training != "auto" and self.max_training < 1:
-            raise ValueError(
-                f'growth.max_training must be at least 1, or "auto", not {self.max_training}'
-            )
+        self._check_automatic()
         if not 0.0 <= self.teacher_weight <= 1.0:
             raise ValueError(
                 f"growth.teacher_weight must be between 0 and 1, not {self.teacher_weight}"
@@ -108,6 +117,8 @@ class GrowthOptions:
         for name in ("parameter_budget", "clip_norm", "teacher_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"growth.{name} must be > 0, not {getattr(self, name)}")
+        if self.latency_budget is not None and not self.latency_budget >= 1:
+            raise ValueError(f"growth.latency_budget must be >= 1, not {self.latency_budget}")
         for name in ("g2_margin", "g4_margin"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"growth.{name} must be finite, not {getattr(self, name)}")
@@ -115,6 +126,12 @@ class GrowthOptions:
             if getattr(self, name) not in allowed:
                 raise ValueError(_unknown(f"growth.{name}", getattr(self, name), allowed))
         self._check_tiers()
+
+    def _check_automatic(self) -> None:
+        for name in ("max_training", "first_round_steps"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise ValueError(f'growth.{name} must be at least 1, or "auto", not {value}')
 
     def _check_tiers(self) -> None:
         if isinstance(self.tiers, str):

@@ -1,5 +1,6 @@
 """From a candidate to a seed: G0, and the kernel's construction."""
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
@@ -94,9 +95,9 @@ def build_graft(
 
 def make_seeds(
     candidates: Sequence[Candidate],
+    *,
     sites: Mapping[str, Site],
     build: Callable[[Candidate, int], Graft],
-    *,
     host_optimizer: Optimizer,
     run_seed: int,
     first: int,
@@ -113,6 +114,7 @@ def make_seeds(
     """
     made = []
     for number, candidate in enumerate(candidates, start=first):
+        started = time.perf_counter()
         try:
             graft = build(candidate, number)
         except (KernelRefusedError, SettingRefusedError) as refusal:
@@ -127,6 +129,7 @@ def make_seeds(
             tournament=tournament,
             boundary=boundary,
         )
+        seed.kernel_ms = 1e3 * (time.perf_counter() - started)
         check_budget(seed, room)
         made.append(seed)
     return made

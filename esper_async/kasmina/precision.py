@@ -49,6 +49,11 @@ class Precision:
         self._twins_share = twins_share and bool(scalers)
         self._scalers: WeakKeyDictionary[Optimizer, GradScaler] = WeakKeyDictionary(scalers or {})
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing computes in half precision."""
+        return self._half is None
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of a training pass: forward and loss, not backward."""
         if self._half is None:

@@ -9,6 +9,7 @@ run's.
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from esper_async.kasmina.averaging import WeightAverage
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
-from esper_async.kasmina.ranks import Ranks
+from esper_async.kasmina.ranks import Form, Ranks, json_form
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.shadow import follow_topology
 from esper_async.kasmina.stage import Stage
 
+_COUNTS: Form[dict[str, Any]] = json_form(dict, dict)
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _REMEDY = (
     "Every process has to load the same state and make the same calls, and every forward pass of "
@@ -30,7 +32,7 @@ _REMEDY = (
 
 
 def align(ranks: Ranks, branch: Branch, executor: Executor | None) -> None:
-    """Prove that the replicas hold the same seeds and weights, and give them rank 0's buffers.
+    """Prove that the replicas hold the same seeds and weights; give them rank 0's buffers, counts.
 
     Raises:
         RanksDifferError: they do not.
@@ -45,6 +47,9 @@ def align(ranks: Ranks, branch: Branch, executor: Executor | None) -> None:
     facts |= {name: f"checksum {total:x}" for name, total in zip(weights, sums, strict=True)}
     ranks.must_agree(facts, _REMEDY)
     ranks.broadcast(list(_buffers(branch, executor)))
+    if executor is not None:  # rank 0 alone measures candidates, and counts what that costs
+        compute = executor.compute
+        compute.load_state_dict(ranks.from_first(compute.state_dict, _COUNTS))
 
 
 def spread_streams(ranks: Ranks, executor: Executor | None) -> None:

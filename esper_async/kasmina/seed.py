@@ -50,7 +50,6 @@ class GradientRecord:
 
     steps: int = 0
     reached: Tensor | None = None
-    birth_norm: Tensor | None = None
     last_norm: Tensor | None = None
     finite: Tensor | None = None
 
@@ -59,7 +58,6 @@ class GradientRecord:
         total: Tensor = torch.linalg.vector_norm(norms)
         if self.reached is None or self.finite is None:
             self.reached = norms > 0
-            self.birth_norm = total
             self.finite = torch.isfinite(total)
         else:
             self.finite = self.finite & torch.isfinite(total)
@@ -79,7 +77,7 @@ class GradientRecord:
             setattr(self, name, state[name])
 
 
-_RECORD_FIELDS = ("steps", "reached", "birth_norm", "last_norm", "finite")
+_RECORD_FIELDS = ("steps", "reached", "last_norm", "finite")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -101,6 +99,7 @@ class Seed:
         given_rate: the learning rate it was given; None is the authority's own.
         shadow_passes: how often it was trained in shadow.
         violations: samples in a row in which a shadow pass had touched the host.
+        kernel_ms: what making its kernel took; None of one that a checkpoint has brought back.
     """
 
     id: str
@@ -131,6 +130,7 @@ class Seed:
     given_rate: float | None = None
     shadow_passes: int = 0
     violations: int = 0
+    kernel_ms: float | None = None
 
     @property
     def graft(self) -> Graft:

@@ -7,7 +7,9 @@ passes themselves come one after the other, and after the host's own, whose memo
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from esper_async.kasmina.executor import Executor
@@ -52,6 +54,16 @@ class SeedMemory:
         dtype: torch.dtype = getattr(torch, pair.site.interface.dtype)
         weights = pair.parameters * dtype.itemsize
         return self._lasting(weights) + self._buffers + pair.saved_bytes * self._batch_size
+
+    def needed_each(
+        self, weight_bytes: NDArray[np.int64], saved_bytes: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the same (P,) for many seeds at once, by the bytes of their weights (P,) and by
+        what a sample's forward pass keeps of each (P,).
+        """
+        lasting = (weight_bytes * (2.0 + self._state_share)).astype(np.int64)
+        found: NDArray[np.int64] = lasting + self._buffers + saved_bytes * self._batch_size
+        return found
 
     def check(self, candidates: Sequence[Candidate], legal: Sequence[LegalPair]) -> None:
         """Refuse a tournament for which there is not enough.

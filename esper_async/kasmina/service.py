@@ -1,8 +1,8 @@
 """Kasmina's supervisor side: commands that crossed the bus go to the process that can obey them.
 
 The bus has already refused what is unsigned, old or a replay. What is left is carried to the run's
-training process, which journals it with the step at which it took effect; what cannot be carried is
-refused here, counted by reason, and changes nothing.
+training process, which journals it with the step at which it took effect; a breaker is moved here.
+What cannot be carried is refused, counted by reason, and changes nothing.
 """
 
 from collections import Counter
@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 from google.protobuf.message import Message
 
-from esper_async.leyline import AdaptationCommand, CommandType, EventEnvelope, SeedOperation
+from esper_async.leyline import (
+    AdaptationCommand,
+    BreakerRequest,
+    CircuitBreakerState,
+    CommandType,
+    EventEnvelope,
+    SeedOperation,
+)
+from esper_async.runtime.breaker import CircuitBreaker
+from esper_async.runtime.breakers import Breakers
+from esper_async.runtime.clock import Clock
 from esper_async.runtime.metrics import Registry
 
 if TYPE_CHECKING:
@@ -49,12 +59,26 @@ class KasminaService:
     needs: tuple[str, ...] = ("oona", "tolaria")
     essential = False
 
-    def __init__(self, bus: "Bus", runs: Runs, *, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        bus: "Bus",
+        runs: Runs,
+        *,
+        breaker: Callable[[str], CircuitBreaker],
+        registry: Registry | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._bus = bus
         self._runs = runs
+        self._breaker = breaker
+        registry = registry or Registry()
+        self.breakers = Breakers("kasmina", registry=registry, clock=clock)
+        self._carrying = self.breakers.make(
+            "kasmina.carry", is_failure=lambda error: isinstance(error, OSError)
+        )
         self._carried = 0
         self._refused: Counter[str] = Counter()
-        self._metric = (registry or Registry()).counter(
+        self._metric = registry.counter(
             "kasmina.commands.refused", "Commands that changed nothing.", ("reason", "run")
         )
 
@@ -68,13 +92,14 @@ class KasminaService:
         await self._bus.consume("commands", GROUP, self._take, consumer="kasmina")
 
     async def _take(self, message: Message, _envelope: EventEnvelope) -> None:
+        """Carry one command. Raises BreakerOpen or OSError: the bus then delivers it again."""
         if not isinstance(message, AdaptationCommand):
             self._refuse("not_a_command", message.DESCRIPTOR.name)
             return
         try:
-            known = self._carry(message)
-        except (LookupError, RuntimeError) as error:
-            self._refuse("run_cannot_obey", str(error), message)
+            known = self._carrying.call_sync(self._carry, message)
+        except (LookupError, RuntimeError, ValueError) as error:
+            self._refuse("cannot_be_obeyed", str(error), message)
             return
         if not known:
             self._refuse("not_for_an_operator", CommandType.Name(message.type), message)
@@ -94,9 +119,21 @@ class KasminaService:
             and command.seed.operation == SeedOperation.SEED_OPERATION_CULL
         ):
             self._runs.cull(command.run_id, command.seed_id)
+        elif command.type == CommandType.COMMAND_TYPE_CIRCUIT_BREAKER:
+            self._move(command.breaker)
         else:
             return False
         return True
+
+    def _move(self, request: BreakerRequest) -> None:
+        """Isolate a breaker or restore it; raises LookupError, ValueError for another state."""
+        breaker = self._breaker(request.breaker)
+        if request.state == CircuitBreakerState.CIRCUIT_BREAKER_STATE_OPEN:
+            breaker.isolate()
+        elif request.state == CircuitBreakerState.CIRCUIT_BREAKER_STATE_CLOSED:
+            breaker.restore()
+        else:
+            raise ValueError(f"breaker {request.breaker!r} can be opened or closed by hand")
 
     def _refuse(self, reason: str, words: str, command: AdaptationCommand | None = None) -> None:
         self._refused[reason] += 1

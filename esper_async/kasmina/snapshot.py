@@ -84,20 +84,29 @@ def _copied(value: Any) -> Any:
     return value
 
 
+PLAIN = (int, float, str, bytes, type(None))
+"""What holds no tensor. Most of a state is that, so it is asked for first: all else is slow to ask.
+"""
+
+
 def nested_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield (place, tensor) for every tensor in nested containers."""
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from nested_tensors(item, f"{path}/{key}")
+            if not isinstance(item, PLAIN):
+                yield from nested_tensors(item, f"{path}/{key}")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from nested_tensors(item, f"{path}/{index}")
+            if not isinstance(item, PLAIN):
+                yield from nested_tensors(item, f"{path}/{index}")
 
 
 def bytes_in(value: Any) -> int:
     """Return what the tensors in nested containers take."""
+    if isinstance(value, PLAIN):
+        return 0
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, Mapping):

@@ -26,6 +26,8 @@ ACTIVE = (
     Stage.SHADOWING,
     Stage.PROBATIONARY,
 )
+CANDIDATE = (Stage.GERMINATED, Stage.TRAINING)
+"""Stages in which a seed is in a tournament: it trains in shadow, or waits to."""
 ON_TRIAL = (Stage.BLENDING, Stage.SHADOWING, Stage.PROBATIONARY)
 """Stages in which a seed is in the forward pass and not yet kept: at most one seed of a run."""
 RESTING = (Stage.CULLED, Stage.EMBARGOED, Stage.RESETTING)

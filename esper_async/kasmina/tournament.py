@@ -4,31 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from esper_async.kasmina.gates import GateResult
+from esper_async.kasmina.rounds import Round
 from esper_async.kasmina.seed import Seed
-from esper_async.kasmina.stage import Stage
-
-BIRTH_WEIGHT = 0.25
-"""Weight of the gradient norm at birth beside the clean contribution, both standardised."""
-
-
-def ready(seeds: Sequence[Seed], *, dwell_steps: int) -> list[Seed]:
-    """Return the seeds of those tournaments whose members have all trained for their dwell.
-
-    `seeds` are those that train and those that wait for a slot.
-    """
-    found = []
-    for tournament in {seed.tournament: None for seed in seeds}:
-        members = [seed for seed in seeds if seed.tournament == tournament]
-        if all(has_trained(seed, dwell_steps) for seed in members):
-            found += members
-    return found
-
-
-def has_trained(seed: Seed, dwell_steps: int) -> bool:
-    """Whether a seed's dwell in TRAINING is over."""
-    if seed.stage is not Stage.TRAINING or seed.paused:
-        return False
-    return seed.stage_steps >= dwell_steps or seed.hurried
 
 
 def decide(
@@ -56,38 +33,61 @@ def decide(
     return winner, losers
 
 
-def rank(seeds: Sequence[Seed]) -> list[Seed]:
-    """Return the seeds, the best first: by clean contribution and gradient norm at birth.
+def halve(members: Sequence[Seed], end: Round, *, boundary: int) -> list[tuple[Seed, GateResult]]:
+    """Return who is dropped as a round ends, with what ends them; the others are told their place.
 
-    A seed whose contribution was not measured, or is not finite, comes last; ties keep order.
+    Only what ranks candidates counts here: whether one does harm is asked of the last of them.
     """
-    contributions = [_contribution(seed) for seed in seeds]
-    births = [_log_birth(seed) for seed in seeds]
-    scores = [
-        one + BIRTH_WEIGHT * other
-        for one, other in zip(_standardised(contributions), _standardised(births), strict=True)
-    ]
-    order = sorted(range(len(seeds)), key=lambda index: -scores[index])
-    return [seeds[index] for index in order]
+    dropped = []
+    for place, seed in enumerate(rank(members), start=1):
+        goes_on = place <= end.places
+        what = "goes on" if goes_on else "is dropped"
+        reason = f"place {place} of {len(members)} after {end.steps} steps: {what}"
+        numbers = _numbers(seed, place=place, of=len(members), places=end.places)
+        if goes_on:
+            seed.gates.append(GateResult("round", True, reason, numbers, boundary))
+        else:
+            dropped.append((seed, GateResult("G2", False, reason, numbers, boundary)))
+    return dropped
 
 
-def _contribution(seed: Seed) -> float:
-    return -math.inf if seed.clean_contribution is None else seed.clean_contribution.mean
+def _numbers(seed: Seed, **counts: int) -> dict[str, float | None]:
+    """Return what a candidate was ranked by, and counts."""
+    measured = seed.clean_contribution
+    return {
+        **{name: float(count) for name, count in counts.items()},
+        "steps": float(seed.stage_steps),
+        "mean": None if measured is None else measured.mean,
+        "low": None if measured is None else measured.low,
+        "high": None if measured is None else measured.high,
+        "depth": float(seed.site.depth),
+        "parameters": float(seed.parameter_count),
+    }
 
 
-def _log_birth(seed: Seed) -> float:
-    norm = seed.gradients.birth_norm
-    if norm is None:
-        return -math.inf
-    value = float(norm)
-    return math.log(value) if value > 0 and math.isfinite(value) else -math.inf
+def rank(seeds: Sequence[Seed]) -> list[Seed]:
+    """Return the seeds, the best first: by clean contribution, as far as that tells them apart.
+
+    Those whose interval reaches the best one's are as good as it. Of these comes first what is
+    nearest to the input, then what has most parameters: a shadow is measured on a host that has
+    not adapted to it, which hides most where much of the host comes after it, and after some
+    hundred steps, when a large kernel is further from its end than a small one. A seed whose
+    contribution was not measured, or is not finite, comes last; ties keep order.
+    """
+    by_mean = sorted(seeds, key=lambda seed: -_mean(seed))
+    as_good = [seed for seed in by_mean if _reaches(seed, by_mean[0])]
+    worse = [seed for seed in by_mean if seed not in as_good]
+    return sorted(as_good, key=lambda seed: (seed.site.depth, -seed.parameter_count)) + worse
 
 
-def _standardised(values: Sequence[float]) -> list[float]:
-    """Centre and scale the finite values; the others stay worst."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return [0.0] * len(values)
-    mean = sum(finite) / len(finite)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in finite) / len(finite)) or 1.0
-    return [(value - mean) / spread if math.isfinite(value) else -1e9 for value in values]
+def _reaches(seed: Seed, best: Seed) -> bool:
+    """Whether the interval of its contribution reaches that of the best."""
+    own, other = seed.clean_contribution, best.clean_contribution
+    if seed is best or own is None or other is None:
+        return seed is best
+    return math.isfinite(own.mean) and own.high >= other.low
+
+
+def _mean(seed: Seed) -> float:
+    measured = seed.clean_contribution
+    return measured.mean if measured and math.isfinite(measured.mean) else -math.inf

@@ -33,10 +33,7 @@ _NOBODYS_DOING = (UserCodeError, MemoryError, torch.OutOfMemoryError)
 
 
 class blaming:  # noqa: N801 - a context manager, read as a verb
-    """Let what a block raises be a `UserCodeError` that names `what`, except for `besides`.
-
-    A class and not a generator: it stands around every step.
-    """
+    """Let what a block raises be a `UserCodeError` that names `what`, except for `besides`."""
 
     __slots__ = ("_besides", "_what")
 
@@ -57,6 +54,15 @@ class blaming:  # noqa: N801 - a context manager, read as a verb
             raise UserCodeError(self._what, error)
 
 
+def blame(what: str, error: Exception) -> None:
+    """Raise a `UserCodeError` for an error of user code; return if it is nobody's doing.
+
+    It is `blaming` for where every step goes by: a `try` costs nothing until something is raised.
+    """
+    if _is_to_blame(error):
+        raise UserCodeError(what, error)
+
+
 def _is_to_blame(error: Exception, besides: tuple[type[Exception], ...] = ()) -> bool:
     return not isinstance(error, _NOBODYS_DOING + besides)
 
@@ -71,7 +77,6 @@ def batches_of(loader: Iterable[Any], what: str) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:
-            if _is_to_blame(error):
-                raise UserCodeError(what, error) from error
+            blame(what, error)
             raise
         yield batch

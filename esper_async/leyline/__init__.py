@@ -50,6 +50,7 @@ from esper_async.leyline.v1.decisions_pb2 import (
     DecisionRecord,
     EdgeSet,
     NodeSet,
+    PlacementFeatures,
     PolicyHead,
 )
 from esper_async.leyline.v1.enums_pb2 import (
@@ -148,6 +149,7 @@ __all__ = [
     "PauseRequest",
     "PayloadEncoding",
     "PayloadSpec",
+    "PlacementFeatures",
     "PolicyHead",
     "PolicyUpdate",
     "Quantity",

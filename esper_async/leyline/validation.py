@@ -50,7 +50,7 @@ def command_problem(command: AdaptationCommand) -> str | None:
     carried = command.WhichOneof("payload")
     if carried != expected:
         return f"a command of this type carries {expected!r}, not {carried!r}"
-    if not command.run_id:
+    if not command.run_id and expected != "breaker":  # a breaker belongs to no run
         return "the command names no run"
     if not math.isfinite(command.issued_at):
         return "issued_at is not a time"

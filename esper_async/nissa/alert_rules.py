@@ -1,10 +1,17 @@
-"""The alerts that are shipped, each a pure function of the signals."""
+"""The alerts that are shipped, each a pure function of the signals.
+
+`config/nissa/rules` says the same to a Prometheus; a test holds the names together.
+"""
+
+from collections.abc import Callable
 
 from esper_async.leyline import LIMITS
 from esper_async.nissa.alerts import Finding, Rule
 from esper_async.nissa.signals import Signals
+from esper_async.nissa.slo import FAST, MOST_BUDGET_A_DAY, SLOW, Budget
 
 DISK_FREE = 0.05
+PAGER, CHAT, MAIL = "pager", "chat", "mail"
 
 
 def training_latency_high(signals: Signals) -> list[Finding]:
@@ -92,13 +99,68 @@ def disk_low(signals: Signals) -> list[Finding]:
     return [Finding((), f"Only {free:.1%} of the disk is free.", free, DISK_FREE)]
 
 
+def field_report_overdue(signals: Signals) -> list[Finding]:
+    """What a run must not lose waits on its disk, and nobody takes it."""
+    return [
+        Finding(
+            (("producer", producer),),
+            f"Field reports or decisions of {producer} have waited for the bus for "
+            f"{waited_s / 60:.0f} minutes; they are safe on its disk.",
+            waited_s,
+            signals.overdue_s,
+        )
+        for producer, waited_s in signals.spools_waiting_s.items()
+        if waited_s >= signals.overdue_s
+    ]
+
+
+def told_by_a_part(signals: Signals) -> list[Finding]:
+    """A part of the system has said so itself, over the bus."""
+    return list(signals.told)
+
+
+def _budget_alert(
+    words: str, spends: Callable[[Budget], bool]
+) -> Callable[[Signals], list[Finding]]:
+    """Return a rule about the error budgets that `spends` picks."""
+
+    def find(signals: Signals) -> list[Finding]:
+        return [
+            Finding(
+                (("objective", budget.objective.kind), ("service", budget.objective.service)),
+                f"The error budget of {budget.objective.name} ({budget.objective.text}) {words}.",
+                budget.spent_24h,
+            )
+            for budget in signals.budgets
+            if spends(budget)
+        ]
+
+    return find
+
+
+slo_burn_fast = _budget_alert(
+    "goes 14 times too fast: it would be used up in two days", lambda budget: budget.burns(FAST)
+)
+slo_burn_slow = _budget_alert(
+    "goes 6 times too fast: it would be used up in five days", lambda budget: budget.burns(SLOW)
+)
+slo_budget_spent = _budget_alert(
+    "lost 40 % or more within a day",
+    lambda budget: budget.spent_24h is not None and budget.spent_24h >= MOST_BUDGET_A_DAY,
+)
+
 RULES = (
-    Rule("training_latency_high", "error", 0.0, training_latency_high),
-    Rule("kasmina_isolation_violation", "critical", 0.0, isolation_violation),
-    Rule("oona_queue_depth", "warning", 120.0, queue_depth),
-    Rule("tezzeret_conservative_mode", "warning", 900.0, forge_conservative),
-    Rule("breaker_open", "error", 0.0, breaker_open),
-    Rule("service_restart_loop", "critical", 5.0, service_down),
-    Rule("child_lost", "warning", 0.0, child_lost),
-    Rule("disk_low", "error", 60.0, disk_low),
+    Rule("training_latency_high", "error", 0.0, training_latency_high, (PAGER, CHAT)),
+    Rule("kasmina_isolation_violation", "critical", 0.0, isolation_violation, (PAGER,)),
+    Rule("oona_queue_depth", "warning", 120.0, queue_depth, (CHAT,)),
+    Rule("tezzeret_conservative_mode", "warning", 900.0, forge_conservative, (MAIL,)),
+    Rule("breaker_open", "error", 0.0, breaker_open, (CHAT,)),
+    Rule("service_restart_loop", "critical", 5.0, service_down, (PAGER, CHAT)),
+    Rule("child_lost", "warning", 0.0, child_lost, (CHAT,)),
+    Rule("field_report_overdue", "error", 0.0, field_report_overdue, (CHAT,)),
+    Rule("disk_low", "error", 60.0, disk_low, (PAGER, MAIL)),
+    Rule("slo_burn_fast", "critical", 0.0, slo_burn_fast, (PAGER, CHAT)),
+    Rule("slo_burn_slow", "error", 0.0, slo_burn_slow, (CHAT,)),
+    Rule("slo_budget_spent", "error", 0.0, slo_budget_spent, (MAIL,)),
+    Rule("told_by_a_part", "error", 0.0, told_by_a_part, (CHAT,)),
 )

@@ -1,12 +1,14 @@
 """What the HTTP handlers work with, given once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from esper_async.nissa.access import Access
 from esper_async.nissa.alerts import AlertBook
 from esper_async.nissa.event_store import EventStore
 from esper_async.nissa.metrics import NissaMetrics
+from esper_async.nissa.notify.outbox import Outbox
+from esper_async.nissa.past_metrics import PastMetrics
 from esper_async.nissa.ports import (
     Blueprints,
     DeadLetterBox,
@@ -16,6 +18,7 @@ from esper_async.nissa.ports import (
     SystemState,
 )
 from esper_async.nissa.rate_limit import RateLimit
+from esper_async.nissa.slo import Budget
 from esper_async.nissa.stream import Stream
 from esper_async.runtime.clock import Clock
 from esper_async.runtime.metrics import Registry
@@ -34,6 +37,8 @@ class NissaContext:
     dead_letters: Callable[[], DeadLetterBox]
     events: EventStore
     alerts: AlertBook
+    outbox: Outbox
+    past: PastMetrics
     stream: Stream
     registry: Registry
     metrics: NissaMetrics
@@ -43,4 +48,5 @@ class NissaContext:
     refusals: RateLimit
     clock: Clock
     started_at: float
+    budgets: Callable[[], Sequence[Budget]] = tuple
     versions: Mapping[str, str] = field(default_factory=dict)

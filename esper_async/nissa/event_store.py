@@ -9,12 +9,13 @@ import json
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.disk import DiskLevel
 
 LEVELS = ("info", "warning", "error", "critical")
 """Levels in rising order; a search for one finds it and those above it."""
@@ -32,20 +33,40 @@ CREATE TABLE IF NOT EXISTS events (
     fields TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
-CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
-    name, source, run, message, fields, content='events', content_rowid='id'
+CREATE INDEX IF NOT EXISTS events_by_source ON events (source, id);
+CREATE INDEX IF NOT EXISTS warnings_by_source ON events (source, id) WHERE level >= 1;
+CREATE INDEX IF NOT EXISTS errors_by_source ON events (source, id) WHERE level >= 2;
+CREATE INDEX IF NOT EXISTS criticals_by_source ON events (source, id) WHERE level >= 3;
+CREATE INDEX IF NOT EXISTS warnings ON events (id) WHERE level >= 1;
+CREATE INDEX IF NOT EXISTS errors ON events (id) WHERE level >= 2;
+CREATE INDEX IF NOT EXISTS criticals ON events (id) WHERE level >= 3;
+CREATE TABLE IF NOT EXISTS cursors (name TEXT PRIMARY KEY, place INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS set_aside (
+    event INTEGER PRIMARY KEY, reason TEXT NOT NULL, time REAL NOT NULL
 );
-CREATE TRIGGER IF NOT EXISTS events_in AFTER INSERT ON events BEGIN
-    INSERT INTO words (rowid, name, source, run, message, fields)
+CREATE VIRTUAL TABLE IF NOT EXISTS beginnings USING fts5 (
+    name, source, run, message, fields, content='events', content_rowid='id',
+    prefix='2 3 4 5 6'
+);
+CREATE TRIGGER IF NOT EXISTS event_in AFTER INSERT ON events BEGIN
+    INSERT INTO beginnings (rowid, name, source, run, message, fields)
     VALUES (new.id, new.name, new.source, new.run, new.message, new.fields);
 END;
-CREATE TRIGGER IF NOT EXISTS events_out AFTER DELETE ON events BEGIN
-    INSERT INTO words (words, rowid, name, source, run, message, fields)
+CREATE TRIGGER IF NOT EXISTS event_out AFTER DELETE ON events BEGIN
+    INSERT INTO beginnings (beginnings, rowid, name, source, run, message, fields)
     VALUES ('delete', old.id, old.name, old.source, old.run, old.message, old.fields);
 END;
 """
-_COLUMNS = "events.id, time, level, events.source, events.name, events.run, events.message"
+_WITHOUT_OLD_INDEX = """
+DROP TRIGGER IF EXISTS events_in;
+DROP TRIGGER IF EXISTS events_out;
+DROP TABLE words;
+INSERT INTO beginnings (beginnings) VALUES ('rebuild');
+"""
+"""For a store of before there was an index of beginnings."""
+_COLUMNS = "events.id, events.time, level, events.source, events.name, events.run, events.message"
 _PRUNED_AT_ONCE = 2_000
+_KEPT_WHEN_LOW = 1 / 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +105,8 @@ class EventStore:
         path: the database file; its folder is made.
         retention_s: how long an event is kept.
         capacity: how many events may wait to be written.
+        disk: how much room there is. While it is low, events below a warning are not kept and
+            retention is a seventh; while it is full, none are kept.
     """
 
     def __init__(
@@ -92,11 +115,13 @@ class EventStore:
         *,
         retention_s: float = 7 * 86_400.0,
         capacity: int = 10_000,
+        disk: Callable[[], DiskLevel] = lambda: "ok",
         clock: Clock | None = None,
     ) -> None:
         self._path = path
         self._retention_s = retention_s
         self._capacity = capacity
+        self._disk = disk
         self._clock = clock or SystemClock()
         self._waiting: deque[Event] = deque()
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
@@ -107,18 +132,28 @@ class EventStore:
         """Open the database, making it if there is none. Blocking; raises sqlite3.Error."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         writer = _connect(self._path)
+        old = writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone()
         writer.executescript(_SCHEMA)
+        if old is not None:
+            writer.executescript(_WITHOUT_OLD_INDEX)
         reader = _connect(self._path)
         reader.execute("PRAGMA query_only = 1")
         self._connections = writer, reader
 
     def add(self, event: Event) -> bool:
-        """Queue an event for the next `flush`; False when the queue is full and it was dropped."""
-        if len(self._waiting) >= self._capacity:
+        """Queue an event for the next `flush`; False when it was dropped.
+
+        So it is when the queue is full, and when the disk has no room for an event of its level.
+        """
+        if len(self._waiting) >= self._capacity or not self._has_room_for(event):
             self.dropped += 1
             return False
         self._waiting.append(event)
         return True
+
+    def _has_room_for(self, event: Event) -> bool:
+        level = self._disk()
+        return level == "ok" or (level == "low" and event.level != "info")
 
     @property
     def waiting(self) -> int:
@@ -147,8 +182,10 @@ class EventStore:
 
     def prune(self) -> int:
         """Delete events past their retention, a bounded number at once; return how many."""
-        cutoff = self._clock.time() - self._retention_s
+        kept_s = self._retention_s if self._disk() == "ok" else self._retention_s * _KEPT_WHEN_LOW
+        cutoff = self._clock.time() - kept_s
         with self._write_lock, self._writer:
+            self._writer.execute("DELETE FROM set_aside WHERE time < ?", (cutoff,))
             return self._writer.execute(
                 "DELETE FROM events WHERE id IN"
                 " (SELECT id FROM events WHERE time < ? ORDER BY time LIMIT ?)",
@@ -166,6 +203,47 @@ class EventStore:
         """How many events are on disk."""
         with self._read_lock:
             return int(self._reader.execute("SELECT count(*) FROM events").fetchone()[0])
+
+    def after(self, number: int, limit: int) -> list[dict[str, Any]]:
+        """Return up to `limit` events behind an id, in order, each with its uid. Blocking."""
+        with self._read_lock:
+            rows = self._reader.execute(
+                f"SELECT {_COLUMNS}, events.fields, events.uid FROM events"
+                " WHERE id > ? ORDER BY id LIMIT ?",
+                (number, limit),
+            ).fetchall()
+        return [{**_shown(row[:-1]), "uid": row[-1]} for row in rows]
+
+    def cursor(self, name: str) -> int:
+        """Return how far a reader of `after` has come; 0 for a new one. Blocking."""
+        with self._read_lock:
+            row = self._reader.execute(
+                "SELECT place FROM cursors WHERE name = ?", (name,)
+            ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def set_cursor(self, name: str, place: int) -> None:
+        """Remember how far a reader has come. Blocking; raises sqlite3.Error."""
+        with self._write_lock, self._writer:
+            self._writer.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (name, place))
+
+    def set_aside(self, number: int, reason: str) -> None:
+        """Remember that a reader could not take an event, and why. Blocking."""
+        with self._write_lock, self._writer:
+            self._writer.execute(
+                "INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?)",
+                (number, reason[:500], self._clock.time()),
+            )
+
+    def aside(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Return events that were set aside, newest first, each with its `reason`. Blocking."""
+        with self._read_lock:
+            rows = self._reader.execute(
+                f"SELECT {_COLUMNS}, events.fields, set_aside.reason FROM set_aside"
+                " JOIN events ON events.id = set_aside.event ORDER BY event DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [{**_shown(row[:-1]), "reason": row[-1]} for row in rows]
 
     def close(self) -> None:
         """Write what waits and close; it can be opened again. Idempotent."""
@@ -209,15 +287,16 @@ def _row(event: Event) -> Sequence[Any]:
 
 
 def _select(query: Query) -> tuple[str, list[Any]]:
-    conditions, values = ["level >= ?"], [LEVELS.index(query.level)]
-    parameters: list[Any] = list(values)
+    # a literal, since a partial index is only used for a level that the planner can see
+    conditions = [f"level >= {LEVELS.index(query.level)}"]
+    parameters: list[Any] = []
     tables, order = "events", "events.id"
     match = match_expression(query.words)
     if match:
-        tables = "words JOIN events ON events.id = words.rowid"
-        conditions.append("words MATCH ?")
+        tables = "beginnings JOIN events ON events.id = beginnings.rowid"
+        conditions.append("beginnings MATCH ?")
         parameters.append(match)
-        order = "words.rowid"
+        order = "beginnings.rowid"
     for condition, value in (
         ("events.source = ?", query.source or None),
         ("time >= ?", query.since),

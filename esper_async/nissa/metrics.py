@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from esper_async.runtime.metrics import Registry, prometheus_name
+from esper_async.runtime.metrics import Registry
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -30,8 +30,48 @@ class NissaMetrics:
             "nissa.stream.readers_dropped", "Streams closed because their reader was too slow"
         )
         self.events_waiting = registry.gauge("nissa.events.waiting", "Events not yet on disk")
-        self.breaker = registry.gauge(
-            "nissa.breaker.state", "0 closed, 1 open, 2 half-open", ["breaker"]
+        self.alerts_of = registry.gauge(
+            "nissa.alerts.firing", "Alerts firing or acknowledged, by rule", ["rule"]
+        )
+        self.notices = registry.counter(
+            "nissa.notifications", "Messages about alerts, by what came of them",
+            ["channel", "result"],
+        )  # fmt: skip
+        self.notices_waiting = registry.gauge(
+            "nissa.notifications.waiting", "Messages about alerts that wait for their channel"
+        )
+        self.notices_dead = registry.gauge(
+            "nissa.notifications.dead", "Messages about alerts that no channel took"
+        )
+        self.slo_events = registry.counter(
+            "nissa.slo.events", "Events that objectives judge, good and bad",
+            ["service", "objective", "outcome"],
+        )  # fmt: skip
+        self.slo_target = registry.gauge(
+            "nissa.slo.target", "Share of good events that an objective asks for, 0 to 1",
+            ["service", "objective"],
+        )  # fmt: skip
+        self.ready = registry.gauge(
+            "nissa.service.ready", "1 while a service is ready", ["service"]
+        )
+        self.children_lost = registry.counter(
+            "nissa.children.lost", "Training processes that died and were started again"
+        )
+        self.disk_free = registry.gauge(
+            "nissa.disk.free_ratio", "Free share of the state directory's disk, 0 to 1"
+        )
+        self.reports_wait = registry.gauge(
+            "nissa.field_reports.wait_ms",
+            "For how long what a run must not lose has waited on its disk, seconds", ["producer"],
+        )  # fmt: skip
+        self.events_dropped = registry.counter(
+            "nissa.events.dropped", "Events that were not stored, by reason", ["reason"]
+        )
+        self.events_shipped = registry.counter(
+            "nissa.events.shipped", "Events sent to Elasticsearch, by what came of them", ["result"]
+        )
+        self.history_refused = registry.gauge(
+            "nissa.history.refused", "Series that the history had no room for"
         )
 
 
@@ -41,19 +81,3 @@ class Sample:
 
     labels: Labels
     value: float
-
-
-def read(registry: Registry, *names: str) -> dict[str, list[Sample]]:
-    """Return the current values of gauges and counters by their telemetry names.
-
-    A metric that nobody has registered, or that has no value yet, is not in the answer.
-    """
-    wanted = {prometheus_name(name, kind): name for name in names for kind in ("gauge", "counter")}
-    found: dict[str, list[Sample]] = {}
-    for family in registry.collectors.collect():
-        for sample in family.samples:
-            name = wanted.get(sample.name)
-            if name is not None:
-                labels = tuple(sorted(sample.labels.items()))
-                found.setdefault(name, []).append(Sample(labels, sample.value))
-    return found

@@ -101,6 +101,9 @@ def _parameter(item: Parameter) -> dict[str, Any]:
         schema |= {"minimum": item.low, "maximum": item.high}
     if item.choices:
         schema["enum"] = list(item.choices)
+    if item.pattern:
+        schema["pattern"] = item.pattern
     if item.default is not None:
         schema["default"] = item.default
-    return {"name": item.name, "in": "query", "description": item.text, "schema": schema}
+    where = {"name": item.name, "in": "query", "required": item.required}
+    return {**where, "description": item.text, "schema": schema}

@@ -5,7 +5,9 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
+from esper_async.karn.catalogue import Query
 from esper_async.karn.record import BlueprintRecord
+from esper_async.karn.selection import Selection
 from esper_async.karn.tallies import Tally
 from esper_async.leyline import EventEnvelope
 from esper_async.oona.dead_letters import DeadLetter
@@ -67,6 +69,10 @@ class Blueprints(Protocol):
         """Every record in order of id."""
         ...
 
+    async def select(self, query: Query) -> Selection:
+        """Answer a query. Raises RuntimeError while Karn does not run."""
+        ...
+
     async def tallies(self) -> Mapping[str, Tally] | None:
         """Counts of blueprints that have some; None where they cannot be read now."""
         ...
@@ -75,8 +81,8 @@ class Blueprints(Protocol):
 class Kernels(Protocol):
     """Urza's library. `find` blocks on the disk."""
 
-    def find(self, *, kind: str | None = None, limit: int = 1000) -> list[Asset]:
-        """Assets of a kind, newest first."""
+    def find(self, *, limit: int = 1000) -> list[Asset]:
+        """The newest assets, newest first."""
         ...
 
 

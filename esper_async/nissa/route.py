@@ -7,6 +7,7 @@ only, and whatever it raises becomes a problem document.
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -50,13 +51,19 @@ class Parameter:
     low: float = 0
     high: float = 1e15
     choices: tuple[str, ...] = ()
+    pattern: str = ""
+    required: bool = False
 
     def parse(self, raw: str | None) -> str | float | None:
         """Return the value; raises Problem 400 that names the parameter."""
         if raw is None:
+            if self.required:
+                raise Problem(400, f"{self.name} is missing: {self.text}")
             return self.default
         if self.choices and raw not in self.choices:
             raise Problem(400, f"{self.name}={raw!r}: expected one of {', '.join(self.choices)}")
+        if self.pattern and not re.match(self.pattern, raw):
+            raise Problem(400, f"{self.name}={raw[:80]!r}: expected the form {self.pattern}")
         if self.kind == "string":
             return raw
         try:
@@ -120,7 +127,7 @@ def guarded(
         try:
             response = await _answer(route, context, request)
         except Problem as problem:
-            context.metrics.refused.add(code=str(problem.status))
+            count_refusal(context, problem)
             response = problem.response()
         except web.HTTPException:
             raise
@@ -130,8 +137,9 @@ def guarded(
         if not response.prepared:
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
-        elapsed_ms = (context.clock.monotonic() - started) * 1000.0
-        context.metrics.requests.observe(elapsed_ms, route=f"{route.method} {route.path}")
+            # a stream is prepared by now, and lasts for as long as its reader wants it
+            elapsed_ms = (context.clock.monotonic() - started) * 1000.0
+            context.metrics.requests.observe(elapsed_ms, route=f"{route.method} {route.path}")
         return response
 
     return serve
@@ -156,6 +164,11 @@ async def _answer(route: Route, context: NissaContext, request: web.Request) -> 
             f"A part this needs is away ({type(error).__name__}); /readyz shows which. Try again.",
             headers={"Retry-After": "5"},
         ) from error
+
+
+def count_refusal(context: NissaContext, problem: Problem) -> None:
+    """Count a request that was refused, by its status."""
+    context.metrics.refused.add(code=str(problem.status))
 
 
 def _admit(route: Route, context: NissaContext, request: web.Request) -> str:

@@ -80,6 +80,7 @@ COMPONENTS: dict[str, Schema] = {
     ),
     "Boundary": thing({**_PLACE, "metrics": MAP, "seeds": array(MAP)}),
     "Decision": thing({**_PLACE, "command": MAP, "reason": TEXT}),
+    "Explanation": thing({**_PLACE, "command_id": TEXT, "moved": array(MAP)}),
     "FieldReport": thing({**_PLACE, "report_id": TEXT, "outcome": TEXT}),
     "Picture": thing(
         {
@@ -91,6 +92,7 @@ COMPONENTS: dict[str, Schema] = {
             "rows": array(ref("Boundary")),
             "seeds": array(ref("Seed")),
             "decisions": array(ref("Decision")),
+            "explanations": array(ref("Explanation")),
             "field_reports": array(ref("FieldReport")),
             "notes": array(MAP),
             "faults": array(TEXT),
@@ -109,6 +111,52 @@ COMPONENTS: dict[str, Schema] = {
             "acknowledged_at": maybe("number"),
             "acknowledged_by": maybe("string"),
             "silenced_until": maybe("number"),
+            "routes": array(TEXT),
+        }
+    ),
+    "Budget": thing(
+        {
+            "name": TEXT,
+            "service": TEXT,
+            "kind": {"type": "string", "enum": ["availability", "latency", "errors"]},
+            "text": TEXT,
+            "target": NUMBER,
+            "window_days": WHOLE,
+            "events": NUMBER,
+            "good_ratio": maybe("number"),
+            "budget_left": maybe("number"),
+            "burn": {"type": "object", "additionalProperties": maybe("number")},
+            "spent_24h": maybe("number"),
+        }
+    ),
+    "Notification": thing(
+        {
+            "id": WHOLE,
+            "channel": TEXT,
+            "state": {"type": "string", "enum": ["waiting", "sent", "dead"]},
+            "alerts": array(MAP),
+            "made_at": NUMBER,
+            "due_at": NUMBER,
+            "attempts": WHOLE,
+            "ended_at": maybe("number"),
+            "reason": maybe("string"),
+        }
+    ),
+    "MetricHistory": thing(
+        {
+            "name": TEXT,
+            "kind": {"type": "string", "enum": ["counter", "gauge"]},
+            "step_s": WHOLE,
+            "source": {"type": "string", "enum": ["sqlite", "prometheus"]},
+            "series": array(thing({"labels": MAP, "points": array(ref("MetricPoint"))})),
+        }
+    ),
+    "MetricPoint": thing(
+        {
+            "time": NUMBER,
+            "value": maybe("number"),
+            "low": maybe("number"),
+            "high": maybe("number"),
         }
     ),
     "Event": thing(
@@ -165,7 +213,7 @@ COMPONENTS: dict[str, Schema] = {
         {
             "throughput_samples_per_s": maybe("number"),
             "boundary_ms": thing({"p50": maybe("number"), "p99": maybe("number")}),
-            "error_budgets": maybe("object"),
+            "error_budgets": {"oneOf": [{"type": "null"}, array(ref("Budget"))]},
             "top_alerts": array(ref("Alert")),
         }
     ),

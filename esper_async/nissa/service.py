@@ -1,77 +1,43 @@
 """Nissa's supervisor side: takes telemetry in, judges alerts, feeds the stream, stores events."""
 
 import asyncio
+import math
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import structlog
-from aiohttp import web
+from google.protobuf.message import Message
 
+from esper_async.leyline import EventEnvelope
 from esper_async.nissa.access import Access
-from esper_async.nissa.alert_rules import RULES
-from esper_async.nissa.alerts import AlertBook
+from esper_async.nissa.alerts import Alert
 from esper_async.nissa.app import build_routes
 from esper_async.nissa.context import NissaContext
+from esper_async.nissa.elastic import Elastic, ElasticOptions
 from esper_async.nissa.event_store import Event, EventStore
 from esper_async.nissa.ingest import Ingest
 from esper_async.nissa.metrics import NissaMetrics
-from esper_async.nissa.ports import (
-    Blueprints,
-    DeadLetterBox,
-    Kernels,
-    Policies,
-    RunManager,
-    SystemState,
-    TelemetryBus,
-)
+from esper_async.nissa.options import NissaOptions, NissaParts
+from esper_async.nissa.own_logs import own_logs
+from esper_async.nissa.past_metrics import FromPrometheus, RolledUp
 from esper_async.nissa.rate_limit import RateLimit
-from esper_async.nissa.signals import SignalSource
+from esper_async.nissa.run_logs import RunLogs
 from esper_async.nissa.stream import Stream
 from esper_async.nissa.teller import Teller
+from esper_async.nissa.watching import watch_of
 from esper_async.oona.errors import FAULTS
-from esper_async.runtime.breaker import CircuitBreaker
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.disk import DiskLevel
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
-from esper_async.tamiyo.hub import Hub
+
+__all__ = ["NissaOptions", "NissaParts", "NissaService"]
 
 log = structlog.get_logger(__name__)
-_BREAKER_NUMBERS = {"closed": 0, "open": 1, "half_open": 2}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NissaOptions:
-    """Times in seconds; `changes_per_minute` is each client's."""
-
-    event_retention_s: float = 7 * 86_400.0
-    alert_every_s: float = 30.0
-    flush_every_s: float = 0.25
-    status_every_s: float = 1.0
-    prune_every_s: float = 600.0
-    changes_per_minute: int = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NissaParts:
-    """What Nissa watches and hands requests to.
-
-    `bus.consume` and `dead_letters()` raise RuntimeError while there is no bus; `mount` is the
-    listener's: it serves routes for as long as the context is open.
-    """
-
-    hub: Hub
-    runs: RunManager
-    blueprints: Blueprints
-    kernels: Kernels
-    policies: Policies | None
-    system: SystemState
-    bus: TelemetryBus
-    dead_letters: Callable[[], DeadLetterBox]
-    mount: Callable[[Iterable[web.AbstractRouteDef]], AbstractContextManager[None]]
+_SHOWN_AFTER_END_S = 900.0
 
 
 class NissaService:
@@ -91,21 +57,28 @@ class NissaService:
         hosts: tuple[str, ...] = (),
         options: NissaOptions | None = None,
         versions: Mapping[str, str] | None = None,
+        disk: Callable[[], DiskLevel] = lambda: "ok",
         clock: Clock | None = None,
     ) -> None:
         self._options = options or NissaOptions()
         self._clock: Clock = clock or SystemClock()
         self._parts = parts
         metrics = NissaMetrics(registry)
-        self._metrics = metrics
-        self._disk = CircuitBreaker(
-            "nissa.events",
-            clock=self._clock,
-            on_transition=lambda name, _old, new: metrics.breaker.set(
-                _BREAKER_NUMBERS[new], breaker=name
-            ),
-        )
+        self.metrics = metrics
+        self.breakers = Breakers("nissa", registry=registry, clock=self._clock)
+        self._disk = self.breakers.make("nissa.events")
         per_minute = self._options.changes_per_minute
+        options = self._options
+        self.watch = watch_of(
+            state_dir,
+            parts,
+            registry=registry,
+            metrics=metrics,
+            options=options,
+            clock=self._clock,
+            on_alert=self._alert,
+        )
+        url = options.prometheus_url
         self.context = NissaContext(
             hub=parts.hub,
             runs=parts.runs,
@@ -115,10 +88,14 @@ class NissaService:
             dead_letters=parts.dead_letters,
             events=EventStore(
                 state_dir / "nissa" / "events.sqlite",
-                retention_s=self._options.event_retention_s,
+                retention_s=options.event_retention_s,
+                disk=disk,
                 clock=self._clock,
             ),
-            alerts=AlertBook(RULES, clock=self._clock),
+            alerts=self.watch.alerts,
+            outbox=self.watch.outbox,
+            past=FromPrometheus(url) if url else RolledUp(self.watch.history),
+            budgets=lambda: self.watch.budgets,
             stream=Stream(metrics),
             registry=registry,
             metrics=metrics,
@@ -130,26 +107,30 @@ class NissaService:
             started_at=self._clock.monotonic(),
             versions=dict(versions or {}),
         )
-        self.teller = Teller(self.context, retention_s=self._options.event_retention_s)
-        self._ingest = Ingest(
+        self.teller = Teller(self.context, retention_s=options.event_retention_s)
+        self._elastic = self._make_elastic(options) if options.elasticsearch_url else None
+        self._logs = RunLogs(state_dir / "runs", self.context.events)
+        self._ended: dict[str, float] = {}
+        self.ingest = Ingest(
             registry=registry,
             metrics=metrics,
             events=self.context.events,
             on_event=self.teller.hear,
             clock=self._clock,
         )
-        self._signals = SignalSource(
-            hub=parts.hub,
-            registry=registry,
-            system=parts.system,
-            resumes=lambda: sum(run.resumes for run in parts.runs.runs()),
-            state_dir=state_dir,
+
+    def _make_elastic(self, options: NissaOptions) -> Elastic:
+        return Elastic(
+            ElasticOptions(
+                url=options.elasticsearch_url,
+                api_key=options.elasticsearch_api_key,
+                stream=options.elasticsearch_stream,
+                retention_s=options.event_retention_s,
+            ),
+            self.context.events,
+            metrics=self.metrics,
             clock=self._clock,
         )
-
-    def breakers(self) -> dict[str, str]:
-        """The state of the breaker on the event store's disk."""
-        return {self._disk.name: self._disk.state}
 
     def detail(self) -> dict[str, object]:
         """Open streams, active alerts and events that wait for the disk."""
@@ -163,36 +144,53 @@ class NissaService:
         """Open the store, serve, and run the loops until cancelled; then end every stream."""
         events, stream = self.context.events, self.context.stream
         await asyncio.to_thread(events.open)
+        await asyncio.to_thread(self.watch.open)
         stream.open()
         try:
-            with self._parts.mount(build_routes(self.context)):
+            with (
+                own_logs(self.teller.note, self._clock),
+                self._parts.mount(build_routes(self.context)),
+            ):
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._every(self._options.flush_every_s, self._flush))
                     group.create_task(self._every(self._options.prune_every_s, self._prune))
-                    group.create_task(self._every(self._options.alert_every_s, self._judge))
+                    group.create_task(self._every(self._options.alert_every_s, self.watch.judge))
+                    group.create_task(
+                        self._every(self._options.deliver_every_s, self.watch.deliver)
+                    )
                     group.create_task(
                         self._every(self._options.status_every_s, self.teller.tell_status)
                     )
                     group.create_task(self.teller.follow_runs())
-                    group.create_task(self._consume())
+                    group.create_task(self._consume("telemetry", self.ingest.handle, optional=True))
+                    group.create_task(self._consume("alerts", self.watch.told.handle))
+                    group.create_task(self._every(self._options.logs_every_s, self._read_logs))
+                    if self._elastic is not None:
+                        group.create_task(self._elastic.run())
                     ready()
         finally:
             stream.close()
+            await asyncio.to_thread(self.watch.close)
             await asyncio.to_thread(events.close)
 
-    async def _consume(self) -> None:
-        """Take telemetry from the bus; while there is none, ask again every second."""
+    async def _consume(
+        self,
+        topic: str,
+        handle: Callable[[Message, EventEnvelope], Awaitable[None]],
+        *,
+        optional: bool = False,
+    ) -> None:
+        """Take messages from the bus; while there is none, ask again every second."""
         waiting = ""
         while True:
             try:
                 await self._parts.bus.consume(
-                    "telemetry", "nissa", self._ingest.handle,
-                    consumer=f"nissa-{os.getpid()}", optional=True,
-                )  # fmt: skip
+                    topic, "nissa", handle, consumer=f"nissa-{os.getpid()}", optional=optional
+                )
             except (RuntimeError, BreakerOpen, *FAULTS) as error:
                 if str(error) != waiting:
                     waiting = str(error)
-                    log.info("telemetry_waits_for_the_bus", reason=waiting)
+                    log.info("nissa_waits_for_the_bus", topic=topic, reason=waiting)
             await self._clock.sleep(1.0)
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -202,8 +200,7 @@ class NissaService:
 
     async def _flush(self) -> None:
         """Put waiting events on disk, and show them; a disk that refuses is tried again later."""
-        self._metrics.events_waiting.set(self.context.events.waiting)
-        self.teller.tell_events()
+        self.metrics.events_waiting.set(self.context.events.waiting)
         if self.context.events.waiting and self._disk.retry_after_s == 0:
             try:
                 await self._disk.call(asyncio.to_thread, self.context.events.flush)
@@ -211,27 +208,47 @@ class NissaService:
                 log.error(
                     "events_not_stored", error=str(error), waiting=self.context.events.waiting
                 )
+        self.teller.tell_events()  # once they can be found: a page may search again
+
+    async def _read_logs(self) -> None:
+        """Take in what training processes have written; a disk that refuses is tried later."""
+        before = self._logs.dropped
+        try:
+            for event in await asyncio.to_thread(self._logs.read, self._clock.time()):
+                self.teller.note(event)
+        except sqlite3.Error as error:
+            log.error("logs_not_read", error=str(error))
+        self.metrics.events_dropped.add(self._logs.dropped - before, reason="log_flood")
 
     async def _prune(self) -> None:
+        self._forget_ended_runs()
         try:
             while await asyncio.to_thread(self.context.events.prune):
                 pass
         except sqlite3.Error as error:
             log.error("events_not_pruned", error=str(error))
 
-    async def _judge(self) -> None:
-        for alert in self.context.alerts.evaluate(self._signals.gather()):
-            log.warning("alert", name=alert.name, state=alert.state, summary=alert.summary)
-            self.teller.note(
-                Event(
-                    uid=f"{alert.id}/{alert.state}",
-                    time=self._clock.time(),
-                    level=alert.level if alert.state == "firing" else "info",
-                    source="nissa",
-                    name=f"alert.{alert.state}",
-                    message=alert.summary,
-                    fields={"alert": alert.name, "labels": alert.labels},
-                )
+    def _forget_ended_runs(self) -> None:
+        """Take series out of the exposition once every scraper has seen how their run ended."""
+        now = self._clock.monotonic()
+        for run in self._parts.runs.runs():
+            if not run.ended:
+                self._ended.pop(run.id, None)
+            elif now - self._ended.setdefault(run.id, now) >= _SHOWN_AFTER_END_S:
+                self.ingest.forget_run(run.id)
+                self._ended[run.id] = math.inf
+
+    def _alert(self, alert: Alert) -> None:
+        """Make an event of an alert that began or ended."""
+        log.warning("alert", name=alert.name, state=alert.state, summary=alert.summary)
+        self.teller.note(
+            Event(
+                uid=f"{alert.id}/{alert.state}",
+                time=self._clock.time(),
+                level=alert.level if alert.state == "firing" else "info",
+                source="nissa",
+                name=f"alert.{alert.state}",
+                message=alert.summary,
+                fields={"alert": alert.name, "labels": alert.labels},
             )
-        active = [alert.to_json() for alert in self.context.alerts.active()]
-        self._metrics.alerts.set(len(active))
+        )

@@ -27,6 +27,7 @@ class _Reader:
         self.request = request
         self.socket = socket
         self.backlog: asyncio.Queue[str | None] = asyncio.Queue(BACKLOG)
+        self.waiting_bytes = 0
 
     def abort(self) -> None:
         """Cut the connection without the courtesy of a close frame, which might never leave."""
@@ -57,6 +58,10 @@ class Stream:
         for reader in list(self._readers):
             self._give(reader, text)
 
+    def waiting_bytes(self) -> int:
+        """How much is held for readers that have not taken it yet; shared texts count for each."""
+        return sum(reader.waiting_bytes for reader in self._readers)
+
     def close(self) -> None:
         """End every reader's stream; `serve` returns for each. Later readers are refused."""
         self._closing = True
@@ -77,8 +82,8 @@ class Stream:
         socket = web.WebSocketResponse(timeout=2.0, heartbeat=20.0, compress=False)
         await socket.prepare(request)
         reader = _Reader(request, socket)
-        reader.backlog.put_nowait(encode(snapshot()))
         self._readers.add(reader)
+        self._give(reader, encode(snapshot()))
         self._metrics.readers.set(len(self._readers))
         try:
             async with asyncio.TaskGroup() as group:
@@ -94,6 +99,7 @@ class Stream:
     def _give(self, reader: _Reader, text: str) -> None:
         try:
             reader.backlog.put_nowait(text)
+            reader.waiting_bytes += len(text)
         except asyncio.QueueFull:
             self._drop(reader)
 
@@ -105,6 +111,7 @@ class Stream:
 
     async def _feed(self, reader: _Reader) -> None:
         while (text := await reader.backlog.get()) is not None:
+            reader.waiting_bytes -= len(text)
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await reader.socket.send_str(text)

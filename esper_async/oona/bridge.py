@@ -34,7 +34,7 @@ from esper_async.oona.outbox import Outbox, Parcel, label_of
 from esper_async.oona.pump import Pump
 from esper_async.oona.sequence import Numbering
 from esper_async.oona.settings import BusSettings
-from esper_async.oona.spool import Spool
+from esper_async.oona.spool import Spool, SpoolEntry
 from esper_async.oona.streams import lane_for
 from esper_async.runtime.metric_changes import MetricChanges
 from esper_async.runtime.metrics import Registry
@@ -43,6 +43,8 @@ _LOG = structlog.get_logger(__name__)
 _POLL_S = 0.01
 _JOIN_MARGIN_S = 2.0
 _LAST_WORD_S = 0.5
+STALLED_S = 10.0
+"""A queue from which nothing has left for so long is stalled."""
 _LATENCIES_KEPT = 500
 """Of five seconds; with its labels one takes some 60 bytes of a packet of at most 256 KiB."""
 
@@ -101,6 +103,7 @@ class Bridge:
         self._lasting = Numbering()
         self._spooled = 0
         self._subscriptions: list[tuple[str, str, Callback]] = []
+        self._on_carried: Callable[[SpoolEntry], None] | None = None
         self._thread = threading.Thread(target=self._run, name="oona-bridge", daemon=True)
         self._running = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,6 +126,15 @@ class Bridge:
         if self._thread.ident is not None:
             raise RuntimeError("subscribe before start")
         self._subscriptions.append((topic, group, callback))
+
+    def watch_spool(self, callback: Callable[[SpoolEntry], None]) -> None:
+        """Have `callback` told, in the bridge's thread, what Redis has taken; before `start`.
+
+        Raises RuntimeError afterwards.
+        """
+        if self._thread.ident is not None:
+            raise RuntimeError("watch the spool before start")
+        self._on_carried = callback
 
     def offer(self, message: Message, *, priority: MessagePriority.ValueType | None = None) -> bool:
         """Queue a message that may be dropped; False when it was, counted. Never waits.
@@ -171,6 +183,14 @@ class Bridge:
             self._spooled += 1
         if self._bus is not None:
             self._in_thread(self._bus.wake_courier)
+
+    @property
+    def backlog(self) -> float:
+        """How far the bus is behind, 0 to 1: how full the queue is, or how long nothing has left.
+
+        It is 1 when the queue is full, or has not moved for `STALLED_S` seconds.
+        """
+        return min(max(self._outbox.full, self._outbox.unmoved_s / STALLED_S), 1.0)
 
     def close(self, deadline_s: float = 5.0) -> BridgeReport:
         """Take nothing more, drain, end the thread, and report. Idempotent.
@@ -249,6 +269,7 @@ class Bridge:
             spool=self._spool,
             settings=self._settings,
             metrics=self.metrics,
+            on_carried=self._on_carried,
         )
         async with bus, asyncio.TaskGroup() as tasks:
             self._bus = bus

@@ -30,9 +30,9 @@ from esper_async.oona.pressure import Pressure, Verdict
 from esper_async.oona.publisher import Publisher
 from esper_async.oona.sequence import Numbering
 from esper_async.oona.settings import BusSettings
-from esper_async.oona.spool import Spool
+from esper_async.oona.spool import Spool, SpoolEntry
 from esper_async.oona.streams import lane_for
-from esper_async.runtime.breaker import CircuitBreaker
+from esper_async.runtime.breaker import BreakerPolicy
 from esper_async.runtime.errors import BreakerOpen
 
 Handler = Callable[[Any, EventEnvelope], Awaitable[None]]
@@ -54,6 +54,7 @@ class Bus:
     `source` names the participant in every envelope. Durable messages need a `spool`; while the
     context is open they are carried from it to Redis. `nonces` remembers those of the commands that
     came; by default in memory, so that one who starts again would take a replay of the last minute.
+    `on_carried` is told each message of the spool that Redis has taken for the first time.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Bus:
         settings: BusSettings | None = None,
         metrics: BusMetrics | None = None,
         nonces: NonceStore | None = None,
+        on_carried: Callable[[SpoolEntry], None] | None = None,
     ) -> None:
         self.settings = settings or BusSettings()
         self.metrics = metrics or BusMetrics()
@@ -73,12 +75,13 @@ class Bus:
         self._signer = signer
         self._source = source
         self._spool = spool
+        self._on_carried = on_carried
         self._client = connect(url, timeout_s=self.settings.command_timeout_s)
-        self.breaker = CircuitBreaker(
+        self.breaker = self.metrics.breakers.make(
             "oona.publish",
-            failures=self.settings.breaker_failures,
-            open_s=self.settings.publish_open_s,
-            on_transition=self.metrics.breaker_moved,
+            BreakerPolicy(
+                failures=self.settings.breaker_failures, open_s=self.settings.publish_open_s
+            ),
             is_failure=lambda error: isinstance(error, FAULTS),
         )
         self._courier: Courier | None = None
@@ -89,6 +92,7 @@ class Bus:
         self._direct = Numbering()
         self._lasting = Numbering()
         self._spooling = asyncio.Lock()
+        self._closed = asyncio.Event()
 
     async def __aenter__(self) -> "Bus":
         if self._spool is not None:
@@ -98,17 +102,23 @@ class Bus:
                 source=self._source,
                 settings=self.settings,
                 metrics=self.metrics,
+                on_carried=self._on_carried,
             )
             self._carrying = asyncio.create_task(self._courier.run(), name="oona.courier")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closed.set()
         with anyio.CancelScope(shield=True):
             if self._carrying is not None:
                 self._carrying.cancel()
                 await asyncio.gather(self._carrying, return_exceptions=True)
             await self._publisher.aclose()
             await self._client.aclose()
+
+    async def wait_closed(self) -> None:
+        """Wait until the bus has been closed: what consumes from it should end."""
+        await self._closed.wait()
 
     async def publish(
         self,

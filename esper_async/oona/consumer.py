@@ -29,7 +29,7 @@ from esper_async.oona.resp import pack
 from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import WIRE_FIELD, lanes
-from esper_async.runtime.breaker import CircuitBreaker
+from esper_async.runtime.breaker import BreakerPolicy
 from esper_async.runtime.errors import BreakerOpen
 
 _LOG = structlog.get_logger(__name__)
@@ -105,11 +105,9 @@ class Consumer:
             settings=settings,
             metrics=metrics,
         )
-        self._breaker = CircuitBreaker(
+        self._breaker = metrics.breakers.make(
             f"oona.consume.{topic}.{group}",
-            failures=settings.breaker_failures,
-            open_s=settings.consume_open_s,
-            on_transition=metrics.breaker_moved,
+            BreakerPolicy(failures=settings.breaker_failures, open_s=settings.consume_open_s),
             is_failure=lambda error: isinstance(error, FAULTS),
         )
 
@@ -123,6 +121,7 @@ class Consumer:
             with anyio.CancelScope(shield=True):
                 await self._finish(work)
                 await self._client.aclose()
+                self._metrics.breakers.forget(self._breaker)
 
     async def _finish(self, work: "asyncio.Task[None]") -> None:
         """Let `work` end by itself within the drain deadline, then cancel it."""

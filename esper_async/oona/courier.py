@@ -7,6 +7,7 @@ is left is published again, under the same event ids.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -40,16 +41,27 @@ class _Sent:
 
 
 class Courier:
-    """Publishes one spool of `source`. `run` goes on until cancelled; call `wake` in its loop."""
+    """Publishes one spool of `source`. `run` goes on until cancelled; call `wake` in its loop.
+
+    `on_carried` is told each message that Redis has taken for the first time.
+    """
 
     def __init__(
-        self, url: str, spool: Spool, *, source: str, settings: BusSettings, metrics: BusMetrics
+        self,
+        url: str,
+        spool: Spool,
+        *,
+        source: str,
+        settings: BusSettings,
+        metrics: BusMetrics,
+        on_carried: Callable[[SpoolEntry], None] | None = None,
     ) -> None:
         self._url = url
         self._depth_metric = metrics.spool_depth.bound(producer=source)
         self._spool = spool
         self._settings = settings
         self._metrics = metrics
+        self._on_carried = on_carried
         self._news = asyncio.Event()
         self._life = ""
         self._cursor = 0
@@ -114,6 +126,8 @@ class Courier:
             self._metrics.published.add(topic=entry.topic)
             if entry.seq <= self._furthest:
                 self._metrics.republished.add()
+            elif self._on_carried is not None:
+                self._on_carried(entry)
         self._cursor = batch[-1].seq
         self._furthest = max(self._furthest, self._cursor)
 

@@ -1,6 +1,6 @@
 """Consumer groups as the bus sees them: where they stand, and what may be trimmed below them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,30 @@ async def group_states(client: Client, stream: str, *, lag_limit: int) -> dict[s
 
     Servers before 7.0 do not tell the lag; it is counted, up to `lag_limit`.
     """
-    try:
-        rows: Any = await client.xinfo_groups(stream)
-    except ResponseError as error:
-        if "no such key" in str(error):
-            return {}
-        raise
+    return (await group_states_of(client, [stream], lag_limit=lag_limit))[stream]
+
+
+async def group_states_of(
+    client: Client, streams: Sequence[str], *, lag_limit: int
+) -> dict[str, dict[str, GroupState]]:
+    """Return the same of several streams, which are asked about together."""
+    async with client.pipeline(transaction=False) as pipeline:
+        for stream in streams:
+            pipeline.xinfo_groups(stream)
+        answers = await pipeline.execute(raise_on_error=False)
+    return {
+        stream: await _states(client, stream, answer, lag_limit=lag_limit)
+        for stream, answer in zip(streams, answers, strict=True)
+    }
+
+
+async def _states(
+    client: Client, stream: str, rows: Any, *, lag_limit: int
+) -> dict[str, GroupState]:
+    if isinstance(rows, ResponseError) and "no such key" in str(rows):
+        return {}
+    if isinstance(rows, Exception):
+        raise rows
     states = {}
     for row in rows:
         name = row["name"].decode()

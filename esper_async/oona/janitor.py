@@ -1,6 +1,8 @@
 """Keeps Redis small without ever removing what a required group has not acknowledged."""
 
 import asyncio
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -8,7 +10,7 @@ import structlog
 from esper_async.leyline.registry import TOPICS, Topic
 from esper_async.oona.connection import Client, ReconnectGate
 from esper_async.oona.errors import FAULTS
-from esper_async.oona.groups import GroupState, group_states
+from esper_async.oona.groups import GroupState, group_states_of
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.pressure import Pressure
 from esper_async.oona.settings import BusSettings
@@ -25,6 +27,7 @@ class Janitor:
         self._settings = settings
         self._metrics = metrics
         self._pressures = {name: Pressure(settings) for name in TOPICS}
+        self._tidy_at = 0.0
 
     @property
     def conservative(self) -> list[str]:
@@ -44,23 +47,42 @@ class Janitor:
                 await gate.pause(error)
 
     async def sweep(self) -> None:
-        """Measure, evict, trim and tidy each topic once."""
+        """Measure, evict and trim each topic once; tidy those whose turn it is."""
+        tidying = self._is_time_to_tidy()
+        streams = [(topic, stream) for topic in TOPICS.values() for stream in lanes(topic.name)]
+        found = await group_states_of(
+            self._client,
+            [stream for _, stream in streams],
+            lag_limit=self._settings.optional_lag_limit + 1,
+        )
+        states = {s: await self._evict(topic, s, found[s]) for topic, s in streams}
+        await self._trim(streams, states)
+        if tidying:
+            for stream, of_stream in states.items():
+                await self._remove_idle_consumers(stream, of_stream)
         for topic in TOPICS.values():
-            depth = 0
-            for stream in lanes(topic.name):
-                states = await group_states(
-                    self._client, stream, lag_limit=self._settings.optional_lag_limit + 1
-                )
-                states = await self._evict(topic, stream, states)
-                await self._trim(topic, stream, states)
-                await self._remove_idle_consumers(stream, states)
-                required = [states[name] for name in topic.required_groups if name in states]
-                depth = max(depth, *(state.depth for state in required), 0)
-            pressure = self._pressures[topic.name]
-            pressure.observe(depth)
-            self._metrics.depth.set(depth, topic=topic.name)
-            self._metrics.conservative.set(float(pressure.conservative), topic=topic.name)
+            self._observe(topic, [states[stream] for stream in lanes(topic.name)])
         await self._bound_dead_letters()
+
+    def _observe(self, topic: Topic, lanes_states: Sequence[Mapping[str, GroupState]]) -> None:
+        """Note how far behind the required group is that is farthest behind."""
+        required = topic.required_groups
+        depth = max(
+            (each[name].depth for each in lanes_states for name in required if name in each),
+            default=0,
+        )
+        pressure = self._pressures[topic.name]
+        pressure.observe(depth)
+        self._metrics.depth.set(depth, topic=topic.name)
+        self._metrics.conservative.set(float(pressure.conservative), topic=topic.name)
+
+    def _is_time_to_tidy(self) -> bool:
+        """Whether to look for idle consumers: they take an hour to become so."""
+        now = time.monotonic()
+        if now < self._tidy_at:
+            return False
+        self._tidy_at = now + max(0.0, self._settings.idle_consumer_s / 60)
+        return True
 
     async def _evict(
         self, topic: Topic, stream: str, states: dict[str, GroupState]
@@ -77,27 +99,33 @@ class Janitor:
                 kept[name] = state
         return kept
 
-    async def _trim(self, topic: Topic, stream: str, states: dict[str, GroupState]) -> None:
-        if topic.retention_s is not None:
-            removed = await self._expire(stream, topic.retention_s)
-        elif all(name in states for name in topic.required_groups):
-            floor: EntryId = min(state.floor for state in states.values())
-            removed = await self._client.xtrim(stream, minid=format_id(floor), approximate=False)
-        else:
-            return
-        if removed:
-            self._metrics.trimmed.add(int(removed), topic=topic.name)
+    async def _trim(
+        self,
+        streams: Sequence[tuple[Topic, str]],
+        states: Mapping[str, Mapping[str, GroupState]],
+    ) -> None:
+        """Remove what every group of a stream is done with, or what is past its retention.
 
-    async def _expire(self, stream: str, retention_s: float) -> int:
-        """Remove what is older than its retention, by the server's clock, or too much."""
+        Its age is by the server's clock; of what has a retention only so much is kept, too.
+        """
         seconds, _ = await self._client.time()
-        oldest_ms = int((seconds - retention_s) * 1000)
-        removed = await self._client.xtrim(stream, minid=f"{oldest_ms}-0", approximate=False)
-        return int(removed) + int(
-            await self._client.xtrim(
-                stream, maxlen=self._settings.expendable_entries, approximate=False
-            )
-        )
+        topics = []
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for topic, stream in streams:
+                if topic.retention_s is not None:
+                    oldest = f"{int((seconds - topic.retention_s) * 1000)}-0"
+                    most = self._settings.expendable_entries
+                    pipeline.xtrim(stream, minid=oldest, approximate=False)
+                    pipeline.xtrim(stream, maxlen=most, approximate=False)
+                    topics += [topic, topic]
+                elif all(name in states[stream] for name in topic.required_groups):
+                    floor: EntryId = min(state.floor for state in states[stream].values())
+                    pipeline.xtrim(stream, minid=format_id(floor), approximate=False)
+                    topics.append(topic)
+            removed = await pipeline.execute()
+        for topic, count in zip(topics, removed, strict=True):
+            if count:
+                self._metrics.trimmed.add(int(count), topic=topic.name)
 
     async def _bound_dead_letters(self) -> None:
         """Keep the newest of each kind: nobody may ever look, and Redis's memory is everybody's."""

@@ -1,8 +1,7 @@
 """Everything the bus measures, named once."""
 
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.metrics import Registry
-
-BREAKER_LEVELS = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 
 
 class BusMetrics:
@@ -65,9 +64,7 @@ class BusMetrics:
         self.republished = counter(
             "oona.spool.republished", "Durable messages sent again as the server lost data."
         )
-        self.breaker_state = gauge(
-            "oona.breaker.state", "0 closed, 1 half open, 2 open.", ("breaker",)
-        )
+        self.breakers = Breakers("oona", registry=self.registry)
         self.conservative = gauge(
             "oona.conservative_mode", "1 while low priority is shed.", ("topic",)
         )
@@ -75,7 +72,3 @@ class BusMetrics:
     def value(self, name: str, **labels: str) -> float:
         """Return an exposed sample, say `esper_oona_handled_total`; 0.0 when there is none."""
         return self.registry.collectors.get_sample_value(name, labels) or 0.0
-
-    def breaker_moved(self, name: str, _old: str, new: str) -> None:
-        """Take in a breaker's transition."""
-        self.breaker_state.set(BREAKER_LEVELS[new], breaker=name)

@@ -1,8 +1,9 @@
 """A bounded queue between threads for messages that may be dropped, each drop counted."""
 
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from esper_async.leyline.names import short_name
@@ -31,13 +32,21 @@ def label_of(priority: MessagePriority.ValueType) -> str:
 class Outbox:
     """Filled by any thread, emptied by one. A full outbox refuses the newest."""
 
-    def __init__(self, *, entries_limit: int, bytes_limit: int) -> None:
+    def __init__(
+        self,
+        *,
+        entries_limit: int,
+        bytes_limit: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._entries_limit = entries_limit
         self._bytes_limit = bytes_limit
         self._guard = threading.Lock()
         self._queue: deque[Parcel] = deque()
         self._size_bytes = 0
         self._open = True
+        self._clock = clock
+        self._unmoved_since: float | None = None
         self.offered = 0
         self.sent = 0
         self.dropped: Counter[str] = Counter()
@@ -57,7 +66,20 @@ class Outbox:
                 return False
             self._queue.append(parcel)
             self._size_bytes = size
+            if self._unmoved_since is None:
+                self._unmoved_since = self._clock()
             return True
+
+    @property
+    def full(self) -> float:
+        """How full it is, 0 to 1, by what is nearer to its limit: entries or bytes."""
+        return max(len(self._queue) / self._entries_limit, self._size_bytes / self._bytes_limit)
+
+    @property
+    def unmoved_s(self) -> float:
+        """For how many seconds parcels have waited and none has left; 0 when none wait."""
+        since = self._unmoved_since
+        return 0.0 if since is None else self._clock() - since
 
     def peek(self, limit: int) -> list[Parcel]:
         """Return up to `limit` parcels, oldest first; they stay until `settle`."""
@@ -69,6 +91,7 @@ class Outbox:
         with self._guard:
             for _ in range(count):
                 self._size_bytes -= len(self._queue.popleft().wire)
+            self._unmoved_since = self._clock() if self._queue else None
             self.sent += count - len(dropped)
             self.dropped.update(parcel.label for parcel in dropped)
 

@@ -53,9 +53,13 @@ def _quote(path: Path) -> str:
 
 
 def _die_with_parent() -> None:
-    """Run between fork and exec: ask Linux for SIGTERM when the starting thread ends."""
+    """Run between fork and exec: ask Linux for SIGKILL when the starting thread ends.
+
+    A gentler signal would wait for ever in a server that is stopped. What the server has answered
+    is in the kernel's hands by then, so that the next server finds it.
+    """
     if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class EmbeddedServer:

@@ -21,6 +21,7 @@ from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.server import EmbeddedServer
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
+from esper_async.runtime.breakers import Breakers
 
 _LOG = structlog.get_logger(__name__)
 _ADOPT_EVERY_S = 2.0
@@ -116,9 +117,10 @@ class OonaService:
             "conservative": [] if self._janitor is None else self._janitor.conservative,
         }
 
-    def breakers(self) -> dict[str, str]:
-        """Return the state of the publishing breaker."""
-        return {} if self._bus is None else {self._bus.breaker.name: self._bus.breaker.state}
+    @property
+    def breakers(self) -> Breakers:
+        """The breakers of publishing and of each consumer in this process."""
+        return self._metrics.breakers
 
     def _new_bus(self, spool: Spool, nonces: NonceStore) -> Bus:
         return Bus(

@@ -4,6 +4,9 @@ The service runs in an inner task group; whatever it raises ends there, as a sta
 see. The cell starts it when its needs are ready, stops it when one of them is lost, restarts it
 with back-off when it fails, and declares it failed past the restart limit. A failure before it was
 ever ready is a failure to start: it is reported as such and not retried.
+
+A service that has not ended some time after its cancellation is named (`overdue`) and cancelled
+again, and again, until it does: one that swallows cancellation holds up what stands on it, no more.
 """
 
 import asyncio
@@ -22,10 +25,11 @@ CellState = Literal["waiting", "starting", "ready", "backing_off", "failed", "st
 class Cell:
     """Run one service; see the module's docstring for the contract.
 
-    `needs` are the cells it stands on. `on_change(cell)` is called after each change of `state`.
-    `since` is the Unix time of that change, `error` the last failure, `error_at_stop` what went
-    wrong while it was stopped, `next_attempt_s` the wait it is in while backing off. Lives in one
-    event loop.
+    `needs` are the cells it stands on; those in `after` must have been ready once before it starts.
+    `on_change(cell)` is called after each change of `state` and of `overdue`. `since` is the Unix
+    time of the last change of state, `error` the last failure, `error_at_stop` what went wrong
+    while it was stopped; while it backs off, `next_attempt_s` is the whole wait and
+    `next_attempt_at` the Unix time of its end. Lives in one event loop.
     """
 
     def __init__(
@@ -35,18 +39,24 @@ class Cell:
         clock: Clock,
         source: random.Random,
         needs: Sequence["Cell"] = (),
+        after: Sequence["Cell"] = (),
         policy: RestartPolicy | None = None,
         start_timeout_s: float = 60.0,
+        stop_timeout_s: float = 20.0,
         on_change: Callable[["Cell"], None] | None = None,
     ) -> None:
         self.service = service
         self.needs = tuple(needs)
+        self.after = tuple(after)
+        self.stop_timeout_s = stop_timeout_s
         self.state: CellState = "waiting"
         self.since = clock.time()
         self.error: Exception | None = None
         self.error_at_stop: Exception | None = None
         self.ever_ready = False
         self.next_attempt_s: float | None = None
+        self.next_attempt_at: float | None = None
+        self.overdue = False
         self._clock = clock
         self._limiter = RestartLimiter(policy or RestartPolicy(), clock, source)
         self._start_timeout_s = start_timeout_s
@@ -66,6 +76,16 @@ class Cell:
     def restarts(self) -> int:
         """How often the service has been restarted after a failure."""
         return self._limiter.total
+
+    @property
+    def restarts_left(self) -> int:
+        """How many failures from now on would be forgiven before it is declared failed."""
+        return self._limiter.left
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether `stop` has been called."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Ask the service to end; `wait_finished` says when it has."""
@@ -97,7 +117,8 @@ class Cell:
         """Wait for every need; return False when asked to stop instead."""
         self._enter("waiting")
         while not self._stopping.is_set():
-            missing = next((need for need in self.needs if not need._is_up.is_set()), None)
+            awaited = (*self.needs, *(cell for cell in self.after if not cell.ever_ready))
+            missing = next((cell for cell in awaited if not cell._is_up.is_set()), None)
             if missing is None:
                 return True
             await _first_of(missing._is_up.wait(), self._stopping.wait())
@@ -121,17 +142,26 @@ class Cell:
             failure = interrupted[0]
         self._is_up.clear()
         self._is_down.set()
+        self.overdue = False
         return failure
 
     async def _interrupt(
         self, life: asyncio.Task[None], interrupted: list[Exception | None]
     ) -> None:
-        """Cancel the service, once, when it must end; note in `interrupted` if it fails so."""
+        """Cancel the service when it must end; note in `interrupted` if it fails so.
+
+        Once is enough for one that keeps the contract; one that does not is reminded.
+        """
         lost = [need._is_down.wait() for need in self.needs]
         first = await _first_of(self._start_late(), self._stopping.wait(), *lost)
         late = StartTimeout(f"{self.name} was not ready within {self._start_timeout_s:g} s")
         interrupted.append(late if first == 0 else None)
         life.cancel()
+        while True:
+            await self._clock.sleep(self.stop_timeout_s)
+            self.overdue = True
+            self._tell()
+            life.cancel()
 
     async def _start_late(self) -> None:
         """Return when the service should have become ready and has not."""
@@ -156,9 +186,10 @@ class Cell:
             self._enter("failed")
             return False
         self.next_attempt_s = delay_s
+        self.next_attempt_at = self._clock.time() + delay_s
         self._enter("backing_off")
         await _first_of(self._clock.sleep(delay_s), self._stopping.wait())
-        self.next_attempt_s = None
+        self.next_attempt_s = self.next_attempt_at = None
         return True
 
     def _enter(self, state: CellState) -> None:
@@ -166,6 +197,9 @@ class Cell:
             return
         self.state = state
         self.since = self._clock.time()
+        self._tell()
+
+    def _tell(self) -> None:
         if self._on_change is not None:
             self._on_change(self)
 

@@ -23,13 +23,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import structlog
+
 from esper_async.runtime.child_exit import ChildExit, explain_exit, log_tail, oom_kills
 from esper_async.runtime.child_watchdog import Watchdog
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import ChildStartError
+from esper_async.runtime.group_guard import GroupGuard
 
+log = structlog.get_logger(__name__)
 Message = dict[str, Any]
 _MAX_LINE_BYTES = 4 * 2**20
+_WITHHELD = ("ESPER_API_TOKEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""Variables of the supervisor's own: a child runs other people's code, and is no service."""
 _GRACE_SHARE = 0.7
 _LAST_WORDS_S = 1.0
 
@@ -56,7 +62,10 @@ class ChildSpec:
 
 
 class _LinkProtocol(asyncio.Protocol):
-    """Split the child's bytes into lines and hand each one on."""
+    """Split the child's bytes into lines and hand each one on.
+
+    A child runs other people's code: what is no message of ours ends the link, and so the child.
+    """
 
     def __init__(self, receive: Callable[[Message], None], closed: Callable[[], None]) -> None:
         self._receive = receive
@@ -70,13 +79,31 @@ class _LinkProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > _MAX_LINE_BYTES and self.transport is not None:
-            self.transport.abort()
-        for line in lines:
-            self._receive(json.loads(line))
+        try:
+            if len(self._buffer) > _MAX_LINE_BYTES:
+                raise ValueError(f"a line has more than {_MAX_LINE_BYTES} bytes")
+            for line in lines:
+                self._receive(_message_in(line))
+        except (ValueError, RecursionError) as error:
+            log.error("child_talks_nonsense", reason=str(error))
+            self._buffer = b""
+            if self.transport is not None:
+                self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed()
+
+
+def _message_in(line: bytes) -> Message:
+    """Return the message in a line; raises ValueError when it is none."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError(f"a message is an object, not {type(message).__name__}")
+    if message.get("type") == "heartbeat" and not (
+        isinstance(message.get("step"), int) and isinstance(message.get("progress"), dict)
+    ):
+        raise ValueError("a heartbeat has a step and its progress")
+    return message
 
 
 class Child:
@@ -102,6 +129,7 @@ class Child:
         self._watchdog: Watchdog | None = None
         self._flag: mmap.mmap | None = None
         self._pidfd: int | None = None
+        self._guard: GroupGuard | None = None
         self._asked_to_stop = False
         self._dead = False
         self._error: str | None = None
@@ -234,13 +262,22 @@ class Child:
                 stdout=output or 2,
                 stderr=output or 2,
                 pass_fds=(theirs.fileno(), flag_fd),
-                env={**os.environ, **self.spec.environment},
+                env={**_inheritable(), **self.spec.environment},
                 process_group=0,
             )
+            self._guard = self._guarded(self._process)
         finally:
             os.close(flag_fd)
             if output is not None:
                 output.close()
+
+    def _guarded(self, process: subprocess.Popen[bytes]) -> GroupGuard:
+        try:
+            return GroupGuard(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
 
     def _open_log(self) -> IO[bytes] | None:
         if self.spec.log_path is None:
@@ -275,6 +312,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # what the child itself left running
         self._process.wait()
+        if self._guard is not None:
+            self._guard.dismiss()
         self._dead = True
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
@@ -329,6 +368,10 @@ class Child:
             return False
         transport.write(json.dumps(message).encode() + b"\n")
         return True
+
+
+def _inheritable() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _WITHHELD}
 
 
 def _shared_byte() -> int:

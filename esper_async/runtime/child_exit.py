@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Cause = Literal["done", "stopped", "error", "out_of_memory", "cuda", "hung", "signal"]
+Cause = Literal[
+    "done", "stopped", "error", "out_of_memory", "cuda", "hung", "signal", "not_started"
+]
 
 _CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 _MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory|Cannot allocate memory")
@@ -45,7 +47,8 @@ def log_tail(path: Path | None, offset: int) -> str:
         return ""
     with path.open("rb") as stream:
         end = stream.seek(0, 2)
-        stream.seek(max(offset, end - _TAIL_BYTES))
+        begun_anew = end < offset  # it was rotated meanwhile
+        stream.seek(max(0 if begun_anew else offset, end - _TAIL_BYTES))
         return stream.read().decode(errors="replace")
 
 

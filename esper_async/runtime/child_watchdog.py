@@ -1,12 +1,12 @@
 """The heartbeat watchdog: it tells a hung child from a slow one, and ends the hung one.
 
-A child whose step count has not moved for its timeout is *hung* if it has also used next to no
-processor time since, and *slow* if it is working: the slow one is given three times as long. Before
+A child whose step count has not moved for its timeout is *hung* if it has also hardly been active
+since, and *slow* if it is working, or would be if the machine let it: one that waits for a core is
+not idle. The slow one is given three times as long. Before
 the kill its stacks are dumped into its log (SIGUSR1, a no-op for a stopped process).
 """
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ class Watchdog:
         self._started = clock.monotonic()
         self._last_seen: float | None = None
         self._moved_at = self._started
-        self._cpu_at_move = 0.0
+        self._active_at_move = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.verdict: str | None = None
 
@@ -54,7 +54,7 @@ class Watchdog:
         if self._child.last_heartbeat != self._last_seen:
             self._last_seen = self._child.last_heartbeat
             self._moved_at = self._clock.monotonic()
-            self._cpu_at_move = processor_seconds(self._child.pid) or 0.0
+            self._active_at_move = active_seconds(self._child.pid) or 0.0
         reason = self._overdue()
         if reason is None:
             self.arm(loop)
@@ -72,19 +72,28 @@ class Watchdog:
             return f"no first heartbeat within {self._start_timeout_s:.0f} s"
         if silent_s < self._timeout_s:
             return None
-        used_s = processor_seconds(self._child.pid)
-        busy = used_s is not None and used_s - self._cpu_at_move > _BUSY_SHARE * silent_s
+        active_s = active_seconds(self._child.pid)
+        busy = active_s is not None and active_s - self._active_at_move > _BUSY_SHARE * silent_s
         if busy and silent_s < _SLOW_FACTOR * self._timeout_s:
             return None
         state = "busy, but without progress" if busy else "idle"
         return f"hung: no heartbeat for {silent_s:.1f} s at step {self._child.step} ({state})"
 
 
-def processor_seconds(pid: int | None) -> float | None:
-    """Return the processor time a process has used, all threads, in seconds (Linux; else None)."""
+def active_seconds(pid: int | None) -> float | None:
+    """Return for how long a process has computed or stood waiting for a core, in seconds.
+
+    The sum over its threads, as the kernel's scheduler tells it (Linux; else None).
+    """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    nanoseconds = 0
+    for thread in threads:
+        try:
+            computed, waited, _ = (thread / "schedstat").read_text().split()
+        except (OSError, ValueError):
+            continue  # the thread has ended, or the kernel does not tell
+        nanoseconds += int(computed) + int(waited)
+    return nanoseconds / 1e9

@@ -11,11 +11,9 @@ class BreakerOpen(RuntimeFault):
     `retry_after_s` is how long, in seconds, a caller should wait before it asks again.
     """
 
-    def __init__(self, name: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"circuit breaker {name!r} is open after repeated failures; "
-            f"retry in {retry_after_s:.1f} s"
-        )
+    def __init__(self, name: str, retry_after_s: float, *, by_hand: bool = False) -> None:
+        why = "held open by hand" if by_hand else "open after repeated failures"
+        super().__init__(f"circuit breaker {name!r} is {why}; retry in {retry_after_s:.1f} s")
         self.name = name
         self.retry_after_s = retry_after_s
 

@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
-from typing import Literal, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -58,3 +60,31 @@ def configure_logging(
         )
     )
     logging.basicConfig(level=max(_NUMBERS[level], logging.WARNING), handlers=[handler], force=True)
+
+
+@contextmanager
+def tapped_logs(hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Have `hear` told each structured entry, before it is written, for as long as the block lasts.
+
+    It is called in the thread that logs, with a copy of the entry, and must neither raise nor log.
+    Entries of the standard library's loggers come from warning on.
+    """
+
+    def tell(_logger: Any, method: str, entry: structlog.typing.EventDict) -> Any:
+        hear({"level": method, **entry})
+        return entry
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            level = record.levelname.lower()
+            hear({"event": record.getMessage(), "level": level, "logger": record.name})
+
+    before = structlog.get_config()["processors"]
+    structlog.configure(processors=[*before[:-1], tell, before[-1]])
+    handler = Heard(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        structlog.configure(processors=before)

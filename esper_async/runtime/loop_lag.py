@@ -1,7 +1,8 @@
 """How late the event loop is, measured from outside it.
 
 A watchdog thread asks the loop to answer and times the answer. When none comes for `stall_s` it
-takes the stack of the loop's thread while the guilty code is still on it.
+takes the stack of the loop's thread while the guilty code is still on it. When none comes for
+`stuck_s` the loop is given up: somebody else has to act, for nothing in the loop can.
 """
 
 import asyncio
@@ -11,13 +12,17 @@ import time
 import traceback
 from collections.abc import Callable
 
+_LOOK_EVERY_S = 0.05
+
 
 class LoopLag:
     """Watch one event loop from a daemon thread.
 
     `on_lag(seconds)` gets every measurement, `on_stall(seconds, stack)` those of at least
-    `stall_s` with the guilty stack as text; both are called in the watchdog thread. `start` must be
-    called in the loop's thread.
+    `stall_s` with the guilty stack as text, `on_stuck(seconds, stack)` comes once, `stuck_s` into a
+    stall that has not ended; all are called in the watchdog thread. `start` must be called in the
+    loop's thread. A stall is counted in waits of the watchdog, so that a process that was stopped
+    is not taken for one whose loop is stuck.
     """
 
     def __init__(
@@ -27,11 +32,15 @@ class LoopLag:
         stall_s: float = 0.25,
         on_lag: Callable[[float], None] | None = None,
         on_stall: Callable[[float, str], None] | None = None,
+        stuck_s: float = float("inf"),
+        on_stuck: Callable[[float, str], None] | None = None,
     ) -> None:
         self._period_s = period_s
         self._stall_s = stall_s
         self._on_lag = on_lag
         self._on_stall = on_stall
+        self._stuck_s = stuck_s
+        self._on_stuck = on_stuck
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.last_s = 0.0
@@ -61,11 +70,22 @@ class LoopLag:
                 return
             stack = None
             if not answered.wait(self._stall_s):
-                stack = "".join(traceback.format_stack(sys._current_frames()[guilty]))
-                while not answered.wait(0.05):
-                    if self._stop.is_set():
-                        return
+                stack = _stack_of(guilty)
+                if not self._outlast(answered, guilty):
+                    return
             self._report(time.monotonic() - asked, stack)
+
+    def _outlast(self, answered: threading.Event, guilty: int) -> bool:
+        """Wait until a stalled loop answers; return False when asked to stop instead."""
+        waited_s, told = self._stall_s, False
+        while not answered.wait(_LOOK_EVERY_S):
+            waited_s += _LOOK_EVERY_S
+            if self._stop.is_set():
+                return False
+            if waited_s >= self._stuck_s and not told and self._on_stuck is not None:
+                told = True
+                self._on_stuck(waited_s, _stack_of(guilty))
+        return True
 
     def _report(self, lag_s: float, stack: str | None) -> None:
         self.last_s = lag_s
@@ -74,3 +94,7 @@ class LoopLag:
             self._on_lag(lag_s)
         if stack is not None and self._on_stall is not None:
             self._on_stall(lag_s, stack)
+
+
+def _stack_of(thread: int) -> str:
+    return "".join(traceback.format_stack(sys._current_frames()[thread]))

@@ -2,13 +2,13 @@
 
 `oona.publish.latency_ms` becomes `esper_oona_publish_latency_seconds` and takes milliseconds;
 counters end in `_total`. The number of label combinations of one metric is bounded: past the bound
-new ones are counted under the label value "other".
+new ones come under the label value "other", and `runtime.labels.folded` counts how often.
 """
 
 import re
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 Kind = Literal["counter", "gauge", "histogram"]
 ObservationLog = deque[tuple[str, float, dict[str, str]]]
 OTHER = "other"
+FOLDED = "runtime.labels.folded"
 DEFAULT_BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.018, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0,
@@ -94,12 +95,14 @@ class Metric:
         labels: Sequence[str],
         limit: int,
         log: "ObservationLog | None" = None,
+        on_fold: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
+        self.label_names = tuple(labels)
         self._log = log
         self._inner = inner
-        self._labels = tuple(labels)
         self._limit = limit
+        self._on_fold = on_fold
         self._seen: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
 
@@ -119,6 +122,19 @@ class Metric:
         """Add an observation to a histogram; raises TypeError for the other kinds."""
         self.bound(**labels).observe(value)
 
+    def forget(self, **labels: str) -> int:
+        """Remove the series with these label values; return how many.
+
+        A metric that was bound to one of them before goes on unseen: it must be bound anew.
+        """
+        places = [(self.label_names.index(name), value) for name, value in labels.items()]
+        with self._lock:
+            gone = [key for key in self._seen if all(key[at] == value for at, value in places)]
+            self._seen.difference_update(gone)
+        for key in gone:
+            self._inner.remove(*key)
+        return len(gone)
+
     def values(self) -> list[tuple[tuple[tuple[str, str], ...], float]]:
         """Return (sorted labels, value) of each series of a counter or a gauge."""
         scale = exposed_value(self.name, 1.0)
@@ -130,15 +146,18 @@ class Metric:
         ]
 
     def _child(self, labels: dict[str, str]) -> Counter | Gauge | Histogram:
-        if set(labels) != set(self._labels):
-            raise ValueError(f"{self.name} has the labels {self._labels}, not {tuple(labels)}")
-        if not self._labels:
+        if set(labels) != set(self.label_names):
+            raise ValueError(f"{self.name} has the labels {self.label_names}, not {tuple(labels)}")
+        if not self.label_names:
             return self._inner
-        key = tuple(str(labels[label]) for label in self._labels)
+        key = tuple(str(labels[label]) for label in self.label_names)
+        folded = False
         with self._lock:
             if key not in self._seen and len(self._seen) >= self._limit:
-                key = (OTHER,) * len(self._labels)
+                folded, key = True, (OTHER,) * len(self.label_names)
             self._seen.add(key)
+        if folded and self._on_fold is not None:
+            self._on_fold(self.name)
         return self._inner.labels(*key)
 
 
@@ -174,6 +193,17 @@ class Registry:
         """Return a histogram to `observe`; `buckets` in the exposed base unit."""
         return self._get(name, "histogram", text, labels, buckets)
 
+    def names(self) -> list[str]:
+        """Return the telemetry names of all metrics, in order of making."""
+        with self._lock:
+            return list(self._metrics)
+
+    def find(self, name: str) -> Metric | None:
+        """Return a metric that somebody has asked for before; None if nobody has."""
+        with self._lock:
+            known = self._metrics.get(name)
+        return None if known is None else known[1]
+
     def kind_of(self, name: str) -> Kind | None:
         """Return what a metric is; None if it was never asked for."""
         with self._lock:
@@ -198,6 +228,10 @@ class Registry:
         """Return the text of all metrics and its content type, OpenMetrics if `accept` asks."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self.collectors), content_type
+
+    def _folded(self, name: str) -> None:
+        text = "Times that a metric was used past its bound of label values, under 'other'"
+        self.counter(FOLDED, text, ["metric"]).add(metric=name)
 
     def _get(
         self,
@@ -224,6 +258,7 @@ class Registry:
                     exposed, text, labels, registry=self.collectors, buckets=tuple(buckets)
                 )
             log = self.observations if self.observations.maxlen else None
-            metric = Metric(name, inner, labels, self._label_limit, log)
+            tell = self._folded if name != FOLDED else None  # itself it would call without end
+            metric = Metric(name, inner, labels, self._label_limit, log, tell)
             self._metrics[name] = (kind, metric)
             return metric

@@ -11,8 +11,8 @@ from esper_async.runtime.clock import Clock
 class RestartPolicy:
     """At most `limit` restarts in any `window_s` seconds, with exponential back-off between them.
 
-    The wait before restart number n is drawn from [0, min(cap, base * 2^n)) ("full jitter"); n
-    starts over once the service has been healthy for `healthy_s`.
+    The wait before restart number n is drawn from [0, min(cap, base * 2^n)) ("full jitter"). Both
+    the count and n start over once the service has been healthy for `healthy_s`.
     """
 
     limit: int = 3
@@ -42,12 +42,20 @@ class RestartLimiter:
         """Note that the service has just become ready."""
         self._healthy_since = self._clock.monotonic()
 
+    @property
+    def left(self) -> int:
+        """How many restarts would be granted if they were asked for now."""
+        now = self._clock.monotonic()
+        recent = sum(now - moment < self._policy.window_s for moment in self._restarts)
+        return max(0, self._policy.limit - recent)
+
     def next_delay_s(self) -> float | None:
         """Record a failure; return the seconds to wait before restarting, None past the limit."""
         now = self._clock.monotonic()
         policy = self._policy
         if self._healthy_since is not None and now - self._healthy_since >= policy.healthy_s:
             self._streak = 0
+            self._restarts.clear()
         self._healthy_since = None
         full = len(self._restarts) >= policy.limit
         if policy.limit == 0 or (full and now - self._restarts[0] < policy.window_s):

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from esper_async.runtime.breakers import Breakers
+
 
 class Service(Protocol):
     """The supervisor side of a subsystem.
@@ -36,6 +38,16 @@ class Service(Protocol):
 
 
 @runtime_checkable
+class Follows(Protocol):
+    """A service that starts after others and stops before them, but runs on while they are away."""
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Names of the services it follows."""
+        ...
+
+
+@runtime_checkable
 class HasDetail(Protocol):
     """A service with something to show in the readiness answer."""
 
@@ -46,8 +58,9 @@ class HasDetail(Protocol):
 
 @runtime_checkable
 class HasBreakers(Protocol):
-    """A service whose breakers are shown in the readiness answer."""
+    """A service whose breakers are shown in the readiness answer, and may be isolated by hand."""
 
-    def breakers(self) -> dict[str, str]:
-        """Return the state of each breaker by name."""
+    @property
+    def breakers(self) -> Breakers:
+        """The breakers through which the service calls what is outside its own memory."""
         ...

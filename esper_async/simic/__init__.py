@@ -2,10 +2,22 @@
 
 It never touches a live run. Field reports and decision records come from the bus into a durable
 store, each once, and are joined into trajectories; rewards are a versioned formula over the causal
-quantities alone. No learner is configured yet. The supervisor side is `simic.service`.
+quantities alone. `simic.learn` makes a belief for the policy `bandit`; the supervisor side,
+`simic.service`, runs no learner yet.
 """
 
+from esper_async.simic.experience import Experience, experiences_of
+from esper_async.simic.schema import Query
 from esper_async.simic.store import Bounds, ExperienceStore, Intake
 from esper_async.simic.trajectory import Step, Trajectory
 
-__all__ = ["Bounds", "ExperienceStore", "Intake", "Step", "Trajectory"]
+__all__ = [
+    "Bounds",
+    "Experience",
+    "ExperienceStore",
+    "Intake",
+    "Query",
+    "Step",
+    "Trajectory",
+    "experiences_of",
+]

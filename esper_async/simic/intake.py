@@ -4,17 +4,25 @@ import math
 
 from google.protobuf.message import Message
 
-from esper_async.leyline import DecisionRecord, FieldReport, Quantity, Refused, spec_of
+from esper_async.leyline import (
+    DecisionRecord,
+    FieldReport,
+    FieldReportOutcome,
+    Quantity,
+    Refused,
+    SeedOperation,
+    spec_of,
+)
 from esper_async.leyline.validation import validate
 
-Experience = FieldReport | DecisionRecord
+Record = FieldReport | DecisionRecord
 
 
 class MalformedError(ValueError):
     """A message that nothing can be learned from; the message says why."""
 
 
-def admitted(message: Message) -> Experience:
+def admitted(message: Message) -> Record:
     """The message, once it is one that can be learned from. Raises MalformedError."""
     if not isinstance(message, FieldReport | DecisionRecord):
         raise MalformedError(f"a {type(message).__name__} is no experience")
@@ -35,8 +43,14 @@ def admitted(message: Message) -> Experience:
 def _report_problem(report: FieldReport) -> str | None:
     if not report.command_id:
         return "it names no command"
+    if report.outcome not in FieldReportOutcome.values():
+        return f"outcome {report.outcome} is not known"
     if not math.isfinite(report.issued_at):
         return "issued_at is not a time"
+    for name in ("parameter_ratio", "compute_ratio"):
+        ratio = getattr(report, name)
+        if not (math.isfinite(ratio) and ratio >= 0.0):
+            return f"{name} {ratio} is no share"
     for loser in report.losers:
         if loser.HasField("clean_contribution") and not _finite(loser.clean_contribution):
             return f"the clean contribution of loser {loser.seed_id} is not finite"
@@ -46,6 +60,9 @@ def _report_problem(report: FieldReport) -> str | None:
 def _decision_problem(decision: DecisionRecord) -> str | None:
     if not decision.HasField("command") or not decision.command.command_id:
         return "it carries no command"
+    operation = decision.command.seed.operation
+    if operation not in SeedOperation.values():
+        return f"operation {operation} is not known"
     if decision.command.run_id and decision.command.run_id != decision.run_id:
         return f"its command belongs to run {decision.command.run_id}"
     if not math.isfinite(decision.decided_at):

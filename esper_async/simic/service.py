@@ -11,12 +11,12 @@ import anyio
 from anyio import to_thread
 
 from esper_async.leyline import TOPICS, EventEnvelope
-from esper_async.runtime.breaker import CircuitBreaker
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
 from esper_async.simic.metrics import CoachMetrics
-from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake
+from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake, experience_path
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -44,15 +44,15 @@ class SimicService:
         registry: Registry | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._path = state_dir / "simic" / "experience.sqlite"
+        self._path = experience_path(state_dir)
         self._bus = bus
         self._bounds = bounds
-        self._metrics = CoachMetrics(registry or Registry())
+        registry = registry or Registry()
+        self._metrics = CoachMetrics(registry)
         self._clock: Clock = clock or SystemClock()
-        self._disk = CircuitBreaker(
-            "simic.store",
-            clock=self._clock,
-            is_failure=lambda error: isinstance(error, OSError | sqlite3.Error),
+        self.breakers = Breakers("simic", registry=registry, clock=self._clock)
+        self._disk = self.breakers.make(
+            "simic.store", is_failure=lambda error: isinstance(error, OSError | sqlite3.Error)
         )
         self._counts: dict[str, int] = {}
         self._changed = anyio.Event()
@@ -78,10 +78,6 @@ class SimicService:
     def detail(self) -> dict[str, object]:
         """What is kept, for readiness."""
         return {"learner": "no learner configured", **self._counts}
-
-    def breakers(self) -> dict[str, str]:
-        """The state of each breaker."""
-        return {self._disk.name: self._disk.state}
 
     def policies(self) -> list[dict[str, object]]:
         """Every policy version that has been published, newest first: none, without a learner."""

@@ -21,13 +21,15 @@ class Trajectory:
     """The steps of one run in order.
 
     `missing` are boundaries between the first and the last of which no decision has arrived;
-    `unmatched` the reports whose decision has not.
+    `unmatched` the reports whose decision has not. `terminal_gain` is the run's result on the
+    decision split over its baseline's, in nats; None where nobody has told it.
     """
 
     run: str
     steps: tuple[Step, ...]
     missing: tuple[int, ...]
     unmatched: tuple[FieldReport, ...]
+    terminal_gain: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -36,7 +38,11 @@ class Trajectory:
 
 
 def join(
-    run: str, decisions: Iterable[DecisionRecord], reports: Iterable[FieldReport]
+    run: str,
+    decisions: Iterable[DecisionRecord],
+    reports: Iterable[FieldReport],
+    *,
+    terminal_gain: float | None = None,
 ) -> Trajectory:
     """Join what has arrived of a run, in whatever order it did.
 
@@ -60,4 +66,5 @@ def join(
         steps=steps,
         missing=tuple(boundary for boundary in expected if boundary not in seen),
         unmatched=tuple(sorted(unmatched, key=lambda report: (report.boundary, report.report_id))),
+        terminal_gain=terminal_gain,
     )

@@ -23,20 +23,30 @@ from esper_async.nissa.access import ENVIRONMENT as TOKEN_VARIABLE
 from esper_async.nissa.access import load_token
 from esper_async.runtime.cell import Cell
 from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.disk import DiskLimits
 from esper_async.runtime.loop_lag import LoopLag
 from esper_async.runtime.metrics import Registry
 from esper_async.runtime.restart import RestartPolicy
 from esper_async.supervisor.assembly import Services, assemble
+from esper_async.supervisor.disk_keeper import DiskKeeper
 from esper_async.supervisor.errors import StartError, StateDirError, SupervisorError
 from esper_async.supervisor.http import is_loopback
 from esper_async.supervisor.notify import Notifier
-from esper_async.supervisor.settings import Settings
-from esper_async.supervisor.state_dir import announced, held, prepare
-from esper_async.supervisor.tree import StopReport, Tree
+from esper_async.supervisor.settings import ServiceSettings, Settings, SupervisorSettings
+from esper_async.supervisor.state_dir import (
+    FORMAT_VERSION,
+    announced,
+    held,
+    prepare,
+    upgrade,
+)
+from esper_async.supervisor.tree import ServiceLimits, StopReport, Tree
 from esper_async.tolaria.run_file import RunFile
 from esper_async.tolaria.runs import Run
 
 log = structlog.get_logger(__name__)
+_MB = 1 << 20
+_DISK_EVERY_S = 10.0
 EXIT_DONE = 0
 EXIT_LOST = 1
 EXIT_ESSENTIAL = 3
@@ -53,6 +63,9 @@ class Supervisor:
         exit_when_done: stop once every run has ended.
         clock: time of cells, breakers and back-offs.
         source: randomness of back-offs.
+
+    Attributes:
+        on_stuck: told, in a thread of its own, why the event loop will not come back.
     """
 
     def __init__(
@@ -78,10 +91,12 @@ class Supervisor:
         self._random = source or random.Random()  # noqa: S311 - jitter, not a secret
         self._tree: Tree | None = None
         self._services: Services | None = None
+        self._disk: DiskKeeper | None = None
         self._asked_for: list[Run] = []
         self._assembled = asyncio.Event()
         self._stop_requested = False
         self._notifier = Notifier.from_environment()
+        self.on_stuck: Callable[[str], None] | None = None
         self._lag_metric = self.registry.histogram(
             "supervisor.loop.lag_ms", "How late the event loop answered."
         )
@@ -103,9 +118,17 @@ class Supervisor:
             raise RuntimeError("the supervisor has not assembled its services yet")
         return self._services
 
+    @property
+    def disk(self) -> DiskKeeper:
+        """Who looks after the disk; raises RuntimeError before `run` has assembled it."""
+        if self._disk is None:
+            raise RuntimeError("the supervisor has not assembled its services yet")
+        return self._disk
+
     def stop(self) -> None:
         """Ask for a drain; a second call cuts it short."""
         self._stop_requested = True
+        self._notifier.stopping()
         if self._tree is not None:
             self._tree.stop()
 
@@ -131,6 +154,9 @@ class Supervisor:
         with ExitStack() as stack:
             self.state_dir = prepare(self.settings.supervisor.state_dir)
             stack.enter_context(held(self.state_dir))
+            had = upgrade(self.state_dir)
+            if had != FORMAT_VERSION:
+                log.warning("state_dir_upgraded", before=had, now=FORMAT_VERSION)
             self._assemble()
             lag = self._watch_loop()
             stack.callback(lag.stop)
@@ -145,6 +171,7 @@ class Supervisor:
             beside = [
                 group.create_task(self._announce()),
                 group.create_task(self._look_after_runs()),
+                group.create_task(self.disk.run()),
             ]
             try:
                 return await self.tree.run(deadline_s)
@@ -161,12 +188,26 @@ class Supervisor:
         except (OSError, ValueError) as error:
             raise StateDirError(str(error)) from None
         options = self.settings.supervisor
+        self._disk = DiskKeeper(
+            self.state_dir,
+            DiskLimits(
+                low_bytes=options.disk_low_mb * _MB,
+                full_bytes=options.disk_full_mb * _MB,
+                quota_bytes=options.disk_quota_mb * _MB,
+            ),
+            log_limit_bytes=options.log_limit_mb * _MB,
+            every_s=_DISK_EVERY_S,
+            clock=self._clock,
+            registry=self.registry,
+        )
+        disk = self._disk
         self._services = assemble(
             self.settings,
             self.state_dir,
             signer=signer,
             token=token,
             system=self._system,
+            disk=lambda: disk.level,
             registry=self.registry,
             clock=self._clock,
             source=self._random,
@@ -175,8 +216,11 @@ class Supervisor:
             self._services.all(),
             clock=self._clock,
             source=self._random,
-            policy=RestartPolicy(limit=options.restart_limit, window_s=options.restart_window_s),
-            start_timeout_s=options.start_timeout_s,
+            limit=_limits_of(options),
+            limits={name: _limits_of(options, own) for name, own in options.services},
+            restarts=RestartPolicy(
+                limit=options.tree_restart_limit, window_s=options.restart_window_s
+            ),
             on_change=self._on_change,
         )
         self._services.http.observe(self._tree)
@@ -192,7 +236,22 @@ class Supervisor:
             self._lag_metric.observe(seconds * 1000)
             self._notifier.alive()
 
-        lag = LoopLag(stall_s=self.settings.supervisor.stall_s, on_lag=measured, on_stall=stalled)
+        def stuck(seconds: float, stack: str) -> None:
+            log.critical("event_loop_stuck", seconds=round(seconds, 1), stack=stack)
+            if self.on_stuck is not None:
+                self.on_stuck(
+                    f"the event loop has not turned for {seconds:.0f} s "
+                    f"(supervisor.stall_limit_s), stuck at:\n{stack}"
+                )
+
+        options = self.settings.supervisor
+        lag = LoopLag(
+            stall_s=options.stall_s,
+            on_lag=measured,
+            on_stall=stalled,
+            stuck_s=options.stall_limit_s or float("inf"),
+            on_stuck=stuck,
+        )
         lag.start(asyncio.get_running_loop())
         return lag
 
@@ -244,6 +303,16 @@ class Supervisor:
         return EXIT_DONE if report.clean and not self.failed else EXIT_LOST
 
 
+def _limits_of(options: SupervisorSettings, own: ServiceSettings | None = None) -> ServiceLimits:
+    """Return the limits of all services, with what one service's own settings change of them."""
+    merged = options.model_dump() | (own.model_dump(exclude_none=True) if own is not None else {})
+    return ServiceLimits(
+        RestartPolicy(limit=merged["restart_limit"], window_s=merged["restart_window_s"]),
+        start_timeout_s=merged["start_timeout_s"],
+        stop_timeout_s=merged["stop_timeout_s"],
+    )
+
+
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
@@ -268,6 +337,12 @@ def check_limits() -> None:
         LIMITS.check()
     except ValueError as error:
         raise StartError("leyline", error) from None
+
+
+def _end_at_once(why: str) -> None:
+    """End a process whose event loop is stuck; its children end with it, and resume at the next."""
+    print(f"esper-supervisor: {why}", file=sys.stderr, flush=True)  # noqa: T201 - the last words
+    os._exit(EXIT_LOST)
 
 
 def _tell_failure(companion: asyncio.Future[None]) -> None:
@@ -300,8 +375,9 @@ def run_in_foreground(
     """
     interrupts: list[float] = []
 
-    async def main() -> tuple[int, tuple[str, ...]]:
+    async def main() -> tuple[int, tuple[str, ...], list[str]]:
         supervisor = make()
+        supervisor.on_stuck = _end_at_once
         loop = asyncio.get_running_loop()
 
         def on_signal() -> None:
@@ -315,24 +391,24 @@ def run_in_foreground(
             companion.add_done_callback(_tell_failure)
         try:
             code = await supervisor.run()
-            for run in supervisor.failed:
-                print(f"esper-supervisor: {run.id} failed: {run.error}", file=sys.stderr)  # noqa: T201
-            return code, supervisor.overdue
+            reasons = [f"{run.id} failed: {run.error}" for run in supervisor.failed]
+            return code, supervisor.overdue, reasons
         except SupervisorError as error:
-            print(f"esper-supervisor: {error}", file=sys.stderr)  # noqa: T201 - the last line
-            return error.exit_code, supervisor.overdue
+            return error.exit_code, supervisor.overdue, [str(error)]
         finally:
             if companion is not None:
                 companion.cancel()
                 await asyncio.gather(companion, return_exceptions=True)
 
     with asyncio.Runner() as runner:
-        code, overdue = runner.run(main())
+        code, overdue, reasons = runner.run(main())
         hurried = len(interrupts) > 1
         if overdue:
             code = EXIT_INTERRUPTED if hurried else code
-            print(f"esper-supervisor: {unstopped(overdue, hurried)}", file=sys.stderr)  # noqa: T201
-            sys.stdout.flush()
-            sys.stderr.flush()
+            reasons.insert(0, unstopped(overdue, hurried))
+        sys.stdout.flush()
+        for reason in reasons:  # after whatever the companion said: the reason is the last line
+            print(f"esper-supervisor: {reason}", file=sys.stderr, flush=True)  # noqa: T201
+        if overdue:
             os._exit(code)
     return code

@@ -1,5 +1,6 @@
 """The supervisor's bus, whichever is open: services are made before it, and outlive a restart."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,14 @@ from google.protobuf.message import Message
 from esper_async.leyline.v1.enums_pb2 import MessagePriority
 from esper_async.oona.bus import Bus, Handler
 
+_LOOK_EVERY_S = 0.1
+
 
 class CurrentBus:
-    """Pass publish and consume on to `current()`, which raises RuntimeError while there is none."""
+    """Pass publish and consume on to `current()`, which raises RuntimeError while there is none.
+
+    Who consumes need not know: when a bus closes, consuming goes on from the next one.
+    """
 
     def __init__(self, current: Callable[[], Bus]) -> None:
         self._current = current
@@ -36,8 +42,30 @@ class CurrentBus:
     async def consume(
         self, topic: str, group: str, handler: Handler, *, consumer: str, optional: bool = False
     ) -> None:
-        """Consume from the open bus until cancelled; as `Bus.consume`."""
-        await self._current().consume(topic, group, handler, consumer=consumer, optional=optional)
+        """Consume from whichever bus is open until cancelled; as `Bus.consume`."""
+        while True:
+            bus = await self._open()
+            consuming = asyncio.ensure_future(
+                bus.consume(topic, group, handler, consumer=consumer, optional=optional)
+            )
+            closing = asyncio.ensure_future(bus.wait_closed())
+            tasks = (consuming, closing)
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if consuming.done():
+                    return consuming.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    async def _open(self) -> Bus:
+        """Wait for a bus: the service that opens it may be starting, or starting again."""
+        while True:
+            try:
+                return self._current()
+            except RuntimeError:
+                await asyncio.sleep(_LOOK_EVERY_S)
 
     def __getattr__(self, name: str) -> Any:
         """Give any other public attribute of the open bus."""

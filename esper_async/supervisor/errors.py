@@ -17,6 +17,16 @@ class AlreadyRunningError(SupervisorError):
     """Another supervisor holds the state directory."""
 
 
+class BackupError(SupervisorError):
+    """A backup could not be made, or not be restored."""
+
+
+class WrongBackupError(BackupError):
+    """A backup was asked for, or asked to be restored, where that cannot be."""
+
+    exit_code = 2
+
+
 class PortTakenError(SupervisorError):
     """The address is taken, or may not be listened on."""
 
@@ -27,6 +37,20 @@ class StartError(SupervisorError):
     def __init__(self, name: str, reason: BaseException | str) -> None:
         super().__init__(f"{name} could not start: {reason}")
         self.name = name
+
+
+class UnstableError(SupervisorError):
+    """Services were restarted more often, all together, than the tree allows."""
+
+    exit_code = 3
+
+    def __init__(
+        self, limit: int, window_s: float, name: str, reason: BaseException | None
+    ) -> None:
+        super().__init__(
+            f"services had to be restarted more than {limit} times within {window_s:g} s, so what "
+            f"ails them is common to them; the last was {name}: {reason}"
+        )
 
 
 class EssentialServiceFailedError(SupervisorError):

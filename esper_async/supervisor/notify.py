@@ -1,4 +1,7 @@
-"""systemd's notification socket: ready, and alive for as long as the event loop turns."""
+"""systemd's notification socket: ready, stopping, and alive for as long as the event loop turns.
+
+The protocol is that of sd_notify(3) and sd_watchdog_enabled(3).
+"""
 
 import os
 import socket
@@ -16,15 +19,23 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Notifier":
-        """Read NOTIFY_SOCKET and WATCHDOG_USEC as systemd sets them."""
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID as systemd sets them.
+
+        A watchdog that is meant for another process is not fed.
+        """
         env = os.environ if environment is None else environment
-        microseconds = env.get("WATCHDOG_USEC")
-        watchdog_s = int(microseconds) / 1e6 if microseconds else None
+        microseconds, pid = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")
+        ours = not pid or pid == str(os.getpid())
+        watchdog_s = int(microseconds) / 1e6 if microseconds.isdecimal() and ours else None
         return cls(env.get("NOTIFY_SOCKET"), watchdog_s)
 
     def ready(self) -> None:
         """Everything has started."""
         self._send("READY=1")
+
+    def stopping(self) -> None:
+        """A drain has begun."""
+        self._send("STOPPING=1")
 
     def alive(self) -> None:
         """Feed the watchdog, twice in its interval."""

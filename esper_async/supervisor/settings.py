@@ -13,12 +13,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, problems_of
 
 PREFIX = "ESPER_"
 DELIMITER = "__"
+_HTTP = r"^$|^https?://"
+
+
+class ServiceSettings(StrictModel):
+    """Limits of one service that differ from those of all; empty ones do not."""
+
+    restart_limit: int | None = Field(default=None, ge=0, le=1_000)
+    restart_window_s: float | None = Field(default=None, gt=0)
+    start_timeout_s: float | None = Field(default=None, gt=0, le=3_600)
+    stop_timeout_s: float | None = Field(default=None, gt=0, le=3_600)
+
+
+class ServicesSettings(StrictModel):
+    """The services that can be limited by name."""
+
+    http: ServiceSettings = Field(default_factory=ServiceSettings)
+    oona: ServiceSettings = Field(default_factory=ServiceSettings)
+    karn: ServiceSettings = Field(default_factory=ServiceSettings)
+    urza: ServiceSettings = Field(default_factory=ServiceSettings)
+    tezzeret: ServiceSettings = Field(default_factory=ServiceSettings)
+    tolaria: ServiceSettings = Field(default_factory=ServiceSettings)
+    kasmina: ServiceSettings = Field(default_factory=ServiceSettings)
+    tamiyo: ServiceSettings = Field(default_factory=ServiceSettings)
+    simic: ServiceSettings = Field(default_factory=ServiceSettings)
+    nissa: ServiceSettings = Field(default_factory=ServiceSettings)
 
 
 class SupervisorSettings(StrictModel):
@@ -31,7 +56,24 @@ class SupervisorSettings(StrictModel):
     start_timeout_s: float = Field(default=60.0, gt=0, le=3_600)
     restart_limit: int = Field(default=3, ge=0, le=1_000)
     restart_window_s: float = Field(default=60.0, gt=0)
+    stop_timeout_s: float = Field(default=20.0, gt=0, le=3_600)
+    tree_restart_limit: int = Field(default=10, ge=0, le=10_000)
+    services: ServicesSettings = Field(default_factory=ServicesSettings)
+    disk_low_mb: int = Field(default=1_024, ge=0)
+    disk_full_mb: int = Field(default=256, ge=0)
+    disk_quota_mb: int = Field(default=0, ge=0)
+    log_limit_mb: int = Field(default=16, ge=1)
     stall_s: float = Field(default=0.25, gt=0)
+    stall_limit_s: float = Field(default=120.0, ge=0)
+
+    @model_validator(mode="after")
+    def _low_comes_before_full(self) -> "SupervisorSettings":
+        if self.disk_full_mb > self.disk_low_mb:
+            raise ValueError(
+                f"disk_full_mb = {self.disk_full_mb} must not be more than "
+                f"disk_low_mb = {self.disk_low_mb}: a disk is low before it is full"
+            )
+        return self
 
 
 class HttpSettings(StrictModel):
@@ -57,14 +99,55 @@ class TolariaSettings(StrictModel):
     start_timeout_s: float = Field(default=300.0, gt=0)
     stop_s: float = Field(default=18.0, gt=0)
     resume_window_s: float = Field(default=600.0, gt=0)
+    ended_checkpoints_kept_s: float = Field(default=2_592_000.0, ge=0)
+    ended_runs_kept_s: float = Field(default=0.0, ge=0)
+
+
+class TezzeretSettings(StrictModel):
+    """The forge's workers, and what a single job may take."""
+
+    workers: int = Field(default=0, ge=0, le=64)
+    nice: int = Field(default=19, ge=0, le=19)
+    job_limit_s: float = Field(default=60.0, gt=0)
+    compile_limit_s: float = Field(default=240.0, gt=0)
+    memory_mb: int = Field(default=2_048, ge=256)
+    output_mb: int = Field(default=1_024, ge=16)
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    idle_s: float = Field(default=30.0, ge=0)
 
 
 class NissaSettings(StrictModel):
     """What is kept, how often alerts are judged, and how much a client may change."""
 
     event_retention_s: float = Field(default=604_800.0, gt=0)
+    metric_retention_s: float = Field(default=2_592_000.0, gt=0)
+    prometheus_url: str = Field(default="", pattern=r"^$|^https?://")
+    elasticsearch_url: str = Field(default="", pattern=_HTTP)
+    elasticsearch_api_key: str = ""
+    elasticsearch_stream: str = Field(default="esper-events", pattern=r"^[a-z][a-z0-9_.-]*$")
     alert_every_s: float = Field(default=30.0, gt=0)
+    alert_hold_scale: float = Field(default=1.0, gt=0, le=1)
     changes_per_minute: int = Field(default=20, ge=1)
+
+
+class NotifySettings(StrictModel):
+    """Where alerts are sent; a channel without an address does not exist."""
+
+    webhook_url: str = Field(default="", pattern=_HTTP)
+    slack_url: str = Field(default="", pattern=_HTTP)
+    pagerduty_key: str = ""
+    pagerduty_url: str = Field(
+        default="https://events.pagerduty.com/v2/enqueue", pattern=r"^https?://"
+    )
+    smtp_url: str = Field(default="", pattern=r"^$|^smtps?://")
+    mail_from: str = "esper@localhost"
+    mail_to: str = ""
+    page_url: str = Field(default="", pattern=_HTTP)
+    group_wait_s: float = Field(default=10.0, ge=0)
+    repeat_every_s: float = Field(default=14_400.0, gt=0)
+    timeout_s: float = Field(default=10.0, gt=0)
+    attempts: int = Field(default=5, ge=1)
+    first_retry_s: float = Field(default=5.0, gt=0)
 
 
 class Settings(StrictModel):
@@ -73,8 +156,10 @@ class Settings(StrictModel):
     supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     oona: OonaSettings = Field(default_factory=OonaSettings)
+    tezzeret: TezzeretSettings = Field(default_factory=TezzeretSettings)
     tolaria: TolariaSettings = Field(default_factory=TolariaSettings)
     nissa: NissaSettings = Field(default_factory=NissaSettings)
+    notify: NotifySettings = Field(default_factory=NotifySettings)
 
 
 def load_settings(

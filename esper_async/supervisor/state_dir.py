@@ -1,16 +1,25 @@
-"""The state directory: usable, versioned, and held by one supervisor at a time."""
+"""The state directory: usable, versioned, and held by one supervisor at a time.
+
+Its format is a whole number in the file `format`. One of an older format is taken to the present
+one, step by step, when a supervisor starts on it; one that is newer, or too old, is refused.
+"""
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from esper_async.runtime.files import write_atomically
 from esper_async.supervisor.errors import AlreadyRunningError, StateDirError
 
 FORMAT_VERSION = 1
+Migration = Callable[[Path], None]
+MIGRATIONS: Mapping[int, Migration] = {}
+"""How a directory of each older format becomes one of the next. Each may be run again after a crash
+in its middle: the number in `format` changes only when it is done."""
 
 
 def prepare(state_dir: Path) -> Path:
@@ -31,7 +40,6 @@ def prepare(state_dir: Path) -> Path:
         raise StateDirError(
             f"state directory {path} is not writable: {error.strerror}; {remedy}"
         ) from None
-    _check_format(path)
     return path
 
 
@@ -70,15 +78,45 @@ def announced(state_dir: Path, facts: Mapping[str, Any]) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _check_format(path: Path) -> None:
-    marker = path / "format"
+def format_of(state_dir: Path) -> int | None:
+    """Return the format of a state directory, None for one that has none yet.
+
+    Raises StateDirError when it is not a number.
+    """
     try:
-        text = marker.read_text().strip()
+        text = (state_dir / "format").read_text().strip()
     except FileNotFoundError:
-        marker.write_text(f"{FORMAT_VERSION}\n")
-        return
-    if text != str(FORMAT_VERSION):
+        return None
+    if not text.isdecimal():
         raise StateDirError(
-            f"state directory {path} has format {text!r}, this version reads {FORMAT_VERSION}; "
+            f"state directory {state_dir} has format {text!r}, which is no number; restore a "
+            "backup of it, or give a new --state-dir"
+        )
+    return int(text)
+
+
+def upgrade(
+    state_dir: Path,
+    *,
+    to: int = FORMAT_VERSION,
+    migrations: Mapping[int, Migration] = MIGRATIONS,
+) -> int:
+    """Take a directory that is held by this process to format `to`; return the format it had.
+
+    Raises StateDirError when it is newer, or so old that no way leads there; nothing was changed
+    then. An OSError of a migration passes through: started again, it goes on where it was.
+    """
+    found = format_of(state_dir)
+    if found is None:
+        write_atomically(state_dir / "format", f"{to}\n".encode())
+        return to
+    steps = range(found, to)
+    if found > to or any(step not in migrations for step in steps):
+        raise StateDirError(
+            f"state directory {state_dir} has format {found}, this version reads {to}; "
             "use the version of Esper that wrote it, or give a new --state-dir"
         )
+    for step in steps:
+        migrations[step](state_dir)
+        write_atomically(state_dir / "format", f"{step + 1}\n".encode())
+    return found

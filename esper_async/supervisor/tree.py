@@ -2,13 +2,16 @@
 
 Each service is in a cell of its own. A cell starts once its needs are ready, so independent ones
 start side by side. Only the tree's verdict reaches the outside: a service that failed to start
-(StartError), or an essential one past its restart limit (EssentialServiceFailedError).
+(StartError), an essential one past its restart limit (EssentialServiceFailedError), or restarts
+past the limit of the whole tree (UnstableError).
 """
 
 import asyncio
+import contextlib
+import difflib
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -16,11 +19,24 @@ import structlog
 
 from esper_async.runtime.cell import Cell
 from esper_async.runtime.clock import Clock
-from esper_async.runtime.restart import RestartPolicy
-from esper_async.runtime.service import HasBreakers, HasDetail, Service
-from esper_async.supervisor.errors import EssentialServiceFailedError, StartError
+from esper_async.runtime.restart import RestartLimiter, RestartPolicy
+from esper_async.runtime.service import Follows, HasBreakers, HasDetail, Service
+from esper_async.supervisor.errors import EssentialServiceFailedError, StartError, UnstableError
 
 log = structlog.get_logger(__name__)
+_PATIENCE_SHARE = 0.8  # of the whole deadline: what is below a late service still has to stop
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What one service may take: restarts, and seconds to start and, once cancelled, to end."""
+
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
+    start_timeout_s: float = 60.0
+    stop_timeout_s: float = 20.0
+
+
+TREE_RESTARTS = RestartPolicy(limit=10, window_s=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +55,9 @@ class StopReport:
 class Tree:
     """Run services as one. Lives in one event loop; `run` may be called once.
 
-    Raises ValueError at once when a need is unknown, names repeat, or needs go in a circle. A
-    service that an essential one needs is essential too.
+    `limits` are those of services by name, `limit` those of all others, `restarts` those of the
+    tree as a whole. Raises ValueError at once when a name is unknown or repeats, or needs go in a
+    circle. A service that an essential one needs is essential too.
     """
 
     def __init__(
@@ -49,26 +66,37 @@ class Tree:
         *,
         clock: Clock,
         source: random.Random,
-        policy: RestartPolicy | None = None,
-        start_timeout_s: float = 60.0,
+        limit: ServiceLimits | None = None,
+        limits: Mapping[str, ServiceLimits] | None = None,
+        restarts: RestartPolicy = TREE_RESTARTS,
         on_change: Callable[[Cell], None] | None = None,
     ) -> None:
         order = _in_order(services)
+        limits = limits or {}
+        check_names(limits, order)
         self._clock = clock
         self._on_change = on_change
         self._events = asyncio.Event()
         self.cells: dict[str, Cell] = {}
         for service in order:
+            own = limits.get(service.name, limit or ServiceLimits())
             self.cells[service.name] = Cell(
                 service,
                 clock=clock,
                 source=source,
-                needs=[self.cells[need] for need in service.needs],
-                policy=policy,
-                start_timeout_s=start_timeout_s,
+                needs=[self.cells[name] for name in service.needs],
+                after=[self.cells[name] for name in _followed(service)],
+                policy=own.restarts,
+                start_timeout_s=own.start_timeout_s,
+                stop_timeout_s=own.stop_timeout_s,
                 on_change=self._changed,
             )
+        self._breakers = {s.name: s for s in order if isinstance(s, HasBreakers)}
+        self._details = {s.name: s for s in order if isinstance(s, HasDetail)}
         self.essential = _essential(order)
+        self._restart_policy = restarts
+        self._restarts = RestartLimiter(restarts, clock, source)
+        self._unstable: UnstableError | None = None
         self.stopping = False
         self.started = False
         self._stop_asked = asyncio.Event()
@@ -92,8 +120,15 @@ class Tree:
         return "unready" if self.started else "starting"
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """Return state, since, restarts, breakers and detail of every service, by name."""
-        return {name: _facts(cell) for name, cell in self.cells.items()}
+        """Return state, since, restarts, breakers and detail of every service, by name.
+
+        Also `restarts_left`, and where there is one the last `error`; while a service backs off,
+        `next_attempt_s` and `next_attempt_at` (Unix time); `overdue` if it ignores its end.
+        """
+        return {
+            name: _facts(cell, self._breakers.get(name), self._details.get(name))
+            for name, cell in self.cells.items()
+        }
 
     def stop(self) -> None:
         """Ask for a drain; `run` returns when it is over. A second call cuts it short."""
@@ -128,6 +163,8 @@ class Tree:
         """Wait until a stop is asked for, or return the failure that ends the tree."""
         while not self._stop_asked.is_set():
             self._events.clear()
+            if self._unstable is not None:
+                return self._unstable
             if not self.started and all(cell.ever_ready for cell in self.cells.values()):
                 self.started = True
                 log.info("started", services=len(self.cells))
@@ -142,16 +179,25 @@ class Tree:
         return None
 
     async def _stop_all(self, deadline_s: float) -> StopReport:
-        """Stop each cell once those that need it have ended; return who is late."""
+        """Stop each cell once those that need it have ended or are late; return who is late.
+
+        One that will not end costs the others its own time to end, and not the whole deadline.
+        """
         dependents: dict[str, list[Cell]] = {name: [] for name in self.cells}
         for cell in self.cells.values():
-            for need in cell.needs:
-                dependents[need.name].append(cell)
+            for below in (*cell.needs, *cell.after):
+                dependents[below.name].append(cell)
+        let_go = {name: asyncio.Event() for name in self.cells}
 
         async def stop_one(cell: Cell) -> None:
             for dependent in dependents[cell.name]:
-                await dependent.wait_finished()
+                await let_go[dependent.name].wait()
             cell.stop()
+            patience_s = min(cell.stop_timeout_s, _PATIENCE_SHARE * deadline_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await cell.wait_finished()
+            let_go[cell.name].set()
             await cell.wait_finished()
 
         stops = [asyncio.ensure_future(stop_one(cell)) for cell in self.cells.values()]
@@ -163,7 +209,12 @@ class Tree:
             end.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
         overdue = [n for n, cell in self.cells.items() if cell.state not in ("stopped", "failed")]
-        blocked = {need.name for name in overdue for need in self.cells[name].needs}
+        blocked = {
+            below.name
+            for name in overdue
+            for below in (*self.cells[name].needs, *self.cells[name].after)
+            if not below.asked_to_stop
+        }
         return StopReport(
             overdue=tuple(name for name in overdue if name not in blocked) or tuple(overdue),
             errors=tuple(
@@ -174,6 +225,11 @@ class Tree:
         )
 
     def _changed(self, cell: Cell) -> None:
+        if cell.state == "backing_off" and self._restarts.next_delay_s() is None:
+            limits = self._restart_policy
+            self._unstable = UnstableError(limits.limit, limits.window_s, cell.name, cell.error)
+        if cell.overdue:
+            log.error("service_does_not_end", service=cell.name, after_s=cell.stop_timeout_s)
         level = log.info if cell.state not in ("backing_off", "failed") else log.error
         error = f"{type(cell.error).__name__}: {cell.error}" if cell.error else None
         if cell.state in ("ready", "backing_off", "failed", "stopped"):
@@ -188,20 +244,36 @@ class Tree:
             self._on_change(cell)
 
 
-def _facts(cell: Cell) -> dict[str, Any]:
-    service = cell.service
+def _facts(cell: Cell, breakers: HasBreakers | None, details: HasDetail | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "state": cell.state,
         "since": cell.since,
         "restarts": cell.restarts,
-        "breakers": service.breakers() if isinstance(service, HasBreakers) else {},
-        "detail": service.detail() if isinstance(service, HasDetail) else {},
+        "restarts_left": cell.restarts_left,
+        "breakers": breakers.breakers.states() if breakers is not None else {},
+        "detail": details.detail() if details is not None else {},
     }
     if cell.error is not None:
         facts["error"] = f"{type(cell.error).__name__}: {cell.error}"
     if cell.next_attempt_s is not None:
         facts["next_attempt_s"] = round(cell.next_attempt_s, 3)
+        facts["next_attempt_at"] = cell.next_attempt_at
+    if cell.overdue:
+        facts["overdue"] = True
     return facts
+
+
+def _followed(service: Service) -> tuple[str, ...]:
+    return service.after if isinstance(service, Follows) else ()
+
+
+def check_names(limits: Mapping[str, ServiceLimits], services: Sequence[Service]) -> None:
+    """Raise ValueError for limits of a service that there is not, naming the nearest."""
+    names = [service.name for service in services]
+    for name in limits:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1) or names
+            raise ValueError(f"there is no service {name!r} to limit; there is {', '.join(near)}")
 
 
 def _in_order(services: Sequence[Service]) -> list[Service]:
@@ -209,11 +281,13 @@ def _in_order(services: Sequence[Service]) -> list[Service]:
     if len(by_name) != len(services):
         raise ValueError("two services have the same name")
     for service in services:
-        unknown = [need for need in service.needs if need not in by_name]
+        stands_on = (*service.needs, *_followed(service))
+        unknown = [name for name in stands_on if name not in by_name]
         if unknown:
             raise ValueError(f"{service.name} needs {unknown[0]!r}, which is no service")
     try:
-        names = TopologicalSorter({s.name: s.needs for s in services}).static_order()
+        graph = {s.name: (*s.needs, *_followed(s)) for s in services}
+        names = TopologicalSorter(graph).static_order()
         return [by_name[name] for name in names]
     except CycleError as error:
         raise ValueError(f"services need each other in a circle: {error.args[1]}") from None

@@ -63,7 +63,25 @@ class Operate:
         }
 
 
-Command = NoOp | Germinate | Cull | Operate
+@dataclass(frozen=True, slots=True)
+class PauseSeeds:
+    """Hold seeds where they are, weights, alpha and clocks, or let them go on; never the run."""
+
+    seeds: tuple[str, ...]
+    paused: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the command as JSON values."""
+        return {
+            "type": "PAUSE",
+            "operation": "PAUSE" if self.paused else "RESUME",
+            "candidates": [],
+            "target": None,
+            "seeds": list(self.seeds),
+        }
+
+
+Command = NoOp | Germinate | Cull | Operate | PauseSeeds
 
 
 def command_from_json(data: Mapping[str, Any]) -> Command:
@@ -79,10 +97,12 @@ def command_from_json(data: Mapping[str, Any]) -> Command:
         return Cull(data["target"])
     if operation == "GERMINATE":
         return Germinate(tuple(Candidate(**candidate) for candidate in data["candidates"]))
+    if operation in ("PAUSE", "RESUME"):
+        return PauseSeeds(tuple(data["seeds"]), paused=operation == "PAUSE")
     if operation in VERBS:
         tuning = data.get("tuning")
         return Operate(data["target"], operation, None if tuning is None else Tuning(**tuning))
-    known = ", ".join(("GERMINATE", "CULL", *VERBS))
+    known = ", ".join(("GERMINATE", "CULL", "PAUSE", "RESUME", *VERBS))
     raise ValueError(f"unknown seed operation {operation!r}; known: {known}")
 
 
@@ -92,12 +112,17 @@ class Decision:
 
     `probability` is 1.0 for what follows from a rule, and None where a random choice was made
     whose probability is not known: a report on it cannot be weighted.
+
+    `value` is the return that the policy expected; `evidence` holds what it saw and every head's
+    distribution, as `tamiyo.evidence` packs them.
     """
 
     command: Command
     reason: str
     probability: float | None = None
     alternatives: tuple[Mapping[str, Any], ...] = field(default=())
+    value: float | None = None
+    evidence: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -106,6 +131,8 @@ class Decision:
             "reason": self.reason,
             "probability": self.probability,
             "alternatives": [dict(entry) for entry in self.alternatives],
+            "value": self.value,
+            "evidence": self.evidence,
         }
 
 
@@ -120,4 +147,6 @@ def decision_from_json(data: Mapping[str, Any]) -> Decision:
         data["reason"],
         data["probability"],
         tuple(data["alternatives"]),
+        data["value"],
+        data["evidence"],
     )

@@ -11,3 +11,15 @@ class UnknownRunError(LookupError):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"no run {run_id!r} is known; list the runs with `esper-supervisor runs`")
         self.run_id = run_id
+
+
+class PolicyFileError(ValueError):
+    """A policy's file cannot be used; the message says why, and what would be right."""
+
+
+class CorruptPolicyError(PolicyFileError):
+    """The file is not what was written: cut short, changed, or no policy at all."""
+
+
+class GraphMismatchError(PolicyFileError):
+    """The policy was trained for other features than this program's graphs have."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from esper_async.tamiyo.errors import MalformedRecordError
 from esper_async.tamiyo.percentile import percentile
+from esper_async.tamiyo.report_text import report_text
 from esper_async.tamiyo.seed_picture import Json, SeedPicture
 
 ENDED: Final = frozenset({"completed", "failed", "stopped"})
@@ -55,6 +56,7 @@ class RunPicture:
         self.rows: list[Json] = []
         self.seeds: dict[str, SeedPicture] = {}
         self.decisions: list[Json] = []
+        self.explanations: list[Json] = []
         self.field_reports: list[Json] = []
         self.notes: list[Json] = []
         self.checkpoints = 0
@@ -137,9 +139,18 @@ class RunPicture:
                 **_place(record),
                 "command": command,
                 "reason": record["reason"],
+                "moved": None,
                 **{name: record.get(name) for name in told},
             }
         )
+
+    def _explanation(self, record: Mapping[str, Any]) -> None:
+        for decision in reversed(self.decisions):
+            if decision["command"]["id"] == record["command_id"] and decision["moved"] is None:
+                decision["moved"] = list(record["moved"])
+                told = {"command_id": record["command_id"], "moved": decision["moved"]}
+                self.explanations.append({**_place(record), **told})
+                return
 
     def _transition(self, record: Mapping[str, Any]) -> None:
         seed = self._seed(record["seed"], record["site"])
@@ -159,6 +170,8 @@ class RunPicture:
             return
         self._reports.add(record["report_id"])
         body = {key: value for key, value in record.items() if key not in ("kind", "run")}
+        if "operation" in body:  # what an older engine wrote has fewer fields
+            body["text"] = report_text(body)
         self.field_reports.append(body)
         seed = self.seeds.get(str(record.get("seed")))
         if seed is not None:
@@ -226,7 +239,8 @@ class RunPicture:
         """Everything about the run that record `after_seq` did not yet tell.
 
         Lists hold only items with a higher `seq`; a row replaces the rows of its own boundary and
-        of later ones. Seeds come whole, with their lanes, if anything about them changed.
+        of later ones. An explanation's decision may have been told long before. Seeds come whole,
+        with their lanes, if anything about them changed.
         """
         fresh = self._fresh
         return {
@@ -243,6 +257,7 @@ class RunPicture:
                 if seed.last_seq > after_seq
             ],
             "decisions": fresh(self.decisions, after_seq),
+            "explanations": fresh(self.explanations, after_seq),
             "field_reports": fresh(self.field_reports, after_seq),
             "notes": fresh(self.notes, after_seq),
             "checkpoints": self.checkpoints,
@@ -262,6 +277,7 @@ _TAKE: Final[dict[str, Callable[[RunPicture, Mapping[str, Any]], None]]] = {
     "run_started": RunPicture._started,
     "boundary": RunPicture._boundary,
     "decision": RunPicture._decision,
+    "explanation": RunPicture._explanation,
     "transition": RunPicture._transition,
     "field_report": RunPicture._field_report,
     "rollback": RunPicture._rollback,

@@ -8,13 +8,18 @@ from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.stage import Stage
+from esper_async.tamiyo.outcome import LEAST_MARGIN, Interval, Verdict, verdict
 
 _BEFORE_BLENDING = (Stage.GERMINATED, Stage.TRAINING)
 
 
 @dataclass(slots=True)
 class _Window:
-    """An open window: the command, its seeds, and the state of affairs when it was carried out."""
+    """An open window: the command, its seeds, and the state of affairs when it was carried out.
+
+    `mitigations` are what the risk engine had done to the command; `spent` what the host and
+    growing had cost by then, in multiply-accumulates.
+    """
 
     command_id: str
     operation: str
@@ -22,15 +27,25 @@ class _Window:
     boundary: int
     step: int
     metrics: dict[str, float]
+    mitigations: list[str] = field(default_factory=list)
+    spent: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a report bills: parameters of the host, and what host and growing have cost so far."""
+
+    host_parameters: int
+    spent: tuple[float, float]
 
 
 @dataclass(slots=True)
 class ReportBook:
     """Opens a window for every command carried out and closes each exactly once.
 
-    A tournament's window ends when its winner's first judgement past the ramp is in, or with the
-    last of its seeds; a cull's after `cull_boundaries`. Report ids follow from run and command, so
-    that a resumed run tells the same report under the same id.
+    A tournament's window ends with the verdict on its winner, which may take several judgements: it
+    is kept, or the last of its seeds has ended; a cull's after `cull_boundaries`. Report ids follow
+    from run and command, so that a resumed run tells the same report under the same id.
     """
 
     run_id: str
@@ -48,26 +63,39 @@ class ReportBook:
         boundary: int,
         step: int,
         metrics: Mapping[str, float],
+        mitigations: Iterable[str] = (),
+        spent: tuple[float, float] | None = None,
     ) -> None:
         """Open the window of a command that was just carried out."""
+        seen, told = dict(metrics), list(mitigations)
         self._open.append(
-            _Window(command_id, operation, list(seeds), boundary, step, dict(metrics))
+            _Window(command_id, operation, list(seeds), boundary, step, seen, told, spent)
         )
 
     def close_due(
-        self, seeds: Mapping[str, Seed], *, boundary: int, metrics: Mapping[str, float]
+        self,
+        seeds: Mapping[str, Seed],
+        *,
+        boundary: int,
+        metrics: Mapping[str, float],
+        costs: Costs | None = None,
     ) -> list[dict[str, Any]]:
         """Return the reports of the windows that end at this boundary, and close them."""
         due = [window for window in self._open if self._is_due(window, seeds, boundary)]
         self._open = [window for window in self._open if window not in due]
-        return [self._report(window, seeds, boundary, metrics) for window in due]
+        return [self._report(window, seeds, boundary, metrics, costs) for window in due]
 
     def close_all(
-        self, seeds: Mapping[str, Seed], *, boundary: int, metrics: Mapping[str, float]
+        self,
+        seeds: Mapping[str, Seed],
+        *,
+        boundary: int,
+        metrics: Mapping[str, float],
+        costs: Costs | None = None,
     ) -> list[dict[str, Any]]:
         """Return the reports of every open window, at the end of the run."""
         due, self._open = self._open, []
-        return [self._report(window, seeds, boundary, metrics) for window in due]
+        return [self._report(window, seeds, boundary, metrics, costs) for window in due]
 
     def abort_after(
         self, seeds: Mapping[str, Seed], *, to_boundary: int, boundary: int
@@ -83,7 +111,7 @@ class ReportBook:
         if window.operation != "GERMINATE":
             return boundary >= window.boundary + self.cull_boundaries
         members = [seeds[seed_id] for seed_id in window.seeds]
-        if any(seed.stage is Stage.FOSSILIZED or seed.windows for seed in members):
+        if any(seed.stage is Stage.FOSSILIZED for seed in members):
             return True
         return all(seed.ended for seed in members)
 
@@ -93,10 +121,12 @@ class ReportBook:
         seeds: Mapping[str, Seed],
         boundary: int,
         metrics: Mapping[str, float],
+        costs: Costs | None = None,
     ) -> dict[str, Any]:
         members = [seeds[seed_id] for seed_id in window.seeds]
         winner = _winner(members)
         told = winner or members[0]
+        found = _verdict(window.operation, winner)
         return {
             "report_id": f"{self.run_id}/{window.command_id}",
             "command_id": window.command_id,
@@ -105,11 +135,18 @@ class ReportBook:
             "blueprint": told.candidate.blueprint,
             "site": told.site.name,
             "parameters": told.parameter_count,
-            "outcome": _outcome(window.operation, winner),
+            "stage": told.stage.name,
+            **_ratios(told, window.spent, costs),
+            "outcome": found.outcome,
+            "rule": found.rule,
+            "margin": found.margin,
+            "confidence": found.confidence,
             "clean_contribution": _json(told.clean_contribution),
             "dependence": _json(told.dependence),
             "benefit_vs_twin": _json(told.benefit_vs_twin) if winner else None,
             "window": {"from": window.boundary, "to": boundary},
+            "cost": _cost(members),
+            "mitigations": list(window.mitigations),
             "losers": [_loser(seed) for seed in members if seed is not told],
             "observed_change": {
                 name: metrics[name] - before
@@ -141,15 +178,52 @@ def _winner(members: Sequence[Seed]) -> Seed | None:
     return None
 
 
-def _outcome(operation: str, winner: Seed | None) -> str:
-    if operation != "GERMINATE" or winner is None:
-        return "NEUTRAL"
+def _verdict(operation: str, winner: Seed | None) -> Verdict:
+    """Judge a window by the benefit of the seed that was blended, and by nothing else."""
+    if operation != "GERMINATE":
+        return Verdict("NEUTRAL", f"a {operation} has nothing to be compared with")
+    if winner is None:
+        return Verdict("NEUTRAL", "no candidate was blended")
     benefit = winner.benefit_vs_twin
-    if winner.stage is Stage.FOSSILIZED:
-        return "SUCCESS"
-    if benefit is not None and benefit.high < 0:
-        return "REGRESSION"
-    return "NEUTRAL"
+    if benefit is None:
+        return verdict(None)
+    told = Interval(benefit.mean, benefit.low, benefit.high, benefit.estimated)
+    return verdict(told, margin=_margin(winner, estimated=benefit.estimated))
+
+
+def _margin(winner: Seed, *, estimated: bool) -> float:
+    """Return the margin that G4 asked of a seed, as for one that has a twin."""
+    margins = [gate.numbers.get("margin") for gate in winner.gates if gate.name == "G4"]
+    asked = margins[-1] if margins else None
+    if asked is None:
+        return LEAST_MARGIN
+    return asked / 2.0 if estimated else asked
+
+
+def _cost(members: Sequence[Seed]) -> dict[str, int]:
+    """Return what a command took: candidates, shadow passes, and parameters that stay."""
+    return {
+        "candidates": len(members),
+        "shadow_passes": sum(seed.shadow_passes for seed in members),
+        "parameters_kept": sum(
+            seed.parameter_count for seed in members if seed.stage is Stage.FOSSILIZED
+        ),
+    }
+
+
+def _ratios(
+    seed: Seed, before: tuple[float, float] | None, costs: Costs | None
+) -> dict[str, float | None]:
+    """Return what a seed adds to the host's parameters, and what its window cost beside it.
+
+    Windows that are open at the same time are each billed the whole.
+    """
+    if costs is None:
+        return {"parameter_ratio": None, "compute_ratio": None}
+    parameters = seed.parameter_count / max(costs.host_parameters, 1)
+    if before is None or (host := costs.spent[0] - before[0]) <= 0.0:
+        return {"parameter_ratio": parameters, "compute_ratio": None}
+    return {"parameter_ratio": parameters, "compute_ratio": (costs.spent[1] - before[1]) / host}
 
 
 def _loser(seed: Seed) -> dict[str, Any]:

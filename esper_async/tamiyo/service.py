@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from esper_async.leyline import EventEnvelope, SystemStatePacket, TelemetryPacket
 from esper_async.runtime.clock import Clock, SystemClock
-from esper_async.runtime.metrics import Registry
+from esper_async.runtime.metrics import Metric, Registry
 from esper_async.tamiyo.hub import Hub
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,14 @@ class StateBus(Protocol):
         ...
 
 
+def hub_metrics(registry: Registry) -> tuple[Metric, Metric]:
+    """Return the hub's metrics: records taken, and records refused."""
+    return (
+        registry.counter("tamiyo.hub.records", "Run records taken from the bus"),
+        registry.gauge("tamiyo.hub.malformed", "Run records that were refused"),
+    )
+
+
 class TamiyoService:
     """Keeps `hub` current while it runs; the hub can be read at any time."""
 
@@ -59,9 +67,7 @@ class TamiyoService:
         clock = clock or SystemClock()
         self.hub = Hub(state_dir / "runs", clock=clock)
         self._bus = bus
-        metrics = registry or Registry()
-        self._records = metrics.counter("tamiyo.hub.records", "Run records taken from the bus")
-        self._malformed = metrics.gauge("tamiyo.hub.malformed", "Run records that were refused")
+        self._records, self._malformed = hub_metrics(registry or Registry())
 
     def detail(self) -> dict[str, object]:
         """Return how many runs are known and how many records were refused."""

@@ -1,9 +1,11 @@
 """What a policy sees of a run at a boundary: plain values, nothing it could change."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from esper_async.kasmina.interface import InterfaceKind
 from esper_async.kasmina.kernels.graft import BlendMode
+from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.stage import ON_TRIAL, Stage
 
@@ -24,14 +26,58 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteView:
+    """A place to grow, as the host's trace found it.
+
+    `layer` names the module whose output it is; `layer_parameters`, `layer_tensors` and
+    `trainable` (a share of the parameters) are that module's own, without what has grown in it.
+    """
+
+    name: str
+    depth: int
+    kind: InterfaceKind
+    channels: int
+    positions: int
+    element_bytes: int
+    channels_last: bool
+    layer: str
+    layer_parameters: int
+    layer_tensors: int
+    trainable: float
+
+
+@dataclass(frozen=True, slots=True)
 class SeedView:
-    """A seed as a policy sees it."""
+    """A seed as a policy sees it; what was not measured is None, and never 0."""
 
     id: str
     site: str
     blueprint: str
     stage: Stage
     parameters: int
+    alpha: float | None = None
+    age_boundaries: int | None = None
+    stage_boundaries: int | None = None
+    gradient_norm: float | None = None
+    learning_rate: float | None = None
+    clean_contribution: Quantity | None = None
+    dependence: Quantity | None = None
+    benefit_vs_twin: Quantity | None = None
+    windows: int = 0
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MachineView:
+    """The machine at a boundary; a deterministic run has none, so that no load can reach it.
+
+    Shares are of the whole, 0 to 1; None was not measured.
+    """
+
+    memory_available: float | None = None
+    utilisation: float | None = None
+    temperature_celsius: float | None = None
+    decision_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +86,10 @@ class View:
 
     `last_boundary` is None in a run whose end is not known. `placements` are legal now: certified,
     within the budget, at sites that do not rest; empty while no seed may be planted.
+
+    What only some policies read has a default: `sites` in the order of the forward pass, those of
+    them that rest, every blueprint that is certified somewhere, the root mean square of the host's
+    last gradients by site, the seeds that ended since the last boundary, and the machine.
     """
 
     boundary: int
@@ -53,6 +103,14 @@ class View:
     remaining_parameters: int
     trial_boundaries: int
     """Boundaries from germination to a verdict, at the least."""
+    sites: Sequence[SiteView] = ()
+    resting: frozenset[str] = frozenset()
+    blueprints: Sequence[str] = ()
+    gradient_rms: Mapping[str, float] = field(default_factory=dict)
+    ended: Sequence[SeedView] = ()
+    machine: MachineView | None = None
+    max_seeds: int = 4
+    max_candidates: int = 8
 
     def training(self) -> bool:
         """Whether candidates are in training now."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from esper_async.leyline import TOPICS
 from esper_async.oona.connection import connect_once
 from esper_async.oona.streams import WIRE_FIELD, normal_lane
-from esper_async.testing.leaks import children, command
+from esper_async.runtime.processes import children, command
 
 if TYPE_CHECKING:
     from esper_async.testing.harness import Esper

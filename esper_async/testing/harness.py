@@ -16,11 +16,12 @@ import aiohttp
 
 from esper_async.nissa.run_list import list_runs
 from esper_async.runtime.clock import Clock, FakeClock, SystemClock
+from esper_async.runtime.processes import processes_naming
 from esper_async.supervisor.app import Supervisor
 from esper_async.supervisor.assembly import Services
 from esper_async.supervisor.settings import load_settings
 from esper_async.testing.faults import Faults
-from esper_async.testing.leaks import Held, processes_naming
+from esper_async.testing.leaks import Held
 
 _POLL_S = 0.05
 _SETTLE_S = 3.0

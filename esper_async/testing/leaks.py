@@ -4,13 +4,13 @@ Children and descriptors are read from /proc and are empty where there is none.
 """
 
 import asyncio
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from esper_async.runtime.processes import children, command
+
 _POOLS = ("asyncio_", "AnyIO worker thread", "ThreadPoolExecutor")  # idle workers are no leak
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +43,10 @@ class Held:
         ]
 
 
-def children(parent: int | None = None) -> list[int]:
-    """Return the processes whose parent is this one (or `parent`), those that ended left out."""
-    wanted = os.getpid() if parent is None else parent
-    found = []
-    for entry in _PROC.glob("[0-9]*/stat"):
-        try:
-            state, parent_pid = entry.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue  # it ended meanwhile
-        if int(parent_pid) == wanted and state != "Z":
-            found.append(int(entry.parent.name))
-    return sorted(found)
-
-
-def command(pid: int) -> str:
-    """Return a process's command line, empty when it has ended."""
-    try:
-        return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    except OSError:
-        return ""
-
-
-def processes_naming(folder: Path) -> list[int]:
-    """Return the processes that work in `folder` or name it, this one left out."""
-    found = []
-    for entry in _PROC.glob("[0-9]*"):
-        pid = int(entry.name)
-        try:
-            inside = (entry / "cwd").readlink().is_relative_to(folder)
-        except OSError:
-            continue
-        if pid != os.getpid() and (inside or str(folder) in command(pid)):
-            found.append(pid)
-    return found
-
-
 def _descriptors() -> list[tuple[int, str]]:
     """Return open descriptors that somebody opened on purpose: sockets, pipes, files."""
     found = []
-    for entry in (_PROC / "self" / "fd").glob("*"):
+    for entry in Path("/proc/self/fd").glob("*"):
         try:
             what = str(entry.readlink())
         except OSError:

@@ -1,7 +1,7 @@
-"""Tezzeret, the forge: proves (and, in time, compiles) kernels in the background.
+"""Tezzeret, the forge: proves and compiles kernels in the background.
 
-It never blocks anyone. A durable queue of what Urza lacks, one worker process at the lowest
-priority that exists only while there is work, certificates into the library, answers on the bus.
-The supervisor side is `tezzeret.service`, the worker's `tezzeret.worker` (the only module that
-imports torch); neither is imported here.
+It never blocks anyone. A durable queue of what Urza lacks, workers at the lowest priority that
+exist only while there is work, certificates and kernels into the library, answers on the bus. The
+supervisor side is `tezzeret.service`, a worker's `tezzeret.worker` (with `tezzeret.compilation` the
+only modules that import torch); neither is imported here.
 """

@@ -6,10 +6,14 @@ import anyio
 import structlog
 from anyio import to_thread
 
+from esper_async.kasmina.compiling.kernel_artifact import artifact_key, record_key
+from esper_async.kasmina.compiling.kernel_record import Compilation
+from esper_async.leyline import KernelError, KernelReady
 from esper_async.runtime.clock import Clock
 from esper_async.tezzeret import messages
 from esper_async.tezzeret.forge import Forge
 from esper_async.tezzeret.job import Answer, JobKind, JobState
+from esper_async.urza import Library
 
 if TYPE_CHECKING:
     from esper_async.oona import Bus
@@ -47,14 +51,35 @@ class Answers:
         job = answer.job
         if job.state is not JobState.DONE:
             await self._bus.publish(messages.error(answer, job.error))
-        elif job.work.kind is JobKind.PROVE:
-            certificate = await to_thread.run_sync(forge.library.certificate, job.key)
-            if certificate is None:
+        elif job.work.kind is not JobKind.SURVEY:
+            message = await to_thread.run_sync(_made, forge.library, answer)
+            if message is None:
                 await forge.on_disk(forge.queue.repeat, job.id)
                 forge.wake()
                 return
-            if certificate["passed"]:
-                await self._bus.publish(messages.ready(answer, certificate))
-            else:
-                await self._bus.publish(messages.error(answer, "; ".join(certificate["failures"])))
+            await self._bus.publish(message)
         await forge.on_disk(forge.queue.answered, answer.request_id)
+
+
+def _made(library: Library, answer: Answer) -> KernelReady | KernelError | None:
+    """Say what was made, by what the library has of it; None if it has lost it."""
+    key = answer.job.key
+    if answer.job.work.kind is JobKind.COMPILE:
+        return _compiled(library, answer)
+    certificate = library.certificate(key)
+    if certificate is None:
+        return None
+    if certificate["passed"]:
+        return messages.ready(answer, certificate)
+    return messages.error(answer, "; ".join(certificate["failures"]))
+
+
+def _compiled(library: Library, answer: Answer) -> KernelReady | None:
+    record = library.read(record_key(answer.job.key))
+    if record is None:
+        return None
+    found = Compilation.from_json(record)
+    artifact = library.get(artifact_key(found.key)) if found.kept else None
+    if found.kept and artifact is None:
+        return None
+    return messages.compiled(answer, found, "" if artifact is None else artifact.blob)

@@ -3,17 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
 
+from esper_async.kasmina.compiling.kernel_record import Strategy
 from esper_async.kasmina.interface import SiteInterface
 
 
 class JobKind(StrEnum):
-    """SURVEY: find which blueprints fit an interface; PROVE: certify one of them there."""
+    """SURVEY: find which blueprints fit an interface; PROVE: certify one of them there.
+
+    COMPILE: make its passes faster for one batch size, if that can be done.
+    """
 
     SURVEY = "survey"
     PROVE = "prove"
+    COMPILE = "compile"
 
 
 class JobState(StrEnum):
@@ -27,11 +32,25 @@ class JobState(StrEnum):
 
 
 class Priority(IntEnum):
-    """Lower goes first: what a live run asked for, then what it may ask for."""
+    """Lower goes first: what a live run waits for, what is faster for it, what it may ask for."""
 
     LIVE = 0
     SURVEY = 10
+    COMPILE = 15
     BACKGROUND = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Compile:
+    """For which batch size and torch threads to compile, and how much to try.
+
+    `why` is what made the forge step down so far.
+    """
+
+    batch: int
+    threads: int
+    strategy: Strategy = Strategy.STANDARD
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,7 @@ class Work:
     blueprint: str = ""
     settings: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
+    compile: Compile | None = None
 
     @property
     def id(self) -> str:
@@ -55,24 +75,26 @@ class Work:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
-        """One line with sorted keys."""
-        return json.dumps(
-            {
-                "kind": self.kind,
-                "interface": interface_to_dict(self.interface),
-                "fingerprint": self.fingerprint,
-                "blueprint": self.blueprint,
-                "settings": dict(self.settings),
-                "device": self.device,
-            },
-            sort_keys=True,
-            allow_nan=False,
-        )
+        """One line with sorted keys; only a COMPILE says what it compiles for."""
+        fields: dict[str, object] = {
+            "kind": self.kind,
+            "interface": interface_to_dict(self.interface),
+            "fingerprint": self.fingerprint,
+            "blueprint": self.blueprint,
+            "settings": dict(self.settings),
+            "device": self.device,
+        }
+        if self.compile is not None:
+            fields["compile"] = asdict(self.compile)
+        return json.dumps(fields, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Work":
         """Read back what `to_json` wrote. Raises ValueError, KeyError."""
         fields = json.loads(text)
+        wanted = fields.get("compile")  # only a COMPILE has it
+        if wanted is not None:
+            wanted = Compile(**{**wanted, "strategy": Strategy(wanted["strategy"])})
         return cls(
             kind=JobKind(fields["kind"]),
             interface=interface_from_dict(fields["interface"]),
@@ -80,6 +102,7 @@ class Work:
             blueprint=fields["blueprint"],
             settings=fields["settings"],
             device=fields["device"],
+            compile=wanted,
         )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from esper_async.kasmina.compiling.kernel_record import Compilation, Strategy
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.leyline import (
     SCHEMA_VERSION,
@@ -13,10 +14,16 @@ from esper_async.leyline import (
     KernelRequest,
 )
 from esper_async.leyline import SiteInterface as SiteInterfaceMessage
-from esper_async.tezzeret.job import Answer, JobKind, Work, interface_from_dict
+from esper_async.tezzeret.job import Answer, Compile, JobKind, Work, interface_from_dict
 
 EAGER = CompileStrategy.COMPILE_STRATEGY_EMERGENCY
 """The strategy of a kernel that is not compiled."""
+_STRATEGIES = {
+    CompileStrategy.COMPILE_STRATEGY_FAST: Strategy.FAST,
+    CompileStrategy.COMPILE_STRATEGY_STANDARD: Strategy.STANDARD,
+    CompileStrategy.COMPILE_STRATEGY_AGGRESSIVE: Strategy.AGGRESSIVE,
+}
+_WIRE = {strategy: value for value, strategy in _STRATEGIES.items()}
 
 
 class RequestRefusedError(Exception):
@@ -25,6 +32,8 @@ class RequestRefusedError(Exception):
 
 def work_of(request: KernelRequest, *, fingerprint: str, torch_version: str) -> Work:
     """What a request asks for; without a blueprint it asks which ones fit the interface.
+
+    One that names a strategy asks for a compiled kernel.
 
     Raises RequestRefusedError.
     """
@@ -45,14 +54,31 @@ def work_of(request: KernelRequest, *, fingerprint: str, torch_version: str) -> 
         )
     except ValueError as error:
         raise RequestRefusedError(f"no such interface: {error}") from error
+    strategy = _STRATEGIES.get(request.strategy)
+    if strategy is not None:
+        _check_compilable(request)
+    certified = JobKind.PROVE if request.blueprint_id else JobKind.SURVEY
     return Work(
-        kind=JobKind.PROVE if request.blueprint_id else JobKind.SURVEY,
+        kind=certified if strategy is None else JobKind.COMPILE,
         interface=interface,
         fingerprint=fingerprint,
         blueprint=request.blueprint_id,
         settings={name: _number(value) for name, value in sorted(request.parameters.items())},
         device=request.device or "cpu",
+        compile=None if strategy is None else Compile(request.batch, request.threads, strategy),
     )
+
+
+def _check_compilable(request: KernelRequest) -> None:
+    if not request.blueprint_id:
+        raise RequestRefusedError("asked to compile, but not which blueprint")
+    if request.device not in ("", "cpu"):
+        raise RequestRefusedError(f"kernels are compiled for the CPU, not for {request.device}")
+    if request.batch < 1 or request.threads < 1:
+        raise RequestRefusedError(
+            f"asked to compile for batches of {request.batch} on {request.threads} threads; both "
+            "are at least 1"
+        )
 
 
 def ready(answer: Answer, certificate: Mapping[str, Any]) -> KernelReady:
@@ -77,6 +103,30 @@ def ready(answer: Answer, certificate: Mapping[str, Any]) -> KernelReady:
         message.flops = certificate["forward_flops"]
     if certificate["saved_bytes"] is not None:
         message.memory_bytes = certificate["saved_bytes"]
+    return message
+
+
+def compiled(answer: Answer, found: Compilation, artifact_sha256: str) -> KernelReady:
+    """The message that a kernel has been compiled, or that it stays eager."""
+    message = KernelReady(
+        version=SCHEMA_VERSION,
+        kernel_id=found.key,
+        request_id=answer.request_id,
+        blueprint_id=found.blueprint_id,
+        interface=interface_message(answer.job.work.interface),
+        certificate_key=found.certificate_key,
+        artifact_sha256=bytes.fromhex(artifact_sha256),
+        strategy=_WIRE[Strategy(found.strategy)] if found.kept else EAGER,
+    )
+    for name, forward_ms, training_ms in (
+        ("", found.forward_ms, found.training_ms),
+        ("eager_", found.eager_forward_ms, found.eager_training_ms),
+    ):
+        if forward_ms is not None and training_ms is not None:
+            setattr(message, f"{name}forward_ms", forward_ms)
+            setattr(message, f"{name}backward_ms", max(0.0, training_ms - forward_ms))
+    if found.largest_difference is not None:
+        message.largest_difference = found.largest_difference
     return message
 
 

@@ -18,5 +18,5 @@ class ForgeMetrics:
         self.depth = registry.gauge(QUEUE_DEPTH, "Jobs that wait or run.")
         self.jobs = registry.counter(JOBS_TOTAL, "Jobs that ended, by result.", ["result"])
         self.conservative = registry.gauge(
-            CONSERVATIVE_MODE, "1 while the worker cannot be started, so that nothing is forged."
+            CONSERVATIVE_MODE, "1 while no worker can be started, or no compiler is there."
         )

@@ -2,10 +2,11 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from esper_async.kasmina.compiling.kernel_record import attempts_of
 from esper_async.kasmina.interface import SiteInterface
 from esper_async.tezzeret.job import Answer, Job, JobKind, JobState, Priority, Work
 
@@ -48,12 +49,17 @@ class JobQueue:
                 database.execute(statement)
         self.recover()
 
-    def recover(self) -> None:
-        """Queue again what is RUNNING although nobody works on it; the attempt does not count."""
+    def recover(self, busy: Collection[str] = ()) -> None:
+        """Queue again what is RUNNING although nobody works on it; the attempt does not count.
+
+        `busy` are the ids of jobs that somebody does work on.
+        """
+        marks = ", ".join("?" for _ in busy)
         with self._writing() as database:
             database.execute(
-                "UPDATE jobs SET state = ?, attempts = max(0, attempts - 1) WHERE state = ?",
-                (JobState.QUEUED, JobState.RUNNING),
+                "UPDATE jobs SET state = ?, attempts = max(0, attempts - 1)"
+                f" WHERE state = ? AND id NOT IN ({marks})",
+                (JobState.QUEUED, JobState.RUNNING, *busy),
             )
 
     def request(self, request_id: str, run_id: str, work: Work) -> Job:
@@ -61,8 +67,9 @@ class JobQueue:
 
         Also remembers the interface, and queues a survey of it where there has been none.
         """
+        urgency = Priority.COMPILE if work.kind is JobKind.COMPILE else Priority.LIVE
         with self._writing() as database:
-            job = self._add(database, work, Priority.LIVE)
+            job = self._add(database, work, urgency)
             database.execute(
                 "INSERT OR IGNORE INTO requests (id, run, job) VALUES (?, ?, ?)",
                 (request_id, run_id, work.id),
@@ -80,13 +87,17 @@ class JobQueue:
         with self._writing() as database:
             return self._add(database, work, priority)
 
-    def claim(self) -> Job | None:
-        """The most urgent queued job, now running; None when there is none."""
+    def claim(self, without: Collection[JobKind] = ()) -> Job | None:
+        """The most urgent queued job, now running; None when there is none.
+
+        `without` are kinds that cannot be done now; they stay where they are.
+        """
+        marks = ", ".join("?" for _ in without)
         with self._writing() as database:
             row = database.execute(
-                "SELECT id FROM jobs WHERE state = ? ORDER BY priority, attempts, created_at, rowid"
-                " LIMIT 1",
-                (JobState.QUEUED,),
+                f"SELECT id FROM jobs WHERE state = ? AND kind NOT IN ({marks})"
+                " ORDER BY priority, attempts, created_at, rowid LIMIT 1",
+                (JobState.QUEUED, *without),
             ).fetchone()
             if row is None:
                 return None
@@ -122,8 +133,11 @@ class JobQueue:
     def fail(self, job_id: str, reason: str) -> Job:
         """The attempt failed: queued again, or FAILED once the attempts are used up."""
         with self._writing() as database:
-            attempts = _job(database, job_id).attempts
-            if attempts >= self._max_attempts:
+            job = _job(database, job_id)
+            attempts, most = job.attempts, self._max_attempts
+            if job.work.compile is not None:
+                most = attempts_of(job.work.compile.strategy)
+            if attempts >= most:
                 return self._end(database, job_id, JobState.FAILED, error=reason)
             return self._requeue(database, job_id, reason, attempts)
 
@@ -140,11 +154,11 @@ class JobQueue:
             return self._requeue(database, job_id, "its result was lost", 0)
 
     def finished(self, fingerprint: str) -> list[Job]:
-        """The proofs that are done with the present code."""
+        """The proofs and compilations that are done with the present code."""
         with self._reading() as database:
             rows = database.execute(
-                f"SELECT {_COLUMNS} FROM jobs WHERE state = ? AND kind = ? AND fingerprint = ?",
-                (JobState.DONE, JobKind.PROVE, fingerprint),
+                f"SELECT {_COLUMNS} FROM jobs WHERE state = ? AND kind <> ? AND fingerprint = ?",
+                (JobState.DONE, JobKind.SURVEY, fingerprint),
             ).fetchall()
         return [_from_row(row) for row in rows]
 
@@ -179,6 +193,14 @@ class JobQueue:
         with self._reading() as database:
             rows = database.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall()
         return {str(state): int(count) for state, count in rows}
+
+    def waiting(self, kind: JobKind) -> int:
+        """How many jobs of a kind are queued."""
+        with self._reading() as database:
+            row = database.execute(
+                "SELECT COUNT(*) FROM jobs WHERE state = ? AND kind = ?", (JobState.QUEUED, kind)
+            ).fetchone()
+        return int(row[0])
 
     def get(self, job_id: str) -> Job:
         """One job. Raises KeyError."""

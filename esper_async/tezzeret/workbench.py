@@ -1,11 +1,11 @@
-"""The forge's one worker: started when there is work, killed when a job exceeds its limit."""
+"""One worker of the forge: started when there is work, killed when a job exceeds its limit."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from esper_async.runtime.child import Child, ChildSpec
-from esper_async.tezzeret.job import Work
+from esper_async.tezzeret.job import JobKind, Work
 
 Message = dict[str, Any]
 MakeChild = Callable[[ChildSpec, Callable[[Message], None]], Child]
@@ -13,6 +13,10 @@ MakeChild = Callable[[ChildSpec, Callable[[Message], None]], Child]
 
 class WorkerLostError(Exception):
     """The worker died, or was killed at its limit, before it reported; the message says why."""
+
+
+class WorkerInterruptedError(Exception):
+    """The worker was killed over its job, since something more urgent had come."""
 
 
 class WorkerNotStartedError(Exception):
@@ -26,7 +30,8 @@ def _make_child(spec: ChildSpec, on_message: Callable[[Message], None]) -> Child
 class Workbench:
     """At most one worker child. For one task at a time, in the loop of the main thread.
 
-    A worker has `start_limit_s` to import torch and `job_limit_s` for each job.
+    A worker has `start_limit_s` to import torch, `job_limit_s` for each job, and
+    `compile_limit_s` for one that compiles.
     """
 
     def __init__(
@@ -35,11 +40,14 @@ class Workbench:
         *,
         start_limit_s: float,
         job_limit_s: float,
+        compile_limit_s: float,
         make_child: MakeChild = _make_child,
     ) -> None:
         self._spec = spec
         self._start_limit_s = start_limit_s
         self._job_limit_s = job_limit_s
+        self._compile_limit_s = compile_limit_s
+        self._interrupted = False
         self._make_child = make_child
         self._child: Child | None = None
         self._awaited: dict[str, asyncio.Future[Message]] = {}
@@ -75,15 +83,29 @@ class Workbench:
         """Have the prepared worker do `work`; what it reported.
 
         Raises WorkerLostError when it died over it, or did not end within the limit and was
-        killed.
+        killed; WorkerInterruptedError when `interrupt` was called.
         """
+        self._interrupted = False
         child = self._child
         if child is None or not child.running:
             raise WorkerLostError("the worker ended before it was given the job")
         ended = self._expect(work.id)
         if not child.request("work", work=work.to_json()):
             raise WorkerLostError("the worker ended as it was given the job")
-        return await self._reply_or_death(child, ended, self._job_limit_s)
+        compiles = work.kind is JobKind.COMPILE
+        limit_s = self._compile_limit_s if compiles else self._job_limit_s
+        try:
+            return await self._reply_or_death(child, ended, limit_s)
+        except WorkerLostError as lost:
+            if self._interrupted:
+                raise WorkerInterruptedError("something more urgent had come") from lost
+            raise
+
+    def interrupt(self) -> None:
+        """Kill the worker over the job that it has."""
+        if self._child is not None and self._child.running and self._awaited:
+            self._interrupted = True
+            self._child.kill()
 
     async def stop(self, deadline_s: float) -> None:
         """End the worker, by force past the deadline; when cancelled, call it again."""

@@ -1,7 +1,7 @@
-"""The forge's worker process: torch imported once, then proofs, one at a time, into the library."""
+"""A worker process of the forge: torch imported once, then one job after the other."""
 
-import json
 import resource
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -12,57 +12,70 @@ from esper_async.kasmina.kernels import (
     SettingRefusedError,
     blueprints_for,
 )
-from esper_async.kasmina.proof import certificate_key, prove
+from esper_async.leyline import load_signer
 from esper_async.runtime.breaker import BreakerOpen
 from esper_async.runtime.child_main import ChildLink
+from esper_async.tezzeret.compilation import certify_into, compile_into
 from esper_async.tezzeret.job import JobKind, Work
 from esper_async.tezzeret.worker_loop import Outcome, serve
 from esper_async.urza import Library
 
 
-def work(link: ChildLink, *, library: str, memory_bytes: int) -> int:
+def work(
+    link: ChildLink,
+    *,
+    library: str,
+    key: str,
+    scratch: str,
+    memory_bytes: int,
+    output_bytes: int,
+) -> int:
     """Serve the forge until it says stop; the target of its child.
 
-    The address space may grow by `memory_bytes` beyond what torch itself has taken.
+    The address space may grow by `memory_bytes` beyond what torch itself has taken. `key` is the
+    file of the installation's key, which seals what is compiled in `scratch`.
     """
     torch.set_num_threads(1)
     _limit_memory(memory_bytes)
-    shelves = Library(Path(library), actor="tezzeret")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (output_bytes, output_bytes))
+    place = Path(scratch)
+    _empty(place)
+    signer = load_signer(Path(key))
+    shelves = Library(Path(library), actor="tezzeret", signer=signer)
     try:
-        return serve(link, lambda job: perform(job, shelves))
+        return serve(link, lambda job: perform(job, shelves, place))
     finally:
         shelves.close()
 
 
-def perform(job: Work, library: Library) -> Outcome:
-    """Do one job; a certificate that the library already has is not proved again."""
+def perform(job: Work, library: Library, scratch: Path | None = None) -> Outcome:
+    """Do one job; what the library already has is not made again.
+
+    Only a COMPILE needs `scratch`, and a library with the key that seals.
+    """
+    if job.kind is JobKind.COMPILE:
+        assert scratch is not None
+        return compile_into(job, library, scratch)
     if job.kind is JobKind.SURVEY:
         # other tiers are proved for the runs that allow them, as those ask
         offered = blueprints_for(job.interface)
         found = [blueprint.id for blueprint in offered if blueprint.tier == "production"]
         return {"outcome": "done", "key": "", "found": found}
     try:
-        key = certificate_key(
-            job.blueprint, job.interface, parameters=job.settings, device=job.device
-        )
-        if library.certificate(key) is not None:
-            return {"outcome": "done", "key": key, "proved": False}
-        certificate = prove(
-            job.blueprint, job.interface, parameters=job.settings, device=job.device
-        )
-        library.put_certificate(
-            key,
-            json.loads(certificate.to_json()),
-            blueprint=job.blueprint,
-            interface=job.interface.key,
-        )
+        key, proved = certify_into(job, library)
     except (KernelRefusedError, SettingRefusedError) as refusal:
         return {"outcome": "refused", "error": str(refusal)}
     except (OSError, sqlite3.Error, BreakerOpen) as error:
         return {"outcome": "unstored", "error": f"{type(error).__name__}: {error}"}
     except MemoryError:
         return {"outcome": "failed", "error": "the proof needed more memory than it may have"}
-    return {"outcome": "done", "key": key, "proved": True}
+    return {"outcome": "done", "key": key, "proved": proved}
+
+
+def _empty(scratch: Path) -> None:
+    """Remove what a worker that was killed has left."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, exist_ok=True)
 
 
 def _limit_memory(memory_bytes: int) -> None:

@@ -7,11 +7,11 @@ from esper_async.kasmina.compiling.host import Pause
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import SPOILT_TWIN, GateResult
 from esper_async.kasmina.isolation import VIOLATIONS
-from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp
+from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp, PauseSeeds
 from esper_async.tamiyo.policies import Policy
-from esper_async.tamiyo.reports import ReportBook
+from esper_async.tamiyo.reports import Costs, ReportBook
+from esper_async.tolaria.boundary_report import BoundaryReport, Transition
 from esper_async.tolaria.emergency import Level
-from esper_async.tolaria.grower import BoundaryReport, Transition
 from esper_async.tolaria.records import transition_record
 from esper_async.tolaria.run_journal import RunJournal
 
@@ -39,6 +39,7 @@ class Chronicle:
         self._position = position
         self._reports = ReportBook("", "", "")
         self._asks_to_save = False
+        self._mitigations: list[str] = []
         self._rates_restored_at: int | None = None
 
     def name(self, run_id: str, policy: Policy) -> None:
@@ -90,16 +91,30 @@ class Chronicle:
             if gate is not None and (level := _alarm(gate)) is not None:
                 self.emergency(level, gate.reason, seed=transition.seed.id)
 
-    def decision(self, command_id: str, decision: Decision, policy: str, version: str) -> None:
-        """Tell what a policy decided."""
+    def decision(
+        self,
+        command_id: str,
+        decision: Decision,
+        policy: str,
+        version: str,
+        risk: Mapping[str, Any] | None = None,
+        placements: Mapping[str, Any] | None = None,
+        inference_ms: float | None = None,
+    ) -> None:
+        """Tell a decision, what the risk engine said of it, and the features of what it plants.
+
+        `inference_ms` is for how long the policy was waited for.
+        """
+        self._mitigations = [] if risk is None else list(risk["mitigations"])
+        told = decision.to_json()
         self._tell(
             "decision",
-            command={"id": command_id, **decision.command.to_json()},
-            reason=decision.reason,
+            **{**told, "command": {"id": command_id, **told["command"]}},
             policy=policy,
             policy_version=version,
-            probability=decision.probability,
-            alternatives=[dict(entry) for entry in decision.alternatives],
+            risk=risk,
+            placements=placements,
+            inference_ms=inference_ms,
         )
 
     def pauses(self, pauses: Iterable[Pause]) -> None:
@@ -108,6 +123,11 @@ class Chronicle:
             self.note("compilation", **pause.to_json())
             if pause.given_up:
                 self.emergency("MINOR", pause.surrender)
+
+    def swaps(self, swaps: Iterable[Mapping[str, Any]]) -> None:
+        """Tell of kernels that run compiled from now on, and of those that stay eager."""
+        for swap in swaps:
+            self.note("kernel_swap", **swap)
 
     def request(self, command_id: str, cull: Cull, reason: str, *, by: str, number: Any) -> None:
         """Tell that a request is obeyed or refused, as a decision of who made it."""
@@ -133,21 +153,30 @@ class Chronicle:
     ) -> None:
         """Open the window of what a boundary carried out; tell of it if it was refused."""
         command = report.decision.command
-        if isinstance(command, NoOp) or executor is None:
+        if isinstance(command, NoOp | PauseSeeds) or executor is None:
+            if report.refused is not None:
+                self.refuse(report.refused)
             return
         if report.refused is not None:
             self.refuse(report.refused)
         elif isinstance(command, Germinate):
             seeds = list(executor.seeds)[-len(command.candidates) :]
-            self.open_window(command_id, "GERMINATE", seeds, report.metrics)
+            spent = executor.compute.spent()
+            self.open_window(command_id, "GERMINATE", seeds, report.metrics, spent=spent)
         else:
             operation = command.to_json()["operation"]
             self.open_window(command_id, operation, [command.seed], report.metrics)
 
     def open_window(
-        self, command_id: str, operation: str, seeds: list[str], metrics: Mapping[str, float]
+        self,
+        command_id: str,
+        operation: str,
+        seeds: list[str],
+        metrics: Mapping[str, float],
+        *,
+        spent: tuple[float, float] | None = None,
     ) -> None:
-        """Begin to observe what a command brings."""
+        """Begin to observe what a command brings; `spent` is what the run has cost so far."""
         place = self._position()
         self._reports.open(
             command_id,
@@ -156,19 +185,26 @@ class Chronicle:
             boundary=place["boundary"],
             step=place["step"],
             metrics=metrics,
+            mitigations=self._mitigations,
+            spent=spent,
         )
+        self._mitigations = []
 
     def close_due(self, executor: Executor | None, metrics: Mapping[str, float]) -> None:
         """Tell the reports of the windows that end at this boundary."""
         if executor is None:
             return
-        boundary = self._position()["boundary"]
-        self._report(self._reports.close_due(executor.seeds, boundary=boundary, metrics=metrics))
+        boundary, costs = self._position()["boundary"], _costs(executor)
+        self._report(
+            self._reports.close_due(executor.seeds, boundary=boundary, metrics=metrics, costs=costs)
+        )
 
     def close_all(self, executor: Executor, metrics: Mapping[str, float]) -> None:
         """Tell the reports of all windows: the run ends."""
-        boundary = self._position()["boundary"]
-        self._report(self._reports.close_all(executor.seeds, boundary=boundary, metrics=metrics))
+        boundary, costs = self._position()["boundary"], _costs(executor)
+        self._report(
+            self._reports.close_all(executor.seeds, boundary=boundary, metrics=metrics, costs=costs)
+        )
 
     def abort_after(self, executor: Executor, to_boundary: int) -> None:
         """Tell the reports of what a rollback to a boundary undoes."""
@@ -182,7 +218,9 @@ class Chronicle:
             self._tell("field_report", **report)
 
     def _tell(self, kind: str, **fields: Any) -> None:
-        self.told[kind].append(self.note(kind, **fields))
+        record = self.note(kind, **fields)
+        record.pop("evidence", None)  # the journal has it; thousands of them would be in memory
+        self.told[kind].append(record)
         del self.told[kind][:-MOST_TOLD]
 
     # -- saved and restored --------------------------------------------------------------------
@@ -195,6 +233,10 @@ class Chronicle:
         """Take over what `state_dict` returned."""
         self.told = {kind: list(records) for kind, records in state["told"].items()}
         self._reports.load_state_dict(state["reports"])
+
+
+def _costs(executor: Executor) -> Costs:
+    return Costs(executor.host_parameters, executor.compute.spent())
 
 
 def _alarm(gate: GateResult) -> Level | None:

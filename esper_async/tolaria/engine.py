@@ -1,40 +1,41 @@
 """The engine: trains a task from its first epoch, or its last checkpoint, to its end."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from esper_async.kasmina.call import default_forward, move
+from esper_async.kasmina.compiling.kernel_loader import Supplier
 from esper_async.kasmina.compute import training_macs
 from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.micro_batches import parts_of, step_size
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.user_code import UserCodeError
-from esper_async.tamiyo.command import Decision, command_from_json
-from esper_async.tamiyo.policies import Policy
-from esper_async.tamiyo.view import View
+from esper_async.tamiyo.policies import Policy, make_policy
 from esper_async.tolaria import global_random
+from esper_async.tolaria.boundary_report import BoundaryReport
 from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.chronicle import Chronicle
+from esper_async.tolaria.compiled_kernels import RunKernels
 from esper_async.tolaria.control import Control, NoControl, Steer
+from esper_async.tolaria.deciding import Decider, DecisionHungError
 from esper_async.tolaria.early_stop import stall
 from esper_async.tolaria.emergency import Level
 from esper_async.tolaria.epoch_loader import EpochLoader
-from esper_async.tolaria.grower import BoundaryReport, Grower
+from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.grown import save_grown
-from esper_async.tolaria.hardware import hardware_context
+from esper_async.tolaria.hardware import machine_view
 from esper_async.tolaria.loss_guard import LossGuard
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, outcome_of
-from esper_async.tolaria.records import growth_record, start_record
+from esper_async.tolaria.records import boundary_record, start_record
 from esper_async.tolaria.recovery import Cause, Recovery, WayBack, remedy
 from esper_async.tolaria.rehearsal import rehearse
 from esper_async.tolaria.run_journal import Listener, RunJournal
@@ -51,7 +52,6 @@ from esper_async.tolaria.training import (
 from esper_async.tolaria.way_back import no_way_back, step_after
 
 _COUNTED = ("steps", "boundary", "samples", "host_s", "total_s", "macs_per_sample", "is_stalled")
-_COMPARED_BATCHES = 2
 MODEL_FILE = "model.pt"
 
 
@@ -70,6 +70,8 @@ class Engine:
         progress: told of certificates being proved.
         blueprints: ids to choose from; all of the allowed tiers if None.
         policy: a policy of the caller's in place of the one the options name.
+        kernels: compiles kernels; used outside deterministic mode, on the CPU, with a folder.
+        bus_backlog: share of the bus's outgoing queue that is full; None where there is no bus.
     """
 
     def __init__(
@@ -86,6 +88,8 @@ class Engine:
         progress: Progress | None = None,
         blueprints: list[str] | None = None,
         policy: Policy | None = None,
+        kernels: Supplier | None = None,
+        bus_backlog: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.task = task
         self.options = options
@@ -112,6 +116,8 @@ class Engine:
         self._deterministic = (
             self._device.type == "cpu" if options.deterministic == "auto" else options.deterministic
         )
+        compiles = self._device.type == "cpu" and not self._deterministic
+        self._kernels = RunKernels(kernels if compiles else None, folder)
         # elsewhere each look at a loss would wait for the device: the sum is looked at instead
         self._guards_each_step = self._device.type == "cpu"
         self._history: list[dict[str, Any]] = []
@@ -119,6 +125,14 @@ class Engine:
         self._steps = 0
         self._boundary = 0
         self._operator = Operator(self._journal, self._chronicle)
+        self._decider = Decider(
+            self._journal,
+            self._chronicle,
+            command_id=self._command_id,
+            deterministic=self._deterministic,
+            bus_backlog=bus_backlog,
+            may_go_back=lambda: self._recovery.before(self._steps) is not None,
+        )
         self._rolled_back = False
         self._is_stalled = False
         self._ending: Literal["stopped", "drained"] | None = None
@@ -171,7 +185,9 @@ class Engine:
         try:
             return self._train()
         finally:
+            self._decider.close()
             self.grower.uncompile()
+            self._kernels.close()
 
     def _train(self) -> Outcome:
         self._resume()
@@ -220,10 +236,13 @@ class Engine:
             supply=self._supply,
             progress=self._progress,
             precision=precision,
-            decide=self._decide,
+            decide=self._decider.decide,
             compile=options.compiling(deterministic=self._deterministic, taken_over=task.compiled),
             teacher=task.teacher,
         )
+        self.grower.shows_whole = True
+        if not self._deterministic:
+            self.grower.machine = lambda: machine_view(self._device, self._decider.last_ms)
         self.grower.compiler.on_start = partial(self._heartbeat, phase="compiling")
         self._chronicle.name(self._run_id, self.grower.policy)
         self.grower.owners.on_refusal = lambda why: self._chronicle.emergency("CRITICAL", why)
@@ -235,10 +254,10 @@ class Engine:
 
     def _run_epoch(self) -> None:
         self._rolled_back = False
+        every = self.options.boundary_every
         for raw in self._loader.steps(self.options.accumulate):
-            batch = move(raw, self._device)
-            self._train_on(batch)
-            if self._boundary_in_epoch() and not self._rolled_back:
+            self._train_on(move(raw, self._device))
+            if every != "epoch" and self._steps % every == 0 and not self._rolled_back:
                 self._pass_boundary()
             self._steer()
             if self._rolled_back or self._over():
@@ -250,10 +269,6 @@ class Engine:
 
     def _over(self) -> bool:
         return self._boundary >= self._total or self._ending is not None or self._is_stalled
-
-    def _boundary_in_epoch(self) -> bool:
-        every = self.options.boundary_every
-        return every != "epoch" and self._steps % every == 0
 
     def _train_on(self, batch: Any) -> None:
         size = step_size(batch)
@@ -271,10 +286,12 @@ class Engine:
             self._guard(lost)
         else:
             self._tally.add(loss.double(), size)
-        self._heartbeat()
-        self._chronicle.pauses(self.grower.compiler.take())
-        self._tally.host_s += trained - begun
-        self._tally.total_s += time.perf_counter() - begun
+        self._control.heartbeat(self._steps, boundary=self._boundary)
+        if self.grower.compiler.has_paused:
+            self._chronicle.pauses(self.grower.compiler.take())
+        tally = self._tally
+        tally.host_s += trained - begun
+        tally.total_s += time.perf_counter() - begun
 
     def _heartbeat(self, **progress: Any) -> None:
         self._control.heartbeat(self._steps, boundary=self._boundary, **progress)
@@ -283,6 +300,7 @@ class Engine:
         """Look at the first batch: find the sites, prove the kernels, count the host's cost."""
         if self.grower.grows:
             self.grower.prepare(batch)
+            self._decider.warm(self.grower.policy, self.grower.look)
         self._macs_per_sample = training_macs(
             self.task.model, self.task.forward or default_forward, batch, self.task.loss
         )
@@ -296,9 +314,9 @@ class Engine:
         )
         self._tally = Tally()  # its clock starts with the first step
 
-    def _guard(self, loss: Tensor | float) -> None:
-        """Look at a loss (). What is wrong is put right: by a cull, by going back; or told."""
-        trouble = self._loss_guard.look(float(loss))
+    def _guard(self, loss: float) -> None:
+        """Look at a loss. What is wrong is put right: by a cull, by going back; or told."""
+        trouble = self._loss_guard.look(loss)
         if trouble is None:
             return
         trouble = f"{trouble} at step {self._steps}"
@@ -312,7 +330,12 @@ class Engine:
             self._recover(trouble)
 
     def _recover(
-        self, trouble: str, *, least: Level = "SEVERE", request: int | None = None
+        self,
+        trouble: str,
+        *,
+        least: Level = "SEVERE",
+        request: int | None = None,
+        may_fail: bool = True,
     ) -> None:
         """Go back to before the trouble and on at a lower rate; where that is no use, fail.
 
@@ -323,6 +346,9 @@ class Engine:
         if back.way is None and request is not None and not back.in_vain:
             kept = self._recovery.boundaries(self._history)
             self._chronicle.refuse(no_way_back(None, self._boundary, kept), request=request)
+            return
+        if back.way is None and not may_fail:
+            self._chronicle.emergency(least, trouble, by="risk")
             return
         if back.way is None:
             raise LossError(f"{trouble}; {remedy(back.in_vain, self._steps)}")
@@ -338,38 +364,49 @@ class Engine:
         self._tally = Tally()
         assert tally.loss is not None
         if not self._guards_each_step:
-            self._guard(tally.loss / tally.steps)
+            self._guard(float(tally.loss) / tally.steps)
             if self._rolled_back:
                 return
         self._boundary += 1
         training_loss = float(tally.loss) / tally.steps
         self._operator.obey(self.grower, self._boundary)
-        report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
+        try:
+            report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
+        except DecisionHungError as hung:
+            self._ask_again(str(hung))
+            return
         self._chronicle.carried_out(self._command_id(), report, self.grower.executor)
         self._record_boundary(report, tally, elapsed_s)
         self._chronicle.close_due(self.grower.executor, report.metrics)
+        self._chronicle.swaps(self._kernels.boundary(self.grower))
         if self._chronicle.asks_to_save() or self._boundary % self.options.checkpoint_every == 0:
             self._save()
+        trouble = self._decider.take_trouble()
+        if trouble is not None:
+            self._recover(trouble, may_fail=False)
+
+    def _ask_again(self, reason: str) -> None:
+        """Go back to before a decision that hung, and ask a policy that has not."""
+        way = self._recovery.before(self._steps)
+        assert way is not None
+        self._decider.start_anew()
+        if self._policy is None:
+            self.grower.policy = make_policy(self.options.policy, self.options.seed)
+        self._go_back(way, cause="hang", reason=reason)
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally, elapsed_s: float) -> None:
         position = self._position()
         self._chronicle.transitions(report.transitions)
-        executor = self.grower.executor
-        added = 0 if executor is None else executor.added_parameters
-        is_epoch = self.options.boundary_every == "epoch"
-        entry = {
-            "metrics": report.metrics,
-            "boundary_ms": report.duration_ms,
-            "overhead_ratio": self._overhead(tally),
-            "samples_per_s": tally.samples / elapsed_s,
-            "epoch_ms": 1e3 * elapsed_s if is_epoch and tally.whole else None,
-            "shadow_cost_ratio": None if executor is None else executor.compute.shadow_cost_ratio,
-            "parameters": self._host_parameters + added,
-            "learning_rate": self._optimizer.param_groups[0]["lr"],
-            **growth_record(executor),
-            "isolation_violations": report.isolation_violations,
-            "hardware": hardware_context(self._device),
-        }
+        entry = boundary_record(
+            report,
+            self.grower,
+            tally,
+            elapsed_s,
+            host_parameters=self._host_parameters,
+            overhead_ratio=self._overhead(tally),
+            is_epoch=self.options.boundary_every == "epoch",
+            device=self._device,
+        )
         self._chronicle.note("boundary", **entry)
         self._history.append({**position, **report.metrics, "parameters": entry["parameters"]})
         self._look_for_a_stall()
@@ -392,19 +429,6 @@ class Engine:
 
     def _command_id(self) -> str:
         return self._chronicle.command_id(f"c{self._boundary}")
-
-    def _decide(self, policy: Policy, view: View) -> Decision:
-        """Ask the policy and journal its answer; a resumed run repeats what it had journaled."""
-        decision = policy.decide(view)
-        recorded = self._journal.decisions(self._boundary, policy.name)
-        if recorded:
-            decision = Decision(
-                command_from_json(recorded[0]["command"]),
-                recorded[0]["reason"],
-                recorded[0]["probability"],
-            )
-        self._chronicle.decision(self._command_id(), decision, policy.name, policy.version)
-        return decision
 
     def _finish(self) -> None:
         executor = self.grower.executor
@@ -455,6 +479,7 @@ class Engine:
         return {
             "grower": self.grower.state_dict(),
             "chronicle": self._chronicle.state_dict(),
+            "decider": self._decider.state_dict(),
             "loader": self._loader.state_dict(),
             "random": global_random.capture(),
             "steps": self._steps,
@@ -546,7 +571,7 @@ class Engine:
             self._go_another_way(rollback["rate_factor"])
         self._clock = WallClock(state["wall_s"])
         self._journal.announce_again(self._journal.resume(state["journal_seq"]))
-        reason = machine_difference(state["machine"], self._device) or self._other_batches()
+        reason = machine_difference(state["machine"], self._device) or self._loader.other_batches()
         self._chronicle.note(
             "resumed",
             from_boundary=self._boundary,
@@ -554,15 +579,10 @@ class Engine:
             reason=reason or "the same machine, and the training loader repeats itself",
         )
 
-    def _other_batches(self) -> str | None:
-        """Say that the rest of the run will see other batches, if the loader's first ones do."""
-        if self._loader.stateful or self._loader.repeats(_COMPARED_BATCHES):
-            return None
-        return "the training loader yields other batches each time it begins"
-
     def _load(self, state: dict[str, Any]) -> None:
         self.grower.load_state_dict(state["grower"])
         self._chronicle.load_state_dict(state["chronicle"])
+        self._decider.load_state_dict(state["decider"])
         self._loader.load_state_dict(state["loader"])
         for name in _COUNTED:
             setattr(self, f"_{name}", state[name])

@@ -18,6 +18,7 @@ from esper_async.tolaria.loader_workers import (
 )
 from esper_async.tolaria.task import TaskError
 
+_COMPARED_BATCHES = 2
 BEGINS_ANEW = "give a list, a DataLoader, or an object whose __iter__ begins anew"
 
 
@@ -128,6 +129,12 @@ class EpochLoader:
     def _restore_generators(self, states: list[Tensor]) -> None:
         for generator, state in zip(self._generators(), states, strict=True):
             generator.set_state(state)
+
+    def other_batches(self) -> str | None:
+        """Say that a resumed run will see other batches, if the loader's first ones are others."""
+        if self.stateful or self.repeats(_COMPARED_BATCHES):
+            return None
+        return "the training loader yields other batches each time it begins"
 
     def repeats(self, batches: int) -> bool:
         """Whether iterating the loader twice from the same random states yields the same.

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from esper_async.kasmina.branch import Branch
-from esper_async.kasmina.call import Call, Forward, default_forward, first_batch_size
+from esper_async.kasmina.call import Forward, default_forward, first_batch_size
 from esper_async.kasmina.compiling.choice import CompileMode, Compiling
-from esper_async.kasmina.compiling.host import HostCompiler, Pause
+from esper_async.kasmina.compiling.host import HostCompiler
 from esper_async.kasmina.compiling.taken_over import compiling_of
 from esper_async.kasmina.distillation import Teacher, check_same
-from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss, Variant, evaluate
-from esper_async.kasmina.evaluation_form import EVALUATIONS
+from esper_async.kasmina.evaluation import Evaluation, Loss, Metric, SampleLoss
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.gates import GateResult
 from esper_async.kasmina.legal import (
@@ -33,8 +31,7 @@ from esper_async.kasmina.legal import (
 )
 from esper_async.kasmina.memory import growth_budget_bytes
 from esper_async.kasmina.micro_batches import parts_of
-from esper_async.kasmina.modes import evaluation_mode
-from esper_async.kasmina.operations import operate
+from esper_async.kasmina.operations import operate, pause_each
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.ownership import HOST, Owners, OwnershipError
 from esper_async.kasmina.planting import CommandRefusedError, check_legal
@@ -52,14 +49,17 @@ from esper_async.tamiyo.command import (
     Decision,
     Germinate,
     NoOp,
+    PauseSeeds,
     decision_from_json,
 )
-from esper_async.tamiyo.policies import Policy, make_policy
-from esper_async.tamiyo.view import View
+from esper_async.tamiyo.policies import Policy, make_policy, sees_graph
+from esper_async.tamiyo.view import MachineView, View
+from esper_async.tolaria.boundary_report import BoundaryReport, Transition
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.progress import ProgressLine
 from esper_async.tolaria.run_facts import SAME_RUN, run_facts, site_facts
-from esper_async.tolaria.seeds_view import policy_view
+from esper_async.tolaria.scorer import Scorer
+from esper_async.tolaria.seeds_view import ViewMaker
 from esper_async.tolaria.site_state import pair_state, places_text, restore_pair, restore_places
 from esper_async.tolaria.step import Step
 from esper_async.urza import Library
@@ -67,36 +67,6 @@ from esper_async.urza import Library
 Decide = Callable[[Policy, View], Decision]
 _DECISION = json_form(Decision.to_json, decision_from_json)
 _NUMBER = json_form(int, int)
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """A seed's change of stage at a boundary, and the gate that allowed or forced it."""
-
-    seed: Seed
-    source: Stage
-    target: Stage
-    gate: GateResult | None
-
-
-@dataclass(slots=True)
-class BoundaryReport:
-    """What happened at a boundary: metrics, the decision, stage changes, and the time it took.
-
-    `refused` says why the decision's command could not be carried out; nothing was changed then.
-    `isolation_violations` counts samples since the last boundary in which a seed in training had
-    touched the host; None where nothing grows. `pauses` are the steps since then that waited for
-    the compiler.
-    """
-
-    boundary: int
-    metrics: dict[str, float]
-    decision: Decision
-    transitions: list[Transition] = field(default_factory=list)
-    duration_ms: dict[str, float] = field(default_factory=dict)
-    refused: str | None = None
-    isolation_violations: int | None = None
-    pauses: list[Pause] = field(default_factory=list)
 
 
 class Grower:
@@ -208,8 +178,15 @@ class Grower:
         self._have_agreed = self.ranks.size == 1
         self._loss = SampleLoss(loss)
         self._forward = forward or default_forward
+        self._scorer = Scorer(
+            model,
+            forward=self._forward,
+            loss=self._loss,
+            metrics=dict(metrics or {}),
+            ranks=self.ranks,
+            timed=self.options.latency_budget is not None,
+        )
         self._train_step = train_step
-        self._metrics = dict(metrics or {})
         self._named_sites = sites
         self._store = certificates
         self._state_dir = state_dir
@@ -222,10 +199,13 @@ class Grower:
         self._decide_by = decide or _ask_policy
         self.grows = self.policy.name != "static"
         self._boundary = 0
+        self._views = ViewMaker(())
+        self.machine: Callable[[], MachineView | None] = lambda: None
+        self.shows_whole = False
         self.compiler = HostCompiler(self._branch, compiling)
         if not self.grows:
             self.compiler.install()
-        self._batch_size = 0
+        self.batch_size = 0
         self._places = ""
         self._teacher = None if teacher is None else self._employed(teacher)
 
@@ -281,13 +261,14 @@ class Grower:
             RanksDifferError: the processes do not train the same network in the same way.
         """
         self._agree_on_run()
-        self._batch_size = first_batch_size(batch)
+        self.batch_size = first_batch_size(batch)
         self.sites = find_sites(self.model, self._forward, batch, self._named_sites)
         self.ranks.must_agree(site_facts(self.sites), SAME_RUN)
         paths = [site.path for site in self.sites]
         self.compiler.install(paths, lambda: called_paths(self.model, self._forward, batch))
         self.executor = self._make_executor()
         self.legal = self.ranks.from_first(self._certified, self._legal_form())
+        self._views = ViewMaker(self.legal)
         self._places = places_text(self.sites, self.legal)
 
     def _certified(self) -> list[LegalPair]:
@@ -428,10 +409,12 @@ class Grower:
         if isinstance(command, Germinate):
             if not self.options.drill:  # a drill plants what no certificate would let pass
                 check_legal(command.candidates, {(p.site.name, p.blueprint) for p in self.legal})
-            SeedMemory(self.executor, self._batch_size).check(command.candidates, self.legal)
+            SeedMemory(self.executor, self.batch_size).check(command.candidates, self.legal)
             self.executor.germinate(command.candidates)
         elif isinstance(command, Cull):
             self.executor.cull(command.seed, "culled on command")
+        elif isinstance(command, PauseSeeds):
+            pause_each(self.executor, command.seeds, paused=command.paused)
         else:
             operate(self.executor, command.seed, command.verb, command.tuning)
 
@@ -467,7 +450,7 @@ class Grower:
 
     def _evaluate(self, loader: Iterable[Any]) -> dict[str, Evaluation]:
         """Evaluate on rank 0; every rank goes on from its results, with its buffers."""
-        results = self.ranks.from_first(partial(self._evaluate_here, loader), EVALUATIONS)
+        results = self._scorer.variants(loader, self.executor)
         self._align()
         return results
 
@@ -479,29 +462,9 @@ class Grower:
         if self.ranks.size > 1:
             spread_streams(self.ranks, self.executor)
 
-    def _evaluate_here(self, loader: Iterable[Any]) -> dict[str, Evaluation]:
-        call = Call(self.model, self._forward)
-        variants: dict[str, Variant] = {"host": call}
-        modules: list[nn.Module] = [self.model]
-        if self.executor is not None:
-            variants |= self.executor.variants()
-            modules += self.executor.modules()
-        device = next(self.model.parameters()).device
-        with evaluation_mode(modules):
-            return evaluate(variants, loader, self._loss, metrics=self._metrics, device=device)
-
     def score(self, loader: Iterable[Any], *, split: str = "test") -> Evaluation:
         """Evaluate the network as it is on a split, by sample; on rank 0 alone."""
-        work = partial(self._score_here, loader, split)
-        return self.ranks.from_first(work, EVALUATIONS)["host"]
-
-    def _score_here(self, loader: Iterable[Any], split: str) -> dict[str, Evaluation]:
-        variants = {"host": Call(self.model, self._forward)}
-        device = next(self.model.parameters()).device
-        with evaluation_mode([self.model]):
-            return evaluate(
-                variants, loader, self._loss, metrics=self._metrics, device=device, split=split
-            )
+        return self._scorer.score(loader, split=split)
 
     def _metrics_of(self, host: Evaluation, training_loss: float | None) -> dict[str, float]:
         metrics = {"validation_loss": host.loss}
@@ -513,18 +476,24 @@ class Grower:
     def _decide(self) -> Decision:
         if self.executor is None:
             return Decision(NoOp(), "nothing has been trained yet", 1.0)
-        return self.ranks.from_first(partial(self._decide_here, self.executor), _DECISION)
+        return self.ranks.from_first(self._decide_here, _DECISION)
 
-    def _decide_here(self, executor: Executor) -> Decision:
-        view = policy_view(
-            executor,
-            self.legal,
+    def _decide_here(self) -> Decision:
+        return self._decide_by(self.policy, self.look())
+
+    def look(self) -> View:
+        """Return the run as a policy sees it now; its sites must have been found."""
+        assert self.executor is not None
+        return self._views.view(
+            self.executor,
             self.history,
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             boundary=self._boundary,
             last_boundary=self.boundaries,
+            whole=sees_graph(self.policy) or self.shows_whole,
+            gradients=sees_graph(self.policy),
+            machine=self.machine(),
         )
-        return self._decide_by(self.policy, view)
 
     def _note(self, seed: Seed, source: Stage, target: Stage, gate: GateResult | None) -> None:
         self._transitions.append(Transition(seed, source, target, gate))
@@ -544,7 +513,7 @@ class Grower:
         executor = self.executor
         return {
             "boundary": self._boundary,
-            "batch_size": self._batch_size,
+            "batch_size": self.batch_size,
             "teacher": None if self._teacher is None else self._teacher.digest,
             "history": [dict(entry) for entry in self.history],
             "policy": self.policy.state_dict(),
@@ -580,7 +549,7 @@ class Grower:
             RanksDifferError: the processes have loaded different states.
         """
         check_same(self._teacher, state["teacher"])
-        self._boundary, self._batch_size = state["boundary"], state["batch_size"]
+        self._boundary, self.batch_size = state["boundary"], state["batch_size"]
         self.history = [dict(entry) for entry in state["history"]]
         self.policy.load_state_dict(state["policy"])
         if state["executor"] is None:
@@ -588,6 +557,7 @@ class Grower:
         else:
             self._places = state["places"]
             self.sites, self.legal = restore_places(self._places)
+            self._views = ViewMaker(self.legal)
             self.compiler.install_again(state["regions"])
             self.executor = self._make_executor()
             self.executor.load_state_dict(state["executor"])

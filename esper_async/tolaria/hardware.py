@@ -1,9 +1,12 @@
 """What a run's device looks like at a boundary; what was not measured is left out."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from esper_async.tamiyo.view import MachineView
 
 
 def hardware_context(device: torch.device) -> dict[str, Any]:
@@ -17,10 +20,29 @@ def hardware_context(device: torch.device) -> dict[str, Any]:
             "memory_available_bytes": available,
             "compute_capability": f"{major}.{minor}",
         }
-    page = os.sysconf("SC_PAGE_SIZE")
-    memory = {
-        f"memory_{name}_bytes": os.sysconf(key) * page
-        for name, key in (("total", "SC_PHYS_PAGES"), ("available", "SC_AVPHYS_PAGES"))
-        if key in os.sysconf_names  # macOS does not tell what is available
-    }
+    told = available_bytes()
+    memory = {"memory_total_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
+    if told is not None:
+        memory["memory_available_bytes"] = told
     return found | memory | {"compute_capability": torch.backends.cpu.get_cpu_capability()}
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Return the bytes that a process could get without swapping, caches included.
+
+    None where the system does not tell, as macOS.
+    """
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    told = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(told[0]) * 1024 if told else None
+
+
+def machine_view(device: torch.device, decision_ms: float | None) -> MachineView:
+    """Return what a policy and the risk engine may see of the device."""
+    found = hardware_context(device)
+    total, available = found.get("memory_total_bytes"), found.get("memory_available_bytes")
+    share = None if not total or available is None else available / total
+    return MachineView(memory_available=share, decision_ms=decision_ms)

@@ -21,6 +21,7 @@ from esper_async.leyline import (
 )
 from esper_async.leyline.v1 import enums_pb2 as enums
 from esper_async.leyline.v1.reports_pb2 import Quantity, TournamentLoser
+from esper_async.tamiyo.evidence import unpack
 from esper_async.tolaria.emergency_signal import issuer, signal_of
 from esper_async.tolaria.telemetry import points_of
 
@@ -58,7 +59,8 @@ def telemetry_of(record: Record, *, loss_unit: str) -> TelemetryPacket:
     event = packet.events.add(
         name=RUN_RECORD, created_at=record["time"], level=enums.TELEMETRY_LEVEL_INFO
     )
-    event.fields["record"] = json.dumps(record, separators=(",", ":"))
+    told = {key: value for key, value in record.items() if key != "evidence"}
+    event.fields["record"] = json.dumps(told, separators=(",", ":"))
     for point in points_of(record, loss_unit=loss_unit):
         labels = {"run": record["run"], **point.labels}
         packet.points.add(name=point.name, value=point.value, unit=point.unit, labels=labels)
@@ -110,6 +112,19 @@ def system_state_of(record: Record, *, form: StateForm) -> SystemStatePacket:
 
 def decision_of(record: Record) -> DecisionRecord:
     """Return the decision record behind one command, with its behaviour log-probability."""
+    evidence = record.get("evidence")
+    message = DecisionRecord() if evidence is None else unpack(evidence)
+    message.MergeFrom(_plain_decision(record))
+    for alternative in record["alternatives"]:
+        _add_alternative(message, alternative)
+    placements = record.get("placements")  # journals of earlier versions have none
+    if placements is not None:
+        for values in placements["values"]:
+            message.placements.add(version=placements["version"], values=values)
+    return message
+
+
+def _plain_decision(record: Record) -> DecisionRecord:
     message = DecisionRecord(
         version=SCHEMA_VERSION,
         decision_id=f"{record['run']}/{record['command']['id']}",
@@ -137,9 +152,17 @@ def _command_of(record: Record) -> AdaptationCommand:
         issued_at=record["time"],
         issued_by=record["policy"],
     )
+    if record.get("risk") is not None:
+        _fill_risk(command, record["risk"])
     if told["operation"] is None:
         command.type = enums.COMMAND_TYPE_NO_OPERATION
         command.no_operation.SetInParent()
+        return command
+    if told["type"] == "PAUSE":
+        command.type = enums.COMMAND_TYPE_PAUSE
+        command.pause.resume = told["operation"] == "RESUME"
+        if len(told["seeds"]) == 1:
+            command.seed_id = told["seeds"][0]
         return command
     command.type = enums.COMMAND_TYPE_SEED
     command.seed.operation = value_of(enums.SeedOperation, told["operation"])
@@ -158,6 +181,27 @@ def _command_of(record: Record) -> AdaptationCommand:
             )
         )
     return command
+
+
+def _fill_risk(command: AdaptationCommand, risk: Record) -> None:
+    command.risk.level = value_of(enums.RiskLevel, risk["level"])
+    command.risk.score = risk["score"]
+    command.risk.reason_code = risk["reason_code"]
+    command.risk.mitigations.extend(risk["mitigations"])
+
+
+def _add_alternative(message: DecisionRecord, told: Record) -> None:
+    """Add an alternative that a policy gave a probability; others cannot be weighed."""
+    probability = told.get("probability")
+    if not probability:
+        return
+    entry = message.alternatives.add(log_probability=math.log(probability))
+    if told["operation"] != "NO_OP":
+        entry.operation = value_of(enums.SeedOperation, told["operation"])
+    if told["blueprint"] is not None:
+        entry.blueprint_id, entry.site = told["blueprint"], told["target"]
+    elif told["target"] is not None:
+        entry.seed_id = told["target"]
 
 
 def _fill_tuning(command: SeedCommand, tuning: Mapping[str, Any]) -> None:
@@ -208,14 +252,25 @@ def field_report_of(record: Record) -> FieldReport:
         _fill(getattr(report, name), record[name])
         if record[name] is None:
             report.ClearField(name)
+    _fill_costs(report, record)
     change = record["observed_change"]
     if change.get("validation_loss") is not None:
         report.observed_change.loss = change["validation_loss"]
     if change.get("validation_accuracy") is not None:
         report.observed_change.accuracy = change["validation_accuracy"]
+    report.mitigations.extend(record.get("mitigations", ()))
     for loser in record["losers"]:
         report.losers.append(_loser_of(loser))
     return report
+
+
+def _fill_costs(report: FieldReport, record: Record) -> None:
+    """Tell what came of the seed and what it took; journals of earlier versions say nothing."""
+    if record.get("stage") is not None:
+        report.stage = value_of(enums.SeedLifecycleStage, record["stage"])
+    for name in ("parameter_ratio", "compute_ratio"):
+        if record.get(name) is not None:
+            setattr(report, name, record[name])
 
 
 def _loser_of(loser: Record) -> TournamentLoser:

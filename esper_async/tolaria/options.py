@@ -88,6 +88,11 @@ class RunOptions:
             raise ValueError(f"in_memory_bytes must be at least 0, not {self.in_memory_bytes}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, not {self.patience}")
+        if self.growth.latency_budget is not None and self.deterministic is not False:
+            raise ValueError(
+                "growth.latency_budget goes by the clock, which no deterministic run may; "
+                "set run.deterministic = false, or leave the budget out"
+            )
         self.compiling(deterministic=True)
 
     def compiling(
@@ -110,8 +115,22 @@ class RunOptions:
         )
 
 
+class RunChangedError(ValueError):
+    """A run's stored configuration was changed into one that would have been refused."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"the run's run.json was changed after the run was submitted: {problem}; submit a run "
+            "file instead"
+        )
+
+
 def options_from_run(config: Mapping[str, Any]) -> RunOptions:
-    """Read the resolved configuration of a run (the sections `run` and `growth`)."""
+    """Read the resolved configuration of a run (the sections `run` and `growth`).
+
+    Raises:
+        RunChangedError: it holds what no run that was submitted can hold.
+    """
     run, growth = dict(config["run"]), dict(config["growth"])
     for task_only in ("task", "options"):
         run.pop(task_only, None)
@@ -119,9 +138,12 @@ def options_from_run(config: Mapping[str, Any]) -> RunOptions:
     policy = growth.pop("policy")
     growth["tiers"] = tuple(growth["tiers"])
     known = {entry.name for entry in fields(GrowthOptions)}
+    if growth.pop("drill", False):
+        raise RunChangedError("growth.drill is for throw-away runs alone, and no run file has it")
+    try:
+        options = GrowthOptions(**{key: value for key, value in growth.items() if key in known})
+    except ValueError as error:
+        raise RunChangedError(str(error)) from error
     return RunOptions(
-        **run,
-        policy=policy,
-        sites=None if sites == "auto" else sites,
-        growth=GrowthOptions(**{key: value for key, value in growth.items() if key in known}),
+        **run, policy=policy, sites=None if sites == "auto" else sites, growth=options
     )

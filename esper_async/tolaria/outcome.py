@@ -78,11 +78,17 @@ class WallClock:
 def compute_of(executor: Executor | None, static_macs: float) -> dict[str, float]:
     """Return the multiply-accumulates of a run by what they were spent on."""
     if executor is None:
-        return {"host_macs": static_macs, "shadow_macs": 0.0, "twin_macs": 0.0}
+        return {
+            "host_macs": static_macs,
+            "shadow_macs": 0.0,
+            "judging_macs": 0.0,
+            "twin_macs": 0.0,
+        }
     account = executor.compute
     return {
         "host_macs": account.host_macs,
         "shadow_macs": account.shadow_macs,
+        "judging_macs": account.judging_macs,
         "twin_macs": account.twin_macs,
     }
 

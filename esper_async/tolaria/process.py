@@ -1,5 +1,6 @@
 """The training process of one run: engine, link to the supervisor, bridge to the bus."""
 
+import gc
 import json
 import os
 import time
@@ -15,15 +16,20 @@ from esper_async.kasmina.call import BatchError
 from esper_async.kasmina.compiling.choice import CompileError
 from esper_async.kasmina.distillation import TeacherRefusedError
 from esper_async.kasmina.evaluation import EmptyLoaderError, SampleLoss
+from esper_async.kasmina.kernels import KernelRefusedError
 from esper_async.kasmina.sites import NoSiteError
 from esper_async.leyline import StateForm, load_signer
 from esper_async.oona.bridge import Bridge, BridgeReport
 from esper_async.runtime.child_main import ChildLink
+from esper_async.runtime.logging import configure_logging
+from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint_file import UnreadableCheckpointError
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
+from esper_async.tolaria.compiled_kernels import ForgeKernels
 from esper_async.tolaria.control import LASTING, Steer, steer_of
+from esper_async.tolaria.dispatch import watch_dispatch
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.forge_client import ForgeClient
 from esper_async.tolaria.messages import (
@@ -35,8 +41,9 @@ from esper_async.tolaria.messages import (
     system_state_of,
     telemetry_of,
 )
-from esper_async.tolaria.options import options_from_run
+from esper_async.tolaria.options import RunChangedError, options_from_run
 from esper_async.tolaria.outcome import Outcome, parameters_of
+from esper_async.tolaria.policy_choice import choose_policy
 from esper_async.tolaria.requests import accepted
 from esper_async.tolaria.result import write_result
 from esper_async.tolaria.task import Task, TaskError
@@ -55,8 +62,11 @@ _REFUSALS = (
     EmptyLoaderError,
     TeacherRefusedError,
     UnknownPolicyError,
+    PolicyFileError,
     CompileError,
     UnreadableCheckpointError,
+    RunChangedError,
+    KernelRefusedError,
 )
 
 
@@ -150,14 +160,18 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
     Returns 0 when the run ended or was drained, 4 when its task cannot be trained; the reason is
     in `result.json`. Anything else ends the process as it happens, and it is started again.
     """
+    configure_logging(json=True)  # standard error is the run's log.jsonl
     folder = Path(run_dir)
     document = json.loads((folder / "run.json").read_text())
     run_id, config = document["id"], document["config"]
-    bridge = Bridge(redis_url, folder / "spool", load_signer(Path(key_path)), f"tolaria/{run_id}")
+    signer = load_signer(Path(key_path))
+    bridge = Bridge(redis_url, folder / "spool", signer, f"tolaria/{run_id}")
+    watch_dispatch(bridge, run_id)
     bridge.start()
-    library = Library(Path(state_dir) / "urza", actor=f"run {run_id}")
+    library = Library(Path(state_dir) / "urza", actor=f"run {run_id}", signer=signer)
     try:
-        return _train(link, folder, run_id, config, bridge, library)
+        policies = Path(state_dir) / "policies"
+        return _train(link, folder, run_id, config, bridge, library, policies)
     except _REFUSALS as error:
         result = {"state": "failed", "error": str(error), "ended_at": time.time()}
         write_result(folder, result)
@@ -187,6 +201,7 @@ def _train(
     config: Mapping[str, Any],
     bridge: Bridge,
     library: Library,
+    policies: Path,
 ) -> int:
     options = options_from_run(config)
     control = LinkControl(link, accepted(folder))
@@ -220,7 +235,17 @@ def _train(
             stop_requested=lambda: link.stop_requested,
         ),
         progress=progress,
+        kernels=ForgeKernels(bridge, library, run_id),
+        bus_backlog=lambda: bridge.backlog,
+        policy=choose_policy(
+            options.policy,
+            options.seed,
+            shelf_dir=policies,
+            run_dir=folder,
+        ),
     )
+    # a full collection looks at all that torch has loaded, in the middle of some step
+    gc.freeze()
     with closing(engine):
         outcome = engine.run()
         if outcome.state == "drained":

@@ -10,8 +10,11 @@ from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
-from esper_async.tolaria.grower import Grower, Transition
+from esper_async.tolaria.boundary_report import BoundaryReport, Transition
+from esper_async.tolaria.grower import Grower
+from esper_async.tolaria.hardware import hardware_context
 from esper_async.tolaria.options import RunOptions
+from esper_async.tolaria.outcome import Tally
 from esper_async.tolaria.task import Task
 
 
@@ -47,6 +50,35 @@ def seed_records(executor: Executor | None, *, ended: bool) -> list[dict[str, An
         for seed in executor.seeds.values()
         if ended or seed.stage is not Stage.DORMANT
     ]
+
+
+def boundary_record(
+    report: BoundaryReport,
+    grower: Grower,
+    tally: Tally,
+    elapsed_s: float,
+    *,
+    host_parameters: int,
+    overhead_ratio: float | None,
+    is_epoch: bool,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return what a boundary's record says, `elapsed_s` after the one before it."""
+    executor = grower.executor
+    added = 0 if executor is None else executor.added_parameters
+    return {
+        "metrics": report.metrics,
+        "boundary_ms": report.duration_ms,
+        "overhead_ratio": overhead_ratio,
+        "samples_per_s": tally.samples / elapsed_s,
+        "epoch_ms": 1e3 * elapsed_s if is_epoch and tally.whole else None,
+        "shadow_cost_ratio": None if executor is None else executor.compute.shadow_cost_ratio,
+        "parameters": host_parameters + added,
+        "learning_rate": grower.optimizer.param_groups[0]["lr"],
+        **growth_record(executor),
+        "isolation_violations": report.isolation_violations,
+        "hardware": hardware_context(device),
+    }
 
 
 def growth_record(executor: Executor | None) -> dict[str, Any]:
@@ -91,6 +123,7 @@ def transition_record(transition: Transition) -> dict[str, Any]:
         "site": seed.site.name,
         "blueprint": seed.candidate.blueprint,
         "parameters": seed.parameter_count,
+        "kernel_ms": seed.kernel_ms if transition.source is Stage.DORMANT else None,
         "from_stage": transition.source.name,
         "to_stage": transition.target.name,
         "gate": None if transition.gate is None else transition.gate.to_json(),

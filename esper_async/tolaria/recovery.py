@@ -22,7 +22,7 @@ RUNGS: tuple[Level, ...] = ("SEVERE", "MAJOR")
 """Of the first rollback, to the newest state, and of a second one, to a state before that."""
 Source = Literal["memory", "disk"]
 State = dict[str, Any]
-Cause = Literal["operator", "guard", "emergency"]
+Cause = Literal["operator", "guard", "emergency", "hang"]
 """Who sent a run back: a command, a guard of its own, or an emergency that it was told of."""
 
 

@@ -15,11 +15,11 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 import esper_async
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, nearest, problems_of
 
-POLICIES = ("static", "random", "periodic", "largest", "heuristic")
+POLICIES = ("static", "random", "periodic", "largest", "heuristic", "bandit", "gnn")
 _PACKAGE = Path(esper_async.__file__).parent
 SHIPPED = (_PACKAGE.parent / "config" / "runs", _PACKAGE / "config" / "runs")
 
-Policy = Literal["static", "random", "periodic", "largest", "heuristic"]
+Policy = Literal["static", "random", "periodic", "largest", "heuristic", "bandit", "gnn"]
 Tier = Literal["production", "experimental"]
 
 
@@ -80,6 +80,8 @@ class GrowthSection(StrictModel):
     max_seeds: int = Field(default=4, ge=1, le=100)
     max_candidates: int = Field(default=8, ge=1, le=100)
     max_training: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = "auto"
+    tournament: Literal["full", "halving"] = "full"
+    first_round_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     twin: Literal["auto", "on", "off"] = "auto"
     tiers: tuple[Tier, ...] = ("production",)
     parameter_budget: Finite = Field(default=8.0, gt=0)
@@ -93,6 +95,7 @@ class GrowthSection(StrictModel):
     max_windows: int = Field(default=3, ge=1)
     embargo_boundaries: int = Field(default=2, ge=0)
     g2_margin: Finite = -0.02
+    latency_budget: Annotated[Finite, Field(ge=1)] | None = None
     g4_margin: Finite = 0.005
     relative_margins: bool | Literal["auto"] = "auto"
     warmup_steps: int = Field(default=20, ge=0)

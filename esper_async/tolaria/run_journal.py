@@ -65,7 +65,8 @@ class RunJournal:
     @property
     def emergency_rollbacks(self) -> list[dict[str, Any]]:
         """The rollbacks of guards and of emergencies that were told to the run, oldest first."""
-        return [record for record in self._rollbacks if record["cause"] != "operator"]
+        asked = ("operator", "hang")
+        return [record for record in self._rollbacks if record["cause"] not in asked]
 
     @property
     def last_rollback(self) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ training process's own `result.json`.
 
 import json
 import secrets
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from esper_async.runtime.files import write_json_atomically
 from esper_async.tolaria.run_file import RunFile
 
 RunState = Literal["queued", "running", "paused", "completed", "failed", "stopped"]
+_REMOVED = ".removed-"
 ENDED: frozenset[RunState] = frozenset({"completed", "failed", "stopped"})
 
 
@@ -56,6 +58,10 @@ class Run:
         """Whether nothing more will happen in this run."""
         return self.state in ENDED
 
+    def ended_at(self) -> float:
+        """Return the Unix time of the last change of its state; raises OSError."""
+        return (self.folder / "state.json").stat().st_mtime
+
     @property
     def result(self) -> dict[str, Any] | None:
         """What the training process wrote at its end, or None before that."""
@@ -90,7 +96,7 @@ class RunStore:
     def load(self) -> list[Run]:
         """Read every run of the folder, oldest first; what has no readable run.json is no run."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("*/run.json"):
+        for path in self.folder.glob("[!.]*/run.json"):
             if path.parent.name not in self._runs:
                 run = _read(path.parent)
                 if run is not None:
@@ -122,6 +128,19 @@ class RunStore:
         write_json_atomically(folder / "run.json", document)  # last: from here on it is a run
         self._runs[run_id] = run
         return run
+
+    def remove(self, run: Run) -> None:
+        """Take a run's folder off the disk; if this is killed half-way, it is no run any more."""
+        shutil.rmtree(run.folder.rename(self.folder / f"{_REMOVED}{run.id}"))
+
+    def clear_removed(self) -> None:
+        """Take away what was left of a removal that was killed."""
+        for folder in self.folder.glob(f"{_REMOVED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def forget(self, run: Run) -> None:
+        """Know a run no longer that was removed."""
+        self._runs.pop(run.id, None)
 
     def save(self, run: Run) -> None:
         """Write the run's changing part."""

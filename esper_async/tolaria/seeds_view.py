@@ -1,76 +1,215 @@
 """What the policy gets to see: the executor's state as plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.legal import LegalPair
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.seed_memory import SeedMemory
-from esper_async.kasmina.stage import ACTIVE, Stage
-from esper_async.tamiyo.view import Placement, SeedView, View
+from esper_async.kasmina.sites import Site
+from esper_async.kasmina.stage import ACTIVE, ON_TRIAL, Stage
+from esper_async.tamiyo.view import MachineView, Placement, SeedView, SiteView, View
+
+MOST_MEASURED = 4_000_000
+"""Gradients of a host's sites are looked at where they have no more elements than this together."""
 
 
-def policy_view(
-    executor: Executor,
-    legal: Sequence[LegalPair],
-    history: Sequence[dict[str, float]],
-    *,
-    batch_size: int,
-    boundary: int,
-    last_boundary: int | None,
-) -> View:
-    """Return the view of a run at a boundary; `batch_size` is in samples."""
-    options = executor.options
-    active = executor.in_stage(*ACTIVE, Stage.FOSSILIZED)
-    training = len(executor.in_stage(Stage.GERMINATED, Stage.TRAINING))
-    fitting, room = _fitting(executor, _plantable(executor, legal), batch_size)
-    return View(
-        boundary=boundary,
-        last_boundary=last_boundary,
-        validation_losses=[entry["validation_loss"] for entry in history],
-        training_losses=[entry["training_loss"] for entry in history if "training_loss" in entry],
-        seeds=[
-            SeedView(
-                seed.id, seed.site.name, seed.candidate.blueprint, seed.stage, seed.parameter_count
-            )
-            for seed in active
-        ],
-        placements=[
+class ViewMaker:
+    """Makes a run's views; what stays the same from boundary to boundary is made once.
+
+    Args:
+        legal: the certified pairs, in the order in which placements are offered.
+    """
+
+    def __init__(self, legal: Sequence[LegalPair]) -> None:
+        self._legal = list(legal)
+        self._placements = [
             Placement(pair.site.name, pair.site.depth, pair.blueprint, pair.blend, pair.parameters)
-            for pair in fitting
-        ],
-        free_candidates=min(options.max_candidates - training, room),
-        host_parameters=executor.host_parameters,
-        remaining_parameters=executor.remaining_parameters,
-        trial_boundaries=_trial_boundaries(options, executor.steps_per_boundary),
+            for pair in self._legal
+        ]
+        self._parameters = np.array([pair.parameters for pair in self._legal], dtype=np.int64)
+        self._saved = np.array([pair.saved_bytes for pair in self._legal], dtype=np.int64)
+        self._weights = np.array(
+            [pair.parameters * _dtype(pair.site).itemsize for pair in self._legal], dtype=np.int64
+        )
+        self._names = list(dict.fromkeys(pair.site.name for pair in self._legal))
+        places = {name: place for place, name in enumerate(self._names)}
+        self._sites = np.array([places[pair.site.name] for pair in self._legal], dtype=np.int64)
+        self._blueprints = tuple(sorted({pair.blueprint for pair in self._legal}))
+        self._traced: tuple[SiteView, ...] = ()
+        self._own: dict[str, list[nn.Parameter]] = {}
+
+    def view(
+        self,
+        executor: Executor,
+        history: Sequence[dict[str, float]],
+        *,
+        batch_size: int,
+        boundary: int,
+        last_boundary: int | None,
+        whole: bool = False,
+        gradients: bool = False,
+        machine: MachineView | None = None,
+    ) -> View:
+        """Return the view of a run at a boundary; `batch_size` is in samples.
+
+        `whole` adds what only some read: sites, and all that was measured of seeds; `gradients`
+        those of the host, too.
+        """
+        options = executor.options
+        active = executor.in_stage(*ACTIVE, Stage.FOSSILIZED)
+        training = len(executor.in_stage(Stage.GERMINATED, Stage.TRAINING))
+        resting = executor.resting_sites()
+        fitting, room = self._fitting(executor, resting, batch_size)
+        return View(
+            boundary=boundary,
+            last_boundary=last_boundary,
+            validation_losses=[entry["validation_loss"] for entry in history],
+            training_losses=[e["training_loss"] for e in history if "training_loss" in e],
+            seeds=[_seed_view(seed, boundary, whole=whole) for seed in active],
+            placements=fitting,
+            free_candidates=min(options.max_candidates - training, room),
+            host_parameters=executor.host_parameters,
+            remaining_parameters=executor.remaining_parameters,
+            trial_boundaries=_trial_boundaries(options, executor.steps_per_boundary),
+            max_seeds=options.max_seeds,
+            max_candidates=options.max_candidates,
+            machine=machine,
+            gradient_rms=self._gradients(executor) if gradients else {},
+            **(self._rest(executor, resting, boundary) if whole else {}),
+        )
+
+    def _fitting(
+        self, executor: Executor, resting: set[str], batch_size: int
+    ) -> tuple[list[Placement], int]:
+        """Return the placements there is memory for, and for how many of the largest there is."""
+        if not executor.room_for_a_seed():
+            return [], executor.options.max_candidates
+        open_sites = np.array([name not in resting for name in self._names], dtype=np.bool_)
+        plantable = self._parameters <= executor.remaining_parameters
+        plantable &= open_sites[self._sites]
+        if executor.quarantined:
+            banned = executor.quarantined
+            plantable &= np.array([p.blueprint not in banned for p in self._legal], dtype=np.bool_)
+        if not plantable.any():
+            return [], executor.options.max_candidates
+        memory = SeedMemory(executor, batch_size)
+        left = memory.left()
+        needed = memory.needed_each(self._weights, self._saved)
+        fitting = plantable & (needed <= left)
+        largest = int(needed[fitting].max(initial=1))
+        offered = [self._placements[place] for place in np.flatnonzero(fitting).tolist()]
+        return offered, left // largest
+
+    def _gradients(self, executor: Executor) -> Mapping[str, float]:
+        if not self._own:
+            model, sites = executor.branch.model, executor.sites.values()
+            self._own = {site.name: _own_parameters(model, site) for site in sites}
+        return gradient_rms(self._own)
+
+    def _rest(self, executor: Executor, resting: set[str], boundary: int) -> dict[str, Any]:
+        """Return what a whole view tells beyond any other."""
+        model, sites = executor.branch.model, list(executor.sites.values())
+        if not self._traced:
+            self._traced = tuple(_site_view(model, site) for site in sites)
+        return {
+            "sites": self._traced,
+            "resting": frozenset(resting),
+            "blueprints": self._blueprints,
+            "ended": [
+                _seed_view(seed, boundary, whole=True)
+                for seed in executor.seeds.values()
+                if seed.ended_boundary is not None and seed.ended_boundary >= boundary - 1
+            ],
+        }
+
+
+def _seed_view(seed: Seed, boundary: int, *, whole: bool) -> SeedView:
+    known = (seed.id, seed.site.name, seed.candidate.blueprint, seed.stage, seed.parameter_count)
+    if not whole:
+        return SeedView(*known)
+    optimizer, norm = seed.optimizer, seed.gradients.last_norm
+    blended = 1.0 if seed.stage is Stage.FOSSILIZED else 0.0
+    return SeedView(
+        *known,
+        alpha=seed.alpha if seed.stage in ON_TRIAL else blended,
+        age_boundaries=boundary - seed.born_boundary,
+        stage_boundaries=seed.stage_boundaries,
+        gradient_norm=float(norm) if seed.stage is Stage.TRAINING and norm is not None else None,
+        learning_rate=None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
+        clean_contribution=seed.clean_contribution,
+        dependence=seed.dependence,
+        benefit_vs_twin=seed.benefit_vs_twin,
+        windows=seed.windows,
+        paused=seed.paused,
     )
 
 
-def _plantable(executor: Executor, legal: Sequence[LegalPair]) -> list[LegalPair]:
-    if not executor.room_for_a_seed():
-        return []
-    resting = executor.resting_sites()
+def _site_view(model: nn.Module, site: Site) -> SiteView:
+    interface = site.interface
+    elements = int(np.prod(interface.shape))
+    own = _own_parameters(model, site)
+    count = sum(parameter.numel() for parameter in own)
+    trained = sum(parameter.numel() for parameter in own if parameter.requires_grad)
+    return SiteView(
+        name=site.name,
+        depth=site.depth,
+        kind=interface.kind,
+        channels=interface.channels,
+        positions=elements // interface.channels,
+        element_bytes=_dtype(site).itemsize,
+        channels_last=interface.layout == "channels_last",
+        layer=site.path,
+        layer_parameters=count,
+        layer_tensors=len(own),
+        trainable=trained / count if count else 1.0,
+    )
+
+
+def gradient_rms(parameters: Mapping[str, Sequence[nn.Parameter]]) -> Mapping[str, float]:
+    """Return the root mean square of the gradients that parameters had last, by their site.
+
+    A site without gradients is left out, and so are all of them where they have too many elements
+    to be looked at at every boundary.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for site, trained in parameters.items():
+        gradients = [each.grad for each in trained if each.grad is not None]
+        if gradients:
+            found[site] = gradients
+    if sum(gradient.numel() for own in found.values() for gradient in own) > MOST_MEASURED:
+        return {}
+    every = [gradient for own in found.values() for gradient in own]
+    if not every:
+        return {}
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(every)]).tolist()
+    rms = {}
+    for name, own in found.items():
+        mine, norms = norms[: len(own)], norms[len(own) :]
+        count = sum(gradient.numel() for gradient in own)
+        rms[name] = (sum(norm**2 for norm in mine) / count) ** 0.5
+    return rms
+
+
+def _own_parameters(model: nn.Module, site: Site) -> list[nn.Parameter]:
+    """Return the parameters of a site's layer, without those of what has grown in it."""
+    layer = model.get_submodule(site.path)
     return [
-        pair
-        for pair in legal
-        if pair.site.name not in resting
-        and pair.blueprint not in executor.quarantined
-        and pair.parameters <= executor.remaining_parameters
+        parameter
+        for name, parameter in layer.named_parameters()
+        if not any(part.startswith("esper_") for part in name.split("."))
     ]
 
 
-def _fitting(
-    executor: Executor, pairs: Sequence[LegalPair], batch_size: int
-) -> tuple[list[LegalPair], int]:
-    """Return the pairs for which there is memory, and for how many of the largest there is."""
-    if not pairs:
-        return [], executor.options.max_candidates
-    memory = SeedMemory(executor, batch_size)
-    left = memory.left()
-    needed = [(pair, memory.needed(pair)) for pair in pairs]
-    fitting = [pair for pair, size in needed if size <= left]
-    largest = max((size for _, size in needed if size <= left), default=1)
-    return fitting, left // max(largest, 1)
+def _dtype(site: Site) -> torch.dtype:
+    found: torch.dtype = getattr(torch, site.interface.dtype)
+    return found
 
 
 def _trial_boundaries(options: GrowthOptions, steps_per_boundary: int) -> int:

@@ -24,15 +24,19 @@ from esper_async.leyline.errors import Refused
 from esper_async.leyline.registry import spec_of
 from esper_async.oona.effects import EffectLog
 from esper_async.oona.errors import BusUnavailable
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.child import Child, ChildSpec
 from esper_async.runtime.child_exit import Cause, ChildExit
 from esper_async.runtime.clock import Clock, SystemClock
-from esper_async.runtime.errors import ChildStartError
+from esper_async.runtime.disk import DiskLevel
+from esper_async.runtime.errors import BreakerOpen, ChildStartError
+from esper_async.runtime.metrics import Registry
 from esper_async.runtime.restart import RestartLimiter, RestartPolicy
 from esper_async.tolaria.control import Lasting
 from esper_async.tolaria.emergency import Level
 from esper_async.tolaria.emergency_signal import is_answered, level_of, signal_of
 from esper_async.tolaria.requests import accept
+from esper_async.tolaria.retention import Retention, sweep
 from esper_async.tolaria.run_file import RunFile, parse_run
 from esper_async.tolaria.runs import ENDED, Run, RunConflictError, RunState, RunStore
 
@@ -43,8 +47,20 @@ log = structlog.get_logger(__name__)
 TARGET = "esper_async.tolaria.process:train"
 EXIT_REFUSED = 4
 OPERATOR = "operator"
+_DISK_LOOK_S = 1.0
+_SWEEP_EVERY_S = 3_600.0
+_RETRY_LEAST_S = 0.1  # a probe of another run may be out
 RESUMES_BY_CAUSE: Mapping[Cause, int] = MappingProxyType(
-    {"signal": 8, "hung": 3, "out_of_memory": 2, "cuda": 3, "error": 1, "done": 0, "stopped": 1}
+    {
+        "signal": 8,
+        "hung": 3,
+        "out_of_memory": 2,
+        "cuda": 3,
+        "error": 1,
+        "done": 0,
+        "stopped": 1,
+        "not_started": 8,
+    }
 )
 
 
@@ -53,7 +69,9 @@ class TolariaOptions:
     """How training processes are run; times in seconds.
 
     `heartbeat_timeout_s` is how long a run's step count may stand still, `stop_s` the time a
-    draining run has for its checkpoint, `resume_window_s` the window of the limits by cause.
+    draining run has for its checkpoint, `resume_window_s` the window of the limits by cause, and
+    `ended_checkpoints_kept_s` and `ended_runs_kept_s` how long an ended run keeps its checkpoints
+    and its folder (0: for ever).
     """
 
     concurrent_runs: int = 1
@@ -62,6 +80,8 @@ class TolariaOptions:
     start_timeout_s: float = 300.0
     stop_s: float = 18.0
     resume_window_s: float = 600.0
+    ended_checkpoints_kept_s: float = 0.0
+    ended_runs_kept_s: float = 0.0
     target: str = TARGET
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,6 +90,8 @@ class TolariaService:
     """The queue of runs. All calls from the supervisor's event loop."""
 
     name = "tolaria"
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ("oona",)  # training goes on while there is no bus
     essential = True
 
     def __init__(
@@ -79,18 +101,21 @@ class TolariaService:
         *,
         bus: "Bus | None" = None,
         options: TolariaOptions | None = None,
-        needs: tuple[str, ...] = ("oona",),
+        registry: Registry | None = None,
+        disk: Callable[[], DiskLevel] = lambda: "ok",
         clock: Clock | None = None,
         source: random.Random | None = None,
         on_change: Callable[[Run], None] | None = None,
     ) -> None:
-        self.needs = needs
         self.store = RunStore(state_dir / "runs")
         self._state_dir = state_dir
         self._redis_url = redis_url
         self._bus = bus
+        self._disk = disk
         self._options = options or TolariaOptions()
         self._clock: Clock = clock or SystemClock()
+        self.breakers = Breakers("tolaria", registry=registry, clock=self._clock)
+        self._starting = self.breakers.make("tolaria.start")
         self._random = source or random.Random()  # noqa: S311 - jitter, not a secret
         self._on_change = on_change
         self._children: dict[str, Child] = {}
@@ -101,8 +126,10 @@ class TolariaService:
         self._answered: EffectLog | None = None
 
     def detail(self) -> dict[str, object]:
-        """Return how many runs are in each state."""
+        """Return how many runs are in each state, and why none is begun, if so."""
         counts: dict[str, object] = {}
+        if self._disk() == "full":
+            counts["held"] = "the disk is full: no run is begun until there is room"
         for state in ("queued", "running", "paused"):
             counts[state] = sum(run.state == state for run in self.store.all())
         return counts
@@ -123,12 +150,13 @@ class TolariaService:
                     if self._bus is not None:
                         hearing = self._hear_emergencies(self._bus, answered)
                         group.create_task(hearing, name="emergencies")
+                    group.create_task(self._keep_sweeping(), name="retention")
                     while True:
                         self._changed.clear()
                         for run in self._next_runs():
                             self._conducted.add(run.id)
                             group.create_task(self._conduct(run), name=f"run {run.id}")
-                        await self._changed.wait()
+                        await self._until_something_may_begin()
             finally:
                 self._answered = None
 
@@ -256,7 +284,32 @@ class TolariaService:
             run.state = "queued"
             self.store.save(run)
 
+    async def _keep_sweeping(self) -> None:
+        """Remove by and by what ended runs have kept long enough."""
+        options = self._options
+        retention = Retention(options.ended_checkpoints_kept_s, options.ended_runs_kept_s)
+        while True:
+            ended = [run for run in self.store.all() if run.ended and run.id not in self._conducted]
+            now = self._clock.time()
+            swept = await asyncio.to_thread(sweep, self.store, ended, retention, now)
+            for run in swept.gone:
+                self.store.forget(run)
+                log.info("ended_run_removed", run=run.id)
+            for run in swept.without_checkpoints:
+                log.info("checkpoints_of_ended_run_removed", run=run.id)
+            await self._clock.sleep(_SWEEP_EVERY_S)
+
+    async def _until_something_may_begin(self) -> None:
+        """Wait for a change; while the disk is full, look again by and by."""
+        while self._disk() == "full" and not self._changed.is_set():
+            await self._clock.sleep(_DISK_LOOK_S)
+            if self._disk() != "full":
+                return
+        await self._changed.wait()
+
     def _next_runs(self) -> list[Run]:
+        if self._disk() == "full":
+            return []
         places = self._options.concurrent_runs - len(self._conducted)
         waiting = [
             r for r in self.store.all() if r.state == "queued" and r.id not in self._conducted
@@ -301,9 +354,9 @@ class TolariaService:
         )
         child = Child(spec, clock=self._clock)
         try:
-            await child.start()
+            await self._start(child)
         except ChildStartError as error:
-            return ChildExit(None, None, str(error), "error")
+            return ChildExit(None, None, str(error), "not_started")
         self._children[run.id] = child
         run.pid = child.pid
         if run.state != "paused":
@@ -321,6 +374,18 @@ class TolariaService:
             raise
         finally:
             del self._children[run.id]
+
+    async def _start(self, child: Child) -> None:
+        """Spawn a training process; wait while the system has refused several in a row.
+
+        Raises ChildStartError for a process that was tried and could not be had.
+        """
+        while True:
+            try:
+                return await self._starting.call(child.start)
+            except BreakerOpen as refusal:
+                log.warning("training_waits", child=child.spec.name, reason=str(refusal))
+                await self._clock.sleep(max(refusal.retry_after_s, _RETRY_LEAST_S))
 
     def _verdict(
         self, run: Run, outcome: ChildExit, limits: dict[Cause, RestartLimiter]

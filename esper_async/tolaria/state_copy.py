@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_async.kasmina.snapshot import nested_tensors
+from esper_async.kasmina.snapshot import PLAIN, nested_tensors
 
 _Form = tuple[torch.dtype, torch.Size, tuple[int, ...]]
 
@@ -39,6 +39,8 @@ def snapshot(value: Any, spare: Spare | None = None) -> Any:
     `spare` has memory to use for it.
     """
     spare = spare or Spare()
+    if isinstance(value, PLAIN):
+        return value
     if isinstance(value, Tensor):
         return spare.copy(value)
     if isinstance(value, Mapping):

@@ -1,6 +1,7 @@
 """One optimizer step, as the engine does it for the run and for every twin."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,16 +10,13 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from esper_async.kasmina.call import default_forward, run_forward
-from esper_async.kasmina.micro_batches import parts_of
+from esper_async.kasmina.micro_batches import MicroBatches
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.trial import TrainStep
-from esper_async.kasmina.user_code import blaming
+from esper_async.kasmina.user_code import blame
 from esper_async.tolaria.global_random import DETERMINISTIC
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError
-
-# Made once: they stand around every step.
-_LOSS, _BACKWARD, _STEP = blaming("loss"), blaming("loss.backward"), blaming("optimizer.step")
 
 
 class LossError(TaskError):
@@ -31,43 +29,69 @@ def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep
     The gradients of `MicroBatches` are averaged over its batches. Clipping covers the optimizer's
     own parameters: each owner's norm is its own.
     """
-    forward = task.forward or default_forward
     precision = precision or Precision()
+
+    loss_of = _make_loss(task, precision)
 
     def gradients(model: nn.Module, part: Any, count: int, scaler: GradScaler | None) -> Tensor:
         """Add a part's share of the gradients; return its loss ()."""
-        with precision.autocast():
-            output, target = run_forward(forward, model, part)
-            with _LOSS:
-                loss = task.loss(output, target)
+        loss = loss_of(model, part)
         found = loss.detach()
         if count > 1:
             loss = loss / count
         if scaler is not None:
             loss = scaler.scale(loss)
-        with _BACKWARD:
+        try:
             loss.backward()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            blame("loss.backward", error)
+            raise
         return found
 
     def train_step(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:
         scaler = precision.scaler(optimizer)
-        parts = parts_of(batch)
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, which takes its memory
-        found = [gradients(model, part, len(parts), scaler) for part in parts]
+        if isinstance(batch, MicroBatches):
+            shares = [gradients(model, part, len(batch), scaler) for part in batch]
+            found = torch.stack(shares).mean()
+        else:
+            found = gradients(model, batch, 1, scaler)
         if scaler is not None:
             scaler.unscale_(optimizer)
         if task.clip_norm is not None:
             owned = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(owned, task.clip_norm)
-        with _STEP:
+        try:
             if scaler is None:
                 optimizer.step()
             else:
                 scaler.step(optimizer)
                 scaler.update()
-        return found[0] if len(found) == 1 else torch.stack(found).mean()
+        except Exception as error:
+            blame("optimizer.step", error)
+            raise
+        return found
 
     return train_step
+
+
+def _make_loss(task: Task, precision: Precision) -> Callable[[nn.Module, Any], Tensor]:
+    """Return `(model, part) -> loss ()`, in the precision of training passes."""
+    forward = task.forward or default_forward
+
+    def loss_of(model: nn.Module, part: Any) -> Tensor:
+        output, target = run_forward(forward, model, part)
+        try:
+            return task.loss(output, target)
+        except Exception as error:
+            blame("loss", error)
+            raise
+
+    def loss_in_half(model: nn.Module, part: Any) -> Tensor:
+        with precision.autocast():
+            return loss_of(model, part)
+
+    return loss_of if precision.is_full else loss_in_half
 
 
 def count_steps(task: Task, options: RunOptions) -> int | None:

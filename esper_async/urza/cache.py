@@ -9,11 +9,15 @@ from esper_async.urza.database import Generation
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Verified content, the digest of the record it came with, and when that was last compared."""
+    """Verified content, the digest of the record it came with, and when that was last compared.
+
+    `sealed` says that it carries this installation's seal.
+    """
 
     content: bytes
     record_digest: str
     generation: Generation
+    sealed: bool = False
 
 
 class ByteCache:

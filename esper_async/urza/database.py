@@ -43,11 +43,23 @@ class Database:
     `fill(connection, reason, damaged)` creates the tables of a new generation and fills them
     from what else is on disk; `reason` is the damage that made it necessary and `damaged` the
     file it was found in, both None when there was no database. It runs inside a transaction,
-    with every other process that wants to do the same kept waiting.
+    with every other process that wants to do the same kept waiting. It leaves `schema_version` in
+    the file's `user_version`; a file of another version is replaced as a damaged one is.
+    `on_rebuilt` is told the reason of each rebuilding.
     """
 
-    def __init__(self, directory: Path, fill: Fill, *, busy_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        fill: Fill,
+        *,
+        schema_version: int,
+        on_rebuilt: Callable[[str], None],
+        busy_timeout_s: float = 5.0,
+    ) -> None:
         self._directory = directory
+        self._on_rebuilt = on_rebuilt
+        self._schema_version = schema_version
         self._link = directory / _LINK
         self._fill = fill
         self._busy_timeout_s = busy_timeout_s
@@ -55,7 +67,6 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._opened = (0, 0)
         self._openings = 0
-        self.rebuilt = 0
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run statements that change nothing. Raises sqlite3.Error, OSError."""
@@ -68,6 +79,11 @@ class Database:
         and whatever `work` raises, with nothing of it kept.
         """
         return self._run(lambda connection: _transact(connection, work))
+
+    @property
+    def openings(self) -> int:
+        """How often a file has been opened: another number, maybe another file."""
+        return self._openings
 
     def generation(self) -> Generation:
         """A value that differs once another connection has committed. Raises sqlite3.Error."""
@@ -96,9 +112,11 @@ class Database:
             opened = self._opened
             self.close()
             with self._alone():
-                if _identity(self._link) == opened:
+                ours = _identity(self._link) == opened
+                if ours:
                     self._make_generation(reason)
-                    self.rebuilt += 1
+        if ours:
+            self._on_rebuilt(reason)
 
     def close(self) -> None:
         """Close the connection; the next statement opens it again."""
@@ -160,6 +178,9 @@ class Database:
             wanted = "PRAGMA journal_mode=WAL" if new else "PRAGMA journal_mode"
             if connection.execute(wanted).fetchone()[0] != "wal":
                 raise _NotACatalogueError(f"{path.name} is empty or not in WAL mode")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if not new and version != self._schema_version:
+                raise _NotACatalogueError(f"{path.name} is of schema {version}")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA cell_size_check=ON")
         except sqlite3.Error:

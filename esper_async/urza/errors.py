@@ -21,5 +21,17 @@ class IllegalLifecycleError(UrzaError):
         self.asset_id = asset_id
 
 
+class QueryTimeoutError(UrzaError):
+    """A query was not answered in the time that it had."""
+
+
+class SealError(UrzaError):
+    """Something was to be sealed, and the library was opened without the key for it."""
+
+
+class ArchiveError(UrzaError):
+    """An archive is damaged, or not one of ours; nothing of it was taken in."""
+
+
 class DamagedRecordError(UrzaError):
     """A catalogue row or sidecar does not match its digest. Never leaves the library."""

@@ -1,6 +1,7 @@
 """Collecting what is no longer of use: never what anybody refers to."""
 
 import sqlite3
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from esper_async.urza import rows
@@ -49,15 +50,18 @@ def collect(
     blobs: BlobStore,
     now: float,
     min_age_s: float,
-    actor: str,
+    note: Callable[[str, str, Mapping[str, object]], None],
 ) -> Collected:
-    """Delete within a write transaction, so that no put can come between look and deletion."""
+    """Delete within a write transaction, so that no put can come between look and deletion.
+
+    `note` is told the action, asset and detail of each deletion.
+    """
     assets, _ = rows.everything(connection)
     going = collectable(assets, now - min_age_s)
     for asset in going:
         sidecars.remove(asset.key, asset.version)
         rows.remove(connection, asset.id)
-        rows.note(connection, now, actor, "collected", asset.id, {"blob": asset.blob})
+        note("collected", asset.id, {"blob": asset.blob})
     gone = {asset.id for asset in going}
     needed = {asset.blob for asset in assets if asset.id not in gone}
     needed |= {asset.blob for asset in sidecars.all()}

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper_async.urza import rows
+from esper_async.urza.audit import AuditLog
 from esper_async.urza.database import Database
 from esper_async.urza.errors import DamagedRecordError
-from esper_async.urza.records import Asset, canonical, digest_of
+from esper_async.urza.records import Asset
 from esper_async.urza.sidecars import Sidecars
 
 
@@ -24,13 +25,15 @@ class Repairs:
 def newest_or_damage(connection: sqlite3.Connection, sidecars: Sidecars, key: str) -> Asset | None:
     """The latest version of `key`.
 
-    Raises DamagedRecordError also when a sidecar knows of a later version than the rows do: the
-    row's key may be what was damaged.
+    Raises DamagedRecordError also when a sidecar knows of a later version than the rows do (the
+    row's key may be what was damaged), or more of this one (the catalogue has lost a change).
     """
     asset = rows.newest(connection, key)
     version = 0 if asset is None else asset.version
     if sidecars.exists(key, version + 1):
         raise DamagedRecordError(f"there is a sidecar but no row of {key}@{version + 1}")
+    if asset is not None and _behind(asset, sidecars.read(key, version)):
+        raise DamagedRecordError(f"the row of {asset.id} is older than its sidecar")
     return asset
 
 
@@ -41,7 +44,9 @@ def heal_key(connection: sqlite3.Connection, sidecars: Sidecars, key: str) -> As
     """
     intact, damaged = rows.of_key(connection, key)
     versions = {asset.version: asset for asset in sidecars.of_key(key)}
-    versions |= {asset.version: asset for asset in intact}
+    for asset in intact:
+        if not _behind(asset, versions.get(asset.version)):
+            versions[asset.version] = asset
     rows.remove_rows(connection, damaged)
     for asset in versions.values():
         rows.store(connection, asset)
@@ -59,18 +64,23 @@ def reconcile(database: Database, sidecars: Sidecars) -> Repairs:
     intact, damaged = database.read(rows.everything)
     known = {asset.id: asset for asset in intact}
     on_disk = {asset.id: asset for asset in sidecars.all()}
-    missing = [asset for name, asset in on_disk.items() if name not in known]
-    stale = [name for name, asset in known.items() if on_disk.get(name) != asset]
-    if not (damaged or missing or stale):
+    ahead = [asset for name, asset in on_disk.items() if _behind(known.get(name), asset)]
+    ahead_names = {asset.id for asset in ahead}
+    stale = [
+        name
+        for name, asset in known.items()
+        if name not in ahead_names and on_disk.get(name) != asset
+    ]
+    if not (damaged or ahead or stale):
         return Repairs(0, 0, 0)
 
     def mend(connection: sqlite3.Connection) -> Repairs:
         _, still_damaged = rows.everything(connection)
         rows.remove_rows(connection, still_damaged)
         restored = 0
-        for asset in missing:
-            present = rows.by_id(connection, asset.id) is not None
-            if not present and sidecars.exists(asset.key, asset.version):
+        for asset in ahead:
+            row = rows.by_id(connection, asset.id)
+            if _behind(row, asset) and sidecars.exists(asset.key, asset.version):
                 rows.store(connection, asset)
                 restored += 1
         rewritten = 0
@@ -85,9 +95,9 @@ def reconcile(database: Database, sidecars: Sidecars) -> Repairs:
 
 
 def rebuilder(
-    sidecars: Sidecars, now: Callable[[], float]
+    sidecars: Sidecars, audit: AuditLog, now: Callable[[], float]
 ) -> Callable[[sqlite3.Connection, str | None, Path | None], None]:
-    """What fills a new database: the tables, every intact sidecar, the audit log where readable."""
+    """What fills a new database: the tables, every intact sidecar, the audit log."""
 
     def fill(connection: sqlite3.Connection, reason: str | None, damaged: Path | None) -> None:
         for statement in rows.SCHEMA:
@@ -96,28 +106,16 @@ def rebuilder(
         for asset in sidecars.all():
             rows.store(connection, asset)
             restored += 1
-        if damaged is not None:
-            _salvage_audit(connection, damaged)
+        audit.restore(connection, damaged)
         if reason is not None or restored:
             detail = {"reason": reason or "there was no catalogue", "restored": restored}
-            rows.note(connection, now(), "urza", "catalogue_rebuilt", "", detail)
+            audit.note(connection, now(), "urza", "catalogue_rebuilt", "", detail)
 
     return fill
 
 
-def _salvage_audit(connection: sqlite3.Connection, damaged: Path) -> None:
-    """Copy the audit entries that can still be read; the rest is lost with the old file."""
-    old = sqlite3.connect(f"{damaged.as_uri()}?mode=ro", uri=True)
-    try:
-        entries = rows.audited(old, None, limit=-1)
-    except (sqlite3.Error, UnicodeDecodeError):
-        return
-    finally:
-        old.close()
-    for entry in reversed(entries):
-        if entry.intact:
-            fields = (entry.time, entry.actor, entry.action, entry.asset, entry.detail)
-            connection.execute(
-                "INSERT OR IGNORE INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (entry.seq, *fields, digest_of(canonical(fields))),
-            )
+def _behind(row: Asset | None, sidecar: Asset | None) -> bool:
+    """Whether the sidecar knows what the row does not."""
+    if row is None or sidecar is None:
+        return sidecar is not None
+    return row.revision < sidecar.revision

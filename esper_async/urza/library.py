@@ -7,20 +7,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from esper_async.runtime.breaker import BreakerState, CircuitBreaker
+from esper_async.leyline.signing import Signer
+from esper_async.runtime.breaker import BreakerPolicy, CircuitBreaker
 from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.errors import BreakerOpen
 from esper_async.urza import rows
-from esper_async.urza.errors import IllegalLifecycleError, UnknownAssetError
+from esper_async.urza.archive import Archive, Exported, Imported, by_key, write_archive
+from esper_async.urza.audit import AuditEntry
+from esper_async.urza.errors import IllegalLifecycleError, QueryTimeoutError, UnknownAssetError
 from esper_async.urza.garbage import Collected
-from esper_async.urza.records import NEXT, SERVED, Asset, Lifecycle, canonical
+from esper_async.urza.query import IDENTITY, Choice, Query
+from esper_async.urza.records import (
+    FORWARD_FLOPS,
+    FORWARD_MS,
+    NEXT,
+    PARAMETERS,
+    SERVED,
+    Asset,
+    Lifecycle,
+    canonical,
+)
+from esper_async.urza.seal import Seal
 from esper_async.urza.shelves import IntegrityFailure, Shelves
 from esper_async.urza.sweep import SweepReport, sweep
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CERTIFICATE = "certificate"
-Transition = Callable[[str, BreakerState, BreakerState], None]
+CERTIFICATE, PASSED, FAILED = "certificate", "passed", "failed"
+EVERYTHING = Query()
+DISK_POLICY = BreakerPolicy(timeout_s=5.0)
+
+
+def speaks_against_the_disk(error: Exception) -> bool:
+    """Whether an error is a failure of the library's breaker."""
+    return isinstance(error, OSError | sqlite3.Error)
 
 
 @dataclass(slots=True)
@@ -41,10 +62,12 @@ class Library:
     """Immutable versioned assets under `directory`; several processes may use one directory.
 
     `actor` is the name under which changes are audited. `on_query` is told the
-    milliseconds of each call that went to disk, `on_damage` what was found damaged.
+    milliseconds of each call that went to disk, `on_damage` what was found damaged. `signer` holds
+    the local key, without which nothing sealed can be put or read.
     Thread-safe; calls block on the disk (a coroutine calls from a thread).
 
-    Every call that reaches the disk goes through one circuit breaker and may raise BreakerOpen,
+    Every call that reaches the disk goes through one circuit breaker (`breaker`, by default one of
+    its own with `DISK_POLICY` and `speaks_against_the_disk`) and may raise BreakerOpen,
     OSError or sqlite3.Error. What is damaged raises nothing: it is quarantined, audited, counted,
     and absent until somebody puts it again.
     """
@@ -57,8 +80,9 @@ class Library:
         cache_bytes: int = 16 << 20,
         clock: Clock | None = None,
         on_query: Callable[[float], None] | None = None,
-        on_transition: Transition | None = None,
+        breaker: CircuitBreaker | None = None,
         on_damage: Callable[[IntegrityFailure], None] | None = None,
+        signer: Signer | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -73,13 +97,10 @@ class Library:
             cache_bytes=cache_bytes,
             now=self._clock.time,
             on_damage=self._damage_found,
+            seal=Seal(signer),
         )
-        self.breaker = CircuitBreaker(
-            "urza",
-            timeout_s=5.0,
-            clock=self._clock,
-            on_transition=on_transition,
-            is_failure=lambda error: isinstance(error, OSError | sqlite3.Error),
+        self.breaker = breaker or CircuitBreaker(
+            "urza", DISK_POLICY, clock=self._clock, is_failure=speaks_against_the_disk
         )
 
     def put(
@@ -94,11 +115,16 @@ class Library:
         tags: tuple[str, ...] = (),
         parents: tuple[str, ...] = (),
         performance: Mapping[str, float] | None = None,
+        tier: str = "",
+        stage: int | None = None,
+        risk: float | None = None,
+        sealed: bool = False,
     ) -> Asset:
         """Keep `content` as the next version of `key`; durable when this returns.
 
-        Putting the content that the newest version already has makes no new version.
-        Raises ValueError for a performance figure that is not finite.
+        Putting the content that the newest version already has makes no new version. What is
+        `sealed` can be read with this installation's key alone, and is never exported.
+        Raises ValueError for a performance figure that is not finite, SealError without a key.
         """
 
         asset = Asset(
@@ -114,32 +140,58 @@ class Library:
             tags=tuple(sorted(set(tags))),
             parents=parents,
             performance=dict(performance or {}),
+            tier=tier,
+            stage=stage,
+            risk=risk,
         )
-        return self._guarded(self._shelves.put, asset, content)
+        return self._guarded(self._shelves.put, asset, content, sealed=sealed)
 
     def get(self, key: str) -> Asset | None:
         """The newest version of `key` if it is in force, its record verified."""
         asset = self._guarded(self._shelves.newest, key)
         return asset if asset is not None and asset.lifecycle in SERVED else None
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, *, sealed: bool = False) -> bytes | None:
         """The verified content of the newest version of `key`; None when absent or damaged.
 
-        A hit in memory takes microseconds and touches no disk.
+        With `sealed`, also None unless this installation has made it: what may run code is read
+        in no other way. A hit in memory takes microseconds and touches no disk.
         """
         self.statistics.reads += 1
-        content = self._shelves.cached(key)
+        content = self._shelves.cached(key, sealed=sealed)
         if content is not None:
             self.statistics.cache_hits += 1
             return content
-        return self._guarded(self._shelves.read, key)
+        return self._guarded(self._shelves.read, key, sealed=sealed)
 
     def put_certificate(
-        self, key: str, record: Mapping[str, Any], *, blueprint: str, interface: str
+        self,
+        key: str,
+        record: Mapping[str, Any],
+        *,
+        blueprint: str,
+        interface: str,
+        tier: str = "",
+        stage: int | None = None,
+        risk: float | None = None,
     ) -> Asset:
-        """Keep a kernel's certificate (JSON-able; raises ValueError or TypeError if it is not)."""
-        content = canonical(dict(record)).encode()
-        return self.put(key, content, kind=CERTIFICATE, blueprint=blueprint, interface=interface)
+        """Keep a kernel's certificate (JSON-able; raises ValueError or TypeError if it is not).
+
+        What it measured is what budgets are held against; the tag says whether it `passed`.
+        """
+        measured = (PARAMETERS, FORWARD_FLOPS, FORWARD_MS)
+        return self.put(
+            key,
+            canonical(dict(record)).encode(),
+            kind=CERTIFICATE,
+            blueprint=blueprint,
+            interface=interface,
+            tags=(PASSED if record.get("passed") else FAILED,),
+            performance={name: record[name] for name in measured if record.get(name) is not None},
+            tier=tier,
+            stage=stage,
+            risk=risk,
+        )
 
     def certificate(self, key: str) -> dict[str, Any] | None:
         """The certificate under `key`; None when there is none that is intact and in force."""
@@ -149,29 +201,31 @@ class Library:
         record: dict[str, Any] = json.loads(content)
         return record
 
-    def find(
-        self,
-        *,
-        kind: str | None = None,
-        tag: str | None = None,
-        blueprint: str | None = None,
-        interface: str | None = None,
-        lifecycle: Lifecycle | None = None,
-        limit: int = 1000,
-    ) -> list[Asset]:
-        """Assets matching all that is given, newest first, their records verified."""
-        wanted = {
-            name: str(value)
-            for name, value in (
-                ("kind", kind),
-                ("blueprint", blueprint),
-                ("interface", interface),
-                ("lifecycle", lifecycle),
-            )
-            if value is not None
-        }
+    def find(self, query: Query = EVERYTHING, *, limit: int = 1000) -> list[Asset]:
+        """The assets that `query` admits, newest first, their records verified."""
+        return self._guarded(self._shelves.find, query, limit, _patient)
 
-        return self._guarded(self._shelves.find, wanted, tag, limit)
+    def choose(self, query: Query, *, timeout_s: float = 0.5) -> Choice:
+        """The newest certified kernel in force that `query` admits, or else the identity.
+
+        Never raises for trouble: an answer that is late, a disk that fails or a library that has
+        nothing safe yields the identity, and says so.
+        """
+        late = self._clock.monotonic() + timeout_s
+
+        def check_time() -> None:
+            if self._clock.monotonic() > late:
+                raise QueryTimeoutError(f"the library has not answered within {timeout_s:g} s")
+
+        safe = replace(query, kind=CERTIFICATE, tag=PASSED, in_force=True)
+        try:
+            found = self._guarded(self._shelves.find, safe, 1, check_time)
+            check_time()
+        except (QueryTimeoutError, BreakerOpen, OSError, sqlite3.Error) as trouble:
+            return Choice(IDENTITY, None, str(trouble))
+        if not found:
+            return Choice(IDENTITY, None, "nothing in the library is all that was asked for")
+        return Choice(found[0].blueprint, found[0])
 
     def lineage(self, asset_id: str) -> list[Asset]:
         """The asset and what it was made from, nearest first; ancestors that are gone are left out.
@@ -246,10 +300,12 @@ class Library:
             {"holder": holder},
         )
 
-    def audit(self, *, asset_id: str | None = None, limit: int = 100) -> list[rows.AuditEntry]:
+    def audit(self, *, asset_id: str | None = None, limit: int = 100) -> list[AuditEntry]:
         """The latest changing accesses, newest first."""
-        database = self._shelves.database
-        return self._guarded(database.read, lambda c: rows.audited(c, asset_id, limit))
+        shelves = self._shelves
+        return self._guarded(
+            shelves.database.read, lambda c: shelves.audit.latest(c, asset_id, limit)
+        )
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many assets there are by lifecycle and by kind."""
@@ -270,6 +326,28 @@ class Library:
         """Delete what nobody can be served and nobody refers to, once older than `min_age_s`."""
         return self._guarded(self._shelves.collect_garbage, min_age_s)
 
+    def export_to(self, path: Path) -> Exported:
+        """Write all that may leave this installation to one archive. Raises OSError."""
+        assets = self._guarded(lambda: list(self._shelves.everything()))
+        kept = [asset for asset in assets if asset.lifecycle is not Lifecycle.QUARANTINED]
+        return write_archive(path, kept, lambda asset: self._guarded(self._shelves.content, asset))
+
+    def import_from(self, path: Path) -> Imported:
+        """Take in what an archive holds under keys that are unknown here.
+
+        The whole archive is verified before anything is taken in; what was interrupted can be
+        repeated. Raises ArchiveError when any of it is not as it was written, FileNotFoundError
+        when there is none.
+        """
+        with Archive(path) as archive:
+            sealed = [asset for asset in archive.assets if asset.seal]
+            offered = [replace(each, holders=()) for each in archive.assets if not each.seal]
+            count = 0
+            for versions in by_key(offered):
+                entries = [(asset, archive.content(asset)) for asset in versions]
+                count += self._guarded(self._shelves.adopt, entries, path.name)
+        return Imported(count, len(offered) - count, len(sealed))
+
     def close(self) -> None:
         """Close the database; a later call opens it again."""
         self._shelves.close()
@@ -285,3 +363,7 @@ class Library:
         self.statistics.integrity_failures += 1
         if self._on_damage is not None:
             self._on_damage(failure)
+
+
+def _patient() -> None:
+    """Wait as long as it takes."""

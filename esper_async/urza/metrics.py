@@ -1,15 +1,11 @@
 """The telemetry of the library, named once."""
 
-from esper_async.runtime.breaker import BreakerState
 from esper_async.runtime.metrics import Registry
 
 QUERY_DURATION_MS = "urza.query.duration_ms"
 CACHE_HIT_RATIO = "urza.cache.hit_ratio"
 ASSETS = "urza.assets"
 INTEGRITY_FAILURES = "urza.integrity.failures"
-BREAKER_STATE = "urza.breaker.state"
-
-BREAKER_LEVELS = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 
 
 class LibraryMetrics:
@@ -20,8 +16,6 @@ class LibraryMetrics:
         self._hit_ratio = registry.gauge(CACHE_HIT_RATIO, "Share of reads answered from memory.")
         self._assets = registry.gauge(ASSETS, "Versions in the catalogue.", ["lifecycle"])
         self._failures = registry.counter(INTEGRITY_FAILURES, "Damage found.", ["what"])
-        self._breaker = registry.gauge(BREAKER_STATE, "0 closed, 1 half open, 2 open.")
-        self._breaker.set(0.0)
 
     def queried(self, elapsed_ms: float) -> None:
         """A call went to disk."""
@@ -30,10 +24,6 @@ class LibraryMetrics:
     def damaged(self, what: str) -> None:
         """A blob, a row or the catalogue was found damaged."""
         self._failures.add(1, what=what)
-
-    def breaker_moved(self, _name: str, _old: BreakerState, new: BreakerState) -> None:
-        """The breaker has changed its state."""
-        self._breaker.set(BREAKER_LEVELS[new])
 
     def counted(self, by_lifecycle: dict[str, int], hit_ratio: float | None) -> None:
         """The catalogue was counted; a ratio of no reads at all is not shown."""

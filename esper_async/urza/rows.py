@@ -1,84 +1,69 @@
 """The catalogue's tables and statements. Every row read is checked against its digest."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 from esper_async.urza.errors import DamagedRecordError
 from esper_async.urza.records import Asset, canonical, checked, digest_of
 
+SCHEMA_VERSION = 2
 SCHEMA = (
     """CREATE TABLE assets (
-        id TEXT PRIMARY KEY, key TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+        key TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL,
         blueprint TEXT NOT NULL, interface TEXT NOT NULL, lifecycle TEXT NOT NULL,
-        blob TEXT NOT NULL, record TEXT NOT NULL, digest TEXT NOT NULL)""",
+        blob TEXT NOT NULL, tier TEXT NOT NULL, stage INTEGER, risk REAL,
+        parameters REAL, flops REAL, latency_ms REAL, tags TEXT NOT NULL,
+        record TEXT NOT NULL, digest TEXT NOT NULL)""",
     "CREATE INDEX assets_by_key ON assets (key, version)",
-    "CREATE INDEX assets_by_blueprint ON assets (blueprint, interface)",
-    "CREATE INDEX assets_by_interface ON assets (interface)",
-    "CREATE INDEX assets_by_kind ON assets (kind, lifecycle)",
     "CREATE INDEX assets_by_blob ON assets (blob)",
-    "CREATE TABLE tags (tag TEXT, id TEXT, PRIMARY KEY (tag, id)) WITHOUT ROWID",
-    "CREATE INDEX tags_by_id ON tags (id)",
     """CREATE TABLE audit (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, actor TEXT NOT NULL,
         action TEXT NOT NULL, asset TEXT NOT NULL, detail TEXT NOT NULL, digest TEXT NOT NULL)""",
     "CREATE INDEX audit_by_asset ON audit (asset)",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_COLUMNS = ("kind", "blueprint", "interface", "lifecycle", "blob")
-_SELECT = (
-    "SELECT rowid, id, key, version, kind, blueprint, interface, lifecycle, blob, record, digest"
-    " FROM assets "
+"""A row that is changed is a new row with a higher `seq`; no `seq` is used twice."""
+
+COLUMNS = (
+    "id", "key", "version", "kind", "blueprint", "interface", "lifecycle", "blob",
+    "tier", "stage", "risk", "parameters", "flops", "latency_ms", "tags",
+)  # fmt: skip
+"""What a row says beside its record, so that it can be found by it; told again by the record."""
+_SELECT = f"SELECT seq, {', '.join(COLUMNS)}, record, digest FROM assets "
+_INSERT = (
+    f"INSERT OR REPLACE INTO assets ({', '.join(COLUMNS)}, record, digest) "
+    f"VALUES ({', '.join('?' * (len(COLUMNS) + 2))})"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One changing access: who did what to which asset, when (Unix seconds), with what detail."""
-
-    seq: int
-    time: float
-    actor: str
-    action: str
-    asset: str
-    detail: str
-    intact: bool
 
 
 def store(connection: sqlite3.Connection, asset: Asset) -> None:
-    """Insert or replace the row of this version, and its tags."""
+    """Put the row of this version in the place of any that it has."""
     record = asset.to_json()
-    connection.execute("DELETE FROM assets WHERE key = ? AND version = ?", asset_key(asset))
     connection.execute(
-        "INSERT OR REPLACE INTO assets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            asset.id,
-            asset.key,
-            asset.version,
-            *(str(getattr(asset, name)) for name in _COLUMNS),
-            record,
-            digest_of(record),
-        ),
+        "DELETE FROM assets WHERE id = ? OR (key = ? AND version = ?)",
+        (asset.id, asset.key, asset.version),
     )
-    connection.execute("DELETE FROM tags WHERE id = ?", (asset.id,))
-    connection.executemany(
-        "INSERT OR REPLACE INTO tags VALUES (?, ?)", [(tag, asset.id) for tag in asset.tags]
-    )
+    connection.execute(_INSERT, (*said(asset), record, digest_of(record)))
 
 
-def asset_key(asset: Asset) -> tuple[str, int]:
-    """What identifies a version."""
-    return (asset.key, asset.version)
+def said(asset: Asset) -> tuple[object, ...]:
+    """What the columns of its row say."""
+    return (
+        asset.id, asset.key, asset.version, asset.kind, asset.blueprint, asset.interface,
+        str(asset.lifecycle), asset.blob, asset.tier, asset.stage, asset.risk,
+        asset.parameters, asset.flops, asset.latency_ms, canonical(asset.tags),
+    )  # fmt: skip
 
 
 def remove(connection: sqlite3.Connection, asset_id: str) -> None:
-    """Delete the row of a version, and its tags."""
+    """Delete the row of a version."""
     connection.execute("DELETE FROM assets WHERE id = ?", (asset_id,))
-    connection.execute("DELETE FROM tags WHERE id = ?", (asset_id,))
 
 
-def remove_rows(connection: sqlite3.Connection, rowids: Iterable[int]) -> None:
+def remove_rows(connection: sqlite3.Connection, seqs: Iterable[int]) -> None:
     """Delete damaged rows, in which nothing but the place can be trusted."""
-    connection.executemany("DELETE FROM assets WHERE rowid = ?", [(row,) for row in rowids])
+    connection.executemany("DELETE FROM assets WHERE seq = ?", [(row,) for row in seqs])
 
 
 def newest(connection: sqlite3.Connection, key: str) -> Asset | None:
@@ -95,24 +80,16 @@ def by_id(connection: sqlite3.Connection, asset_id: str) -> Asset | None:
     return None if row is None else verified(row)
 
 
-def matching(
-    connection: sqlite3.Connection, wanted: Mapping[str, str], tag: str | None, limit: int
-) -> list[Asset]:
-    """The assets whose columns equal `wanted` and that carry `tag`, newest first.
+def behind(connection: sqlite3.Connection, seq: int, limit: int) -> list[tuple[int, Asset]]:
+    """The next rows with a higher `seq`, in order. Raises DamagedRecordError."""
+    found = connection.execute(_SELECT + "WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
+    return [(int(row[0]), verified(row)) for row in found.fetchall()]
 
-    Raises DamagedRecordError when any of their rows is damaged.
-    """
-    conditions = [f"{name} = ?" for name in wanted]
-    values: list[str | int] = list(wanted.values())
-    if tag is not None:
-        conditions.append("id IN (SELECT id FROM tags WHERE tag = ?)")
-        values.append(tag)
-    where = "WHERE " + " AND ".join(conditions) + " " if conditions else ""
-    rows = connection.execute(
-        _SELECT + where + "ORDER BY rowid DESC LIMIT ?", [*values, limit]
-    ).fetchall()
-    assets = [verified(row) for row in rows]
-    return [asset for asset in assets if tag is None or tag in asset.tags]
+
+def at(connection: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, Asset]:
+    """The rows that are still there, by `seq`. Raises DamagedRecordError."""
+    found = connection.execute(_SELECT + f"WHERE seq IN ({', '.join('?' * len(seqs))})", seqs)
+    return {int(row[0]): verified(row) for row in found.fetchall()}
 
 
 def of_key(connection: sqlite3.Connection, key: str) -> tuple[list[Asset], list[int]]:
@@ -127,10 +104,9 @@ def everything(connection: sqlite3.Connection) -> tuple[list[Asset], list[int]]:
 
 def verified(row: tuple[object, ...]) -> Asset:
     """The asset of a row whose record, digest and columns agree. Raises DamagedRecordError."""
-    _, asset_id, key, version, *columns, record, digest = row
+    _, *columns, record, digest = row
     asset = checked(record, digest)
-    said = (asset.id, asset.key, asset.version, *(getattr(asset, name) for name in _COLUMNS))
-    if said != (asset_id, key, version, *columns):
+    if said(asset) != tuple(columns):
         raise DamagedRecordError(f"the columns of {asset.id} do not match its record")
     return asset
 
@@ -150,44 +126,3 @@ def count_by(connection: sqlite3.Connection, column: str) -> dict[str, int]:
     """How many assets have each value of `column`."""
     rows = connection.execute(f"SELECT {column}, COUNT(*) FROM assets GROUP BY 1")
     return {str(value): int(count) for value, count in rows}
-
-
-def note(
-    connection: sqlite3.Connection,
-    time: float,
-    actor: str,
-    action: str,
-    asset: str,
-    detail: Mapping[str, object],
-) -> None:
-    """Append to the audit log."""
-    fields = (time, actor, action, asset, canonical(dict(detail)))
-    connection.execute(
-        "INSERT INTO audit (time, actor, action, asset, detail, digest) VALUES (?, ?, ?, ?, ?, ?)",
-        (*fields, digest_of(canonical(fields))),
-    )
-
-
-def audited(connection: sqlite3.Connection, asset: str | None, limit: int) -> list[AuditEntry]:
-    """The latest entries of the audit log, newest first, of one asset or of all."""
-    where, values = ("", []) if asset is None else ("WHERE asset = ? ", [asset])
-    rows = connection.execute(
-        "SELECT seq, time, actor, action, asset, detail, digest FROM audit "
-        + where
-        + "ORDER BY seq DESC LIMIT ?",
-        [*values, limit],
-    )
-    return [_entry(row) for row in rows]
-
-
-def _entry(row: tuple[int, float, str, str, str, str, str]) -> AuditEntry:
-    seq, time, actor, action, asset, detail, digest = row
-    intact = _intact((time, actor, action, asset, detail), digest)
-    return AuditEntry(seq, time, actor, action, asset, detail, intact)
-
-
-def _intact(fields: tuple[object, ...], digest: object) -> bool:
-    try:
-        return digest_of(canonical(fields)) == digest
-    except ValueError:
-        return False

@@ -19,11 +19,12 @@ from esper_async.leyline import (
     KernelError,
     KernelReady,
 )
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
 from esper_async.urza.garbage import Collected
-from esper_async.urza.library import Library
+from esper_async.urza.library import DISK_POLICY, Library, speaks_against_the_disk
 from esper_async.urza.metrics import LibraryMetrics
 from esper_async.urza.shelves import IntegrityFailure
 from esper_async.urza.sweep import SweepReport
@@ -73,8 +74,11 @@ class UrzaService:
     ) -> None:
         self._bus = bus
         self._settings = settings or UrzaSettings()
-        self._metrics = LibraryMetrics(registry or Registry())
+        registry = registry or Registry()
+        self._metrics = LibraryMetrics(registry)
         self._clock: Clock = clock or SystemClock()
+        self.breakers = Breakers("urza", registry=registry, clock=self._clock)
+        self._disk = self.breakers.make("urza", DISK_POLICY, is_failure=speaks_against_the_disk)
         self._stopping = threading.Event()
         self._counts: dict[str, dict[str, int]] = {}
         self._events = {"kernels_ready": 0, "kernels_failed": 0, "kernels_missing": 0}
@@ -92,7 +96,7 @@ class UrzaService:
                 actor="urza",
                 clock=self._clock,
                 on_query=self._metrics.queried,
-                on_transition=self._metrics.breaker_moved,
+                breaker=self._disk,
                 on_damage=self._damaged,
             )
         return self._library
@@ -134,10 +138,6 @@ class UrzaService:
             "last_sweep": sweep,
             **self._events,
         }
-
-    def breakers(self) -> dict[str, str]:
-        """The state of the library's breaker."""
-        return {"urza": self._library.breaker.state if self._library else "closed"}
 
     async def _on_event(self, message: "Message", _envelope: EventEnvelope) -> None:
         """Check that an announced kernel is really here; keep a described blueprint."""

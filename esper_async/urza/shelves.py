@@ -1,13 +1,16 @@
 """Rows, sidecars, blobs and memory cache kept in step; every read verified, damage dealt with."""
 
+import functools
+import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from esper_async.urza import garbage, rows
+from esper_async.urza.audit import AuditLog, AuditRepairs
 from esper_async.urza.blobs import BlobStore
 from esper_async.urza.cache import ByteCache, Entry
 from esper_async.urza.database import Database
@@ -19,8 +22,13 @@ from esper_async.urza.healing import (
     rebuilder,
     reconcile,
 )
+from esper_async.urza.query import Query
 from esper_async.urza.records import SERVED, Asset, Lifecycle, digest_of
+from esper_async.urza.seal import Seal
 from esper_async.urza.sidecars import Sidecars
+
+if TYPE_CHECKING:
+    from esper_async.urza.columns import Columns
 
 T = TypeVar("T")
 Change = Callable[[Asset], Asset]
@@ -28,7 +36,7 @@ Change = Callable[[Asset], Asset]
 
 @dataclass(frozen=True, slots=True)
 class IntegrityFailure:
-    """Something that was found damaged: a "blob", a "row" or the "catalogue"."""
+    """Something that was found damaged: a "blob", a "row", the "audit" log or the "catalogue"."""
 
     what: str
     asset: str
@@ -50,6 +58,7 @@ class Shelves:
         cache_bytes: int,
         now: Callable[[], float],
         on_damage: Callable[[IntegrityFailure], None],
+        seal: Seal,
     ) -> None:
         self._actor = actor
         self._now = now
@@ -58,25 +67,57 @@ class Shelves:
         self._blobs = BlobStore(directory)
         self._sidecars = Sidecars(directory)
         self._cache = ByteCache(cache_bytes)
-        self.database = Database(directory, rebuilder(self._sidecars, now))
+        self._seal = seal
+        self._columns: Columns | None = None
+        self.audit = AuditLog(directory)
+        self.database = Database(
+            directory,
+            rebuilder(self._sidecars, self.audit, now),
+            schema_version=rows.SCHEMA_VERSION,
+            on_rebuilt=lambda reason: on_damage(IntegrityFailure("catalogue", "", reason)),
+        )
 
-    def put(self, asset: Asset, content: bytes) -> Asset:
-        """Keep `content` under `asset.key`; `asset` says all but the version and the blob."""
+    def put(self, asset: Asset, content: bytes, *, sealed: bool) -> Asset:
+        """Keep `content` under `asset.key`; `asset` says all but the version and the blob.
+
+        Raises SealError when it is to be sealed and there is no key.
+        """
+        blob = hashlib.sha256(content).hexdigest()
+        seal = self._seal.of(asset.key, blob) if sealed else ""
 
         def work(connection: sqlite3.Connection) -> Asset:
             newest = self._newest_healed(connection, asset.key)
-            blob = self._blobs.put(content)
-            if newest is None:
-                kept = replace(asset, blob=blob)
-            elif newest.blob == blob and newest.lifecycle is not Lifecycle.QUARANTINED:
-                return newest
-            else:
-                kept = replace(asset, blob=blob, version=newest.version + 1)
+            self._blobs.put(content)
+            kept = replace(asset, blob=blob, seal=seal)
+            if newest is not None:
+                same = newest.blob == blob and newest.seal == seal
+                if same and newest.lifecycle is not Lifecycle.QUARANTINED:
+                    return newest
+                kept = replace(kept, version=newest.version + 1)
             return self._keep(connection, kept, "put", {"blob": blob, "kind": kept.kind})
 
         kept = self._write(work)
         self._cache.drop(asset.key)
         return kept
+
+    def adopt(self, versions: Sequence[tuple[Asset, bytes]], source: str) -> int:
+        """Keep versions of other libraries as they are, where their key is unknown here.
+
+        All in one transaction; those of one key must come together. Returns how many were kept.
+        """
+
+        def work(connection: sqlite3.Connection) -> int:
+            known = {
+                key: self._newest_healed(connection, key) is not None
+                for key in {asset.key for asset, _ in versions}
+            }
+            new = [(asset, content) for asset, content in versions if not known[asset.key]]
+            for asset, content in new:
+                self._blobs.put(content)
+                self._keep(connection, asset, "imported", {"from": source})
+            return len(new)
+
+        return self._write(work)
 
     def newest(self, key: str) -> Asset | None:
         """The latest version of `key`, whatever its state."""
@@ -85,20 +126,25 @@ class Shelves:
         except DamagedRecordError:
             return self._write(lambda c: self._newest_healed(c, key))
 
-    def cached(self, key: str) -> bytes | None:
+    def cached(self, key: str, *, sealed: bool) -> bytes | None:
         """The content if it is in memory and nothing has changed in the catalogue since."""
         entry = self._cache.get(key)
-        if entry is None:
+        if entry is None or (sealed and not entry.sealed):
             return None
         generation = self.database.generation_now()
         return entry.content if generation in (None, entry.generation) else None
 
-    def read(self, key: str) -> bytes | None:
-        """The content of the newest version in force, from memory if its record is unchanged."""
+    def read(self, key: str, *, sealed: bool) -> bytes | None:
+        """The content of the newest version in force, from memory if its record is unchanged.
+
+        A version with a seal is read only if that holds, and with `sealed` no other.
+        """
         generation = self.database.generation()
         asset = self.newest(key)
         if asset is None or asset.lifecycle not in SERVED:
             self._cache.drop(key)
+            return None
+        if (asset.seal or sealed) and not self._seal.holds(asset):
             return None
         record_digest = digest_of(asset.to_json())
         entry = self._cache.get(key)
@@ -108,7 +154,7 @@ class Shelves:
             content = self.content(asset)
         if content is None:
             return None
-        self._cache.put(key, Entry(content, record_digest, generation))
+        self._cache.put(key, Entry(content, record_digest, generation, bool(asset.seal)))
         return content
 
     def content(self, asset: Asset) -> bytes | None:
@@ -127,13 +173,22 @@ class Shelves:
             self.reconcile(str(damage))
         return self.database.read(lambda c: rows.by_id(c, asset_id))
 
-    def find(self, wanted: Mapping[str, str], tag: str | None, limit: int) -> list[Asset]:
-        """The versions whose columns are `wanted`, newest first."""
+    def find(self, query: Query, limit: int, check_time: Callable[[], None]) -> list[Asset]:
+        """The versions that `query` admits, newest first; what `check_time` raises ends it."""
+        from esper_async.urza.columns import Columns  # numpy: only where something is looked for
+
+        def work(connection: sqlite3.Connection) -> list[Asset]:
+            columns, opening = self._columns, self.database.openings
+            if columns is None or columns.opening != opening or columns.mostly_replaced:
+                columns = self._columns = Columns(opening)
+            columns.refresh(connection, check_time)
+            return columns.newest(connection, query, limit)
+
         try:
-            return self.database.read(lambda c: rows.matching(c, wanted, tag, limit))
+            return self.database.read(work)
         except DamagedRecordError as damage:
             self.reconcile(str(damage))
-        return self.database.read(lambda c: rows.matching(c, wanted, tag, limit))
+        return self.database.read(work)
 
     def change(
         self, asset_id: str, action: str, change: Change, detail: Mapping[str, object]
@@ -150,7 +205,9 @@ class Shelves:
             changed = change(asset)
             if changed == asset:
                 return asset
-            return self._keep(connection, changed, action, detail)
+            return self._keep(
+                connection, replace(changed, revision=asset.revision + 1), action, detail
+            )
 
         changed = self._write(work)
         self._cache.drop(changed.key)
@@ -175,8 +232,19 @@ class Shelves:
         if found == "ok":
             return None
         self.database.rebuild(found)
-        self._write(lambda connection: self._report(connection, "catalogue", "", found))
         return found
+
+    def mend_audit(self) -> AuditRepairs:
+        """Restore damaged audit entries from their second copy."""
+
+        def work(connection: sqlite3.Connection) -> AuditRepairs:
+            repairs = self.audit.mend(connection)
+            if repairs.damaged_rows or repairs.restored_rows:
+                found = f"{repairs.damaged_rows} damaged, {repairs.restored_rows} restored"
+                self._report(connection, "audit", "", found)
+            return repairs
+
+        return self._write(work)
 
     def everything(self) -> Iterator[Asset]:
         """All versions whose rows are intact."""
@@ -186,7 +254,9 @@ class Shelves:
         """Delete what nobody can be served and nobody refers to."""
         now = self._now()
         return self._write(
-            lambda c: garbage.collect(c, self._sidecars, self._blobs, now, min_age_s, self._actor)
+            lambda c: garbage.collect(
+                c, self._sidecars, self._blobs, now, min_age_s, functools.partial(self._note, c)
+            )
         )
 
     def close(self) -> None:
@@ -210,7 +280,8 @@ class Shelves:
             return
         moved_to = self._blobs.quarantine(asset.blob)
         detail = "the blob is missing" if moved_to is None else f"damaged, kept as {moved_to.name}"
-        self._keep(connection, replace(asset, lifecycle=Lifecycle.QUARANTINED), "quarantined", {})
+        withdrawn = replace(asset, lifecycle=Lifecycle.QUARANTINED, revision=asset.revision + 1)
+        self._keep(connection, withdrawn, "quarantined", {})
         self._report(connection, "blob", asset_id, detail)
         self._cache.drop(asset.key)
 
@@ -225,12 +296,21 @@ class Shelves:
         asset.to_json()  # refuses NaN before anything is written
         self._sidecars.write(asset)
         rows.store(connection, asset)
-        rows.note(connection, self._now(), self._actor, action, asset.id, detail)
+        self._note(connection, action, asset.id, detail)
         return asset
+
+    def _note(
+        self,
+        connection: sqlite3.Connection,
+        action: str,
+        asset: str,
+        detail: Mapping[str, object],
+    ) -> None:
+        self.audit.note(connection, self._now(), self._actor, action, asset, detail)
 
     def _report(self, connection: sqlite3.Connection, what: str, asset: str, detail: str) -> None:
         failure = {"what": what, "detail": detail}
-        rows.note(connection, self._now(), self._actor, "integrity_failure", asset, failure)
+        self._note(connection, "integrity_failure", asset, failure)
         self._local.failures.append(IntegrityFailure(what, asset, detail))
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:

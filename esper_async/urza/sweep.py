@@ -1,4 +1,4 @@
-"""Checking the whole library: structure, rows, sidecars and blobs."""
+"""Checking the whole library: structure, rows, sidecars, audit log and blobs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +21,22 @@ class SweepReport:
     damaged_rows: int
     restored_rows: int
     rewritten_sidecars: int
+    damaged_audit: int
+    restored_audit: int
+    rewritten_audit: bool
     lost_blobs: tuple[str, ...]
 
     @property
     def clean(self) -> bool:
         """Whether nothing had to be mended."""
-        mended = self.damaged_rows or self.restored_rows or self.rewritten_sidecars
+        mended = (
+            self.damaged_rows
+            or self.restored_rows
+            or self.rewritten_sidecars
+            or self.damaged_audit
+            or self.restored_audit
+            or self.rewritten_audit
+        )
         return self.rebuilt is None and not mended and not self.lost_blobs
 
 
@@ -36,6 +46,7 @@ def sweep(
     """Check everything once, step by step through the breaker; `pause` between blobs."""
     rebuilt = breaker.call_sync(shelves.check_structure)
     repairs = breaker.call_sync(shelves.reconcile, "found by a sweep")
+    audit = breaker.call_sync(shelves.mend_audit)
     checked = 0
     lost: list[str] = []
     for asset in breaker.call_sync(shelves.everything):
@@ -52,5 +63,8 @@ def sweep(
         damaged_rows=repairs.damaged_rows,
         restored_rows=repairs.restored_rows,
         rewritten_sidecars=repairs.rewritten_sidecars,
+        damaged_audit=audit.damaged_rows,
+        restored_audit=audit.restored_rows,
+        rewritten_audit=audit.rewritten,
         lost_blobs=tuple(lost),
     )

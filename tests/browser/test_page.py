@@ -182,6 +182,26 @@ async def test_a_command_that_the_run_refuses_is_told_with_its_reason(opened: Op
         await expect(page.locator("#decision-list li").first).to_contain_text(reason)
 
 
+async def test_what_moved_a_decision_is_shown_though_it_is_told_later(opened: Open) -> None:
+    async with opened(at=40) as (page, served):
+        (decided,) = (
+            each
+            for each in served.records[:40]
+            if each["kind"] == "decision" and each["command"]["operation"] == "GERMINATE"
+        )
+        first = page.locator("#decision-list li").first
+        await expect(first).to_contain_text("because")
+        moved = [
+            {"node": "run", "feature": "budget_left/1", "effect": 0.314},
+            {"node": "s1", "feature": "alpha/1", "effect": -0.2},
+        ]
+        told = {"kind": "explanation", "seq": 41, "moved": moved}
+        await served.tell([{**served.records[39], **told, "command_id": decided["command"]["id"]}])
+        await expect(first).to_contain_text(
+            "moved most by: budget left of the run +0.31, alpha of s1 \N{MINUS SIGN}0.20"
+        )
+
+
 async def test_the_keyboard_reaches_a_seed_and_keeps_its_place_when_news_comes(
     opened: Open,
 ) -> None:

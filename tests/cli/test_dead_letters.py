@@ -43,8 +43,8 @@ class Here:
     def listed(self, *arguments: str) -> list[dict[str, Any]]:
         return list(self.letters(*arguments, "--json").document)
 
-    def put(self, *numbers: int, topic: str = "alerts") -> None:
-        """Put letters there, of alerts, which nobody waits for here."""
+    def put(self, *numbers: int, topic: str = "policy_updates") -> None:
+        """Put letters there, of a topic for which nobody waits here."""
         signer = Signer(load_key(self.running.state_dir / "leyline.key"))
         for number in numbers:
             alert = Alert(version=1, alert_id=f"a{number}", name="test")
@@ -113,17 +113,17 @@ def _tools(here: Here) -> None:
     assert "--after" not in here.letters().out
 
     assert here.letters("replay", ids[0]).code == 0
-    assert here.redis.xlen(normal_lane("alerts")) == 1
+    assert here.redis.xlen(normal_lane("policy_updates")) == 1
     assert here.letters("purge", ids[1]).code == 0
     assert [letter["id"] for letter in here.listed()] == ids[2:]
     assert_named(here.letters("replay", ids[0]), 2, ids[0])
 
-    answer = here.letters("replay", "--all", "--topic", "alerts", "--json")
+    answer = here.letters("replay", "--all", "--topic", "policy_updates", "--json")
     assert answer.document == {"replayed": 1}
-    assert here.redis.xlen(normal_lane("alerts")) == 2
+    assert here.redis.xlen(normal_lane("policy_updates")) == 2
     here.put(*range(1_100))
     assert len(here.listed("--limit", "1101")) == 1_101  # more than one request brings
-    assert "1,100 dead letters" in here.letters("replay", "--all", "--topic", "alerts").out
+    assert "1,100 dead letters" in here.letters("replay", "--all", "--topic", "policy_updates").out
     here.put(*range(KEPT + 50))
     until(lambda: here.redis.xlen(DEAD_LETTERS) == KEPT)
     here.put(1, topic="control")
@@ -183,7 +183,7 @@ def _key_put_right(here: Here) -> None:
         (("replay",), ("which letter", "--all")),
         (("purge",), ("which letter", "--all")),
         (("replay", "1-0", "--all"), ("1-0", "--all", "not both")),
-        (("purge", "1-0", "--topic", "alerts"), ("--topic", "--all")),
+        (("purge", "1-0", "--topic", "policy_updates"), ("--topic", "--all")),
         (("--limit", "0"), ("--limit",)),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,15 +174,30 @@ def test_the_view_shows_runs_seeds_by_stage_alerts_and_the_address() -> None:
             status="degraded",
             services={"karn": {"state": "backing_off"}, "oona": {"state": "ready"}},
             runs=[run(seeds=[seed(stage="BLENDING", alpha=0.5), seed(stage="CULLED")])],
-            alerts=[{"name": "disk_low", "summary": "1 GB left"}],
+            alerts=[
+                {"name": "disk_low", "summary": "1 GB left", "state": "firing", "level": "error"}
+            ],
         )
     )
     for words in (
-        "degraded", "http://127.0.0.1:1/", "karn: backing_off", "mine", "epoch 3/10", "stem.1",
+        "degraded", "http://127.0.0.1:1/", "✕ something is wrong", "✕ karn is backing off", "mine",
+        "epoch 3/10", "stem.1",
         "BP015", "blending", "alpha 0.50", "1 tried and removed", "disk_low: 1 GB left",
     ):  # fmt: skip
         assert words in text, words
     assert "oona" not in text
+
+
+def test_the_view_says_that_all_is_well_when_it_is_and_who_has_seen_what_is_not() -> None:
+    calm = Snapshot(url="", status="ready", services={"oona": {"state": "ready"}}, runs=[])
+    assert "✓ all is well" in shown(calm)
+    seen = {
+        "name": "disk_low", "summary": "1 GB left", "state": "acknowledged", "level": "error",
+        "acknowledged_by": "Ada",
+    }  # fmt: skip
+    text = shown(replace(calm, alerts=[seen]))
+    assert "! worth a look" in text
+    assert "Seen by Ada." in text
 
 
 def test_a_seed_whose_first_boundary_is_still_to_come_is_shown() -> None:

@@ -110,21 +110,22 @@ def test_a_service_manager_is_told_when_everything_is_up(up: Up, tmp_path: Path)
         notifications.settimeout(30)
         running = up("--no-run", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="1000000")
         told: set[str] = set()
-        while told != {"READY=1", "WATCHDOG=1"}:
+        while not told >= {"READY=1", "WATCHDOG=1"}:
             told.add(notifications.recv(100).decode())
         assert running.stop() == 0
 
 
 @pytest.mark.full
+@pytest.mark.timeout(700)
 def test_a_run_trains_resumes_after_a_kill_and_ends_with_its_table(up: Up, tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(
-        "[run]\ntask = 'esper_async.tasks.digits:make_task'\nepochs = 60\nbaselines = true\n"
+        "[run]\ntask = 'esper_async.tasks.digits:make_task'\nepochs = 40\nbaselines = true\n"
     )
     running = up("--run", "short.toml", "--exit-when-done")
     running.wait_ready()
     run_id = wait_for_epoch(running, 1)
     os.kill(train_pid(running.process.pid), signal.SIGKILL)
-    assert running.process.wait(280) == 0
+    assert running.process.wait(600) == 0
     state = json.loads((running.state_dir / "runs" / run_id / "state.json").read_text())
     assert (state["state"], state["resumes"]) == ("completed", 1)
     said = running.said()

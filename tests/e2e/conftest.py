@@ -5,13 +5,13 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from esper_async.drills.audit import tensors_of
 from esper_async.runtime.journal import read_journal
 from tests.cli.conftest import cli, environment, up  # noqa: F401 - fixtures
 
@@ -82,25 +82,12 @@ def digest(run_folder: Path) -> str:
     assert loaded is not None
     seen = hashlib.sha256()
     count = 0
-    for path, tensor in _tensors(loaded[1]["grower"], ""):
+    for path, tensor in tensors_of(loaded[1]["grower"], ""):
         seen.update(f"{path} {tensor.dtype} {tuple(tensor.shape)}".encode())
         seen.update(tensor.contiguous().view(-1).numpy().tobytes())
         count += 1
     assert count > 10
     return seen.hexdigest()
-
-
-def _tensors(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, dict):
-        for key in sorted(value, key=str):
-            yield from _tensors(value[key], f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _tensors(item, f"{path}.{index}")
 
 
 @pytest.fixture(scope="session")

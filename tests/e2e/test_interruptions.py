@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from esper_async.oona.janitor import Janitor
 from esper_async.testing.harness import Esper
 from tests.cli.conftest import Up
 from tests.cli.test_up import wait_for_epoch
@@ -140,3 +141,29 @@ def test_a_drained_run_goes_on_at_the_next_up_and_ends_bitwise_the_same(
     assert digest(folder) == digest(uninterrupted)
     assert_reported_once(first.state_dir)
     assert only_run(first.state_dir) == folder
+
+
+@QUICK
+@pytest.mark.full
+async def test_a_run_trains_on_while_the_bus_itself_is_started_again(
+    esper: Esper, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await esper.submit(run_of("table_mlp"))
+    await esper.until(lambda s: (s.run(run_id)["epoch"] or 0) >= 3, 120)
+    pid = esper.faults.child(f"train-{run_id}")
+
+    async def fail(_janitor: Janitor) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a defect of the janitor's")
+
+    monkeypatch.setattr(Janitor, "sweep", fail)
+    await esper.until(lambda s: s.services["oona"]["restarts"] == 1 and s.ready, 60)
+    assert esper.faults.child(f"train-{run_id}") == pid
+    run = await esper.ended(run_id)
+    assert (run["state"], esper.services.tolaria.get(run_id).resumes) == ("completed", 0)
+    assert esper.services.tolaria.store.get(run_id).ended
+    assert esper.state().services["tolaria"]["restarts"] == 0
+    assert digest(only_run(esper.state_dir)) == digest(uninterrupted)
+    count = len(records(only_run(esper.state_dir), "field_report"))
+    await esper.until(lambda _: len(stored_reports(esper.state_dir)) >= count)
+    assert_reported_once(esper.state_dir)

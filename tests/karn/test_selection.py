@@ -9,9 +9,10 @@ from esper_async.karn.catalogue import Catalogue, Query
 from esper_async.karn.errors import QuarantinedError
 from esper_async.karn.metrics import KarnMetrics
 from esper_async.karn.record import Interface
-from esper_async.karn.selection import Selector
+from esper_async.karn.selection import Selector, breaker_of_the_disk
 from esper_async.karn.tallies import Tallies
 from esper_async.runtime.breaker import BreakerOpen
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import FakeClock
 from esper_async.runtime.metrics import Registry
 
@@ -26,7 +27,10 @@ class Desk:
         self.clock = FakeClock()
         self.registry = Registry()
         self.tallies = Tallies(path)
-        self.selector = Selector(Catalogue(), self.tallies, KarnMetrics(self.registry), self.clock)
+        metrics = KarnMetrics(self.registry)
+        breakers = Breakers("karn", registry=self.registry, clock=self.clock)
+        disk = breaker_of_the_disk(breakers, metrics)
+        self.selector = Selector(Catalogue(), self.tallies, metrics, self.clock, disk)
 
     def break_disk(self) -> None:
         self.path.rename(self.path.with_suffix(".away"))

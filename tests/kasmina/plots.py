@@ -93,7 +93,8 @@ class Plot:
         call = self.executor._call
         variants = {"host": call, **self.executor.variants()}
         with evaluation_mode([self.model, *self.executor.modules()]):
-            return evaluate(variants, self.decision, SampleLoss(F.cross_entropy))
+            timed = self.executor.options.latency_budget is not None
+            return evaluate(variants, self.decision, SampleLoss(F.cross_entropy), timed=timed)
 
     def boundary(self) -> dict[str, Evaluation]:
         """Pass a boundary: measure and advance."""

@@ -1,6 +1,7 @@
 """The executor: commands that are refused change nothing, tournaments, trials, limits."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,25 @@ def test_a_harmful_candidate_never_reaches_blending() -> None:
     assert plot.executor.trial is None
     assert plot.moves[-1] == ("s1", "TRAINING", "CULLED")
     assert plot.executor.seeds["s1"].gates[-1].name == "G2"
+
+
+def test_a_seed_that_is_too_slow_never_reaches_blending() -> None:
+    plot = Plot("mlp", latency_budget=4.0)
+    plot.plant("BP021")
+    for index in range(20):
+        plot.step(index)
+    plot.executor.start_boundary()
+    measured = plot.measure()
+    assert all(result.pass_ms for result in measured.values())
+    took_ms = {"host": 1.0, "shadow:s1": 5.0}
+    plot.executor.advance(
+        {name: replace(measured[name], pass_ms=ms) for name, ms in took_ms.items()}
+    )
+
+    gate = plot.executor.seeds["s1"].gates[-1]
+    assert plot.moves[-1] == ("s1", "TRAINING", "CULLED")
+    assert gate.name == "G2"
+    assert "takes 5 times as long with it" in gate.reason
 
 
 def test_only_one_seed_is_on_trial_and_the_others_wait() -> None:

@@ -63,6 +63,18 @@ def test_stability_refuses_a_lower_bound_at_or_below_its_margin(low: float) -> N
     assert not stability(quantity(low), margin=-0.02, weight_rms=1.0, boundary=1).passed
 
 
+@pytest.mark.parametrize(("slowdown", "passes"), [(3.0, True), (3.1, False), (None, False)])
+def test_stability_refuses_what_takes_longer_than_its_budget(
+    slowdown: float | None, passes: bool
+) -> None:
+    measured = {"margin": -0.02, "weight_rms": 1.0, "boundary": 1, "slowdown": slowdown}
+    gate = stability(quantity(1.0), **measured, latency_budget=3.0)
+    assert gate.passed is passes
+    assert gate.numbers["slowdown"] == slowdown
+    assert passes or "the budget is 3" in gate.reason
+    assert stability(quantity(1.0), **measured).passed, "without a budget nobody looks"
+
+
 def test_stability_accepts_a_little_harm_and_refuses_what_was_not_measured() -> None:
     assert stability(quantity(-0.019), margin=-0.02, weight_rms=1.0, boundary=1).passed
     assert not stability(None, margin=-0.02, weight_rms=1.0, boundary=1).passed

@@ -22,6 +22,8 @@ from tests.tolaria.growth_tasks import listed
         ({"tiers": ["adversarial"]}, "the adversarial tier is refused for any live run"),
         ({"tiers": "production"}, r"growth.tiers is a list, like \['production'\]"),
         ({"relative_margins": "atuo"}, "did you mean 'auto'"),
+        ({"tournament": "halves"}, "growth.tournament knows no 'halves'; did you mean 'halving'"),
+        ({"first_round_steps": 0}, 'first_round_steps must be at least 1, or "auto", not 0'),
         ({"max_seeds": 0}, "growth.max_seeds must be at least 1, not 0"),
         ({"window_boundaries": 0}, "growth.window_boundaries must be at least 1"),
         ({"embargo_boundaries": -1}, "growth.embargo_boundaries must be at least 0"),

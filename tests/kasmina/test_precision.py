@@ -102,7 +102,7 @@ def test_a_seed_learns_from_the_mean_of_a_steps_batches(precision: PrecisionName
         plot.model.eval()  # batch statistics would differ
         plot.executor._shadow(batch)
 
-    one, two = (plot.executor.seeds["s1"].gradients.birth_norm for plot in plots)
+    one, two = (plot.executor.seeds["s1"].gradients.last_norm for plot in plots)
     assert one is not None
     assert two is not None
     torch.testing.assert_close(one, two, rtol=1e-5 if precision == "32" else 2e-2, atol=0.0)

@@ -16,10 +16,14 @@ from esper_async.kasmina.trend import LossTrend
 class Entry:
     """What ranking reads of a seed."""
 
-    def __init__(self, mean: float | None, birth: float | None = 1.0) -> None:
-        self.clean_contribution = None if mean is None else Quantity(mean, mean, mean, 9, "sample")
-        self.gradients = type("Record", (), {})()
-        self.gradients.birth_norm = None if birth is None else torch.tensor(birth)
+    def __init__(
+        self, mean: float | None, *, half: float = 0.0, depth: int = 0, parameters: int = 10
+    ) -> None:
+        self.clean_contribution = (
+            None if mean is None else Quantity(mean, mean - half, mean + half, 9, "sample")
+        )
+        self.site = type("Site", (), {"depth": depth})()
+        self.parameter_count = parameters
 
 
 def ranked(*entries: Entry) -> list[int]:
@@ -29,16 +33,30 @@ def ranked(*entries: Entry) -> list[int]:
 
 def test_the_better_contribution_comes_first_and_ties_keep_their_order() -> None:
     assert ranked(Entry(0.1), Entry(0.3), Entry(0.1)) == [1, 0, 2]
+    assert ranked() == []
 
 
-def test_the_gradient_at_birth_weighs_less_than_the_contribution() -> None:
-    assert ranked(Entry(0.1, 100.0), Entry(0.1, 1.0)) == [0, 1]
-    assert ranked(Entry(0.1, 100.0), Entry(0.3, 1.0)) == [1, 0]
+def test_of_what_is_as_good_as_the_best_the_earliest_and_then_the_largest_comes_first() -> None:
+    best = Entry(0.30, half=0.05, depth=1, parameters=10)
+    late = Entry(0.22, half=0.05, depth=1, parameters=900)
+    early = Entry(0.21, half=0.05, depth=0, parameters=5)
+    early_and_large = Entry(0.20, half=0.05, depth=0, parameters=50)
+    assert ranked(best, late, early, early_and_large) == [3, 2, 1, 0]
+
+
+def test_what_is_worse_than_the_best_stays_behind_it_wherever_it_is_and_however_large() -> None:
+    best = Entry(0.30, half=0.05, depth=5)
+    worse = Entry(0.15, half=0.05, parameters=900)
+    worst = Entry(0.14, half=0.05, parameters=9_000)
+    assert ranked(worst, worse, best) == [2, 1, 0]
 
 
 def test_what_was_not_measured_or_is_not_finite_comes_last() -> None:
-    assert ranked(Entry(None), Entry(math.nan), Entry(-5.0))[0] == 2
-    assert ranked(Entry(0.1, math.nan), Entry(0.0, 1.0))[0] == 1
+    assert ranked(Entry(None), Entry(math.nan), Entry(-5.0, half=1.0, depth=9))[0] == 2
+    unknown = Entry(0.1, parameters=900)
+    unknown.clean_contribution = Quantity(math.nan, -math.inf, math.inf, 0, "sample")
+    assert ranked(unknown, Entry(0.0)) == [1, 0]
+    assert ranked(Entry(None), Entry(math.nan)) == [0, 1]
 
 
 def test_a_trend_is_followed_to_where_the_host_would_have_been() -> None:

@@ -142,6 +142,7 @@ def test_a_hundred_germinations_and_culls_leave_memory_and_checkpoints_flat() ->
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_a_thousand_germinations_and_culls_leave_memory_and_checkpoints_flat() -> None:
     plot = plot_with(MOST_RECORDS)
     cycles(plot, MOST_RECORDS + 10)

@@ -32,6 +32,9 @@ def complete() -> dict[str, Message]:
         _envelope(),
     ]
     named = {f"{type(message).__name__}-complete": message for message in payloads}
+    named["KernelRequest-compilation"] = _compilation()
+    named["FieldReport-costs"] = _costs()
+    named["DecisionRecord-placements"] = _placements()
     return named | {f"AdaptationCommand-{name}": each for name, each in commands().items()}
 
 
@@ -135,6 +138,21 @@ def _report() -> leyline.FieldReport:
     return report
 
 
+def _costs() -> leyline.FieldReport:
+    """Return a report with what was added to it since the release."""
+    report = examples.field_report()
+    report.stage = enum_value("SeedLifecycleStage", "FOSSILIZED")
+    report.parameter_ratio, report.compute_ratio = 0.5, 0.25
+    return report
+
+
+def _placements() -> leyline.DecisionRecord:
+    """Return a decision with what was added to it since the release."""
+    record = examples.decision_record()
+    record.placements.add(version="placement-1", values=[1.0, 0.25])
+    return record
+
+
 def _telemetry() -> leyline.TelemetryPacket:
     packet = examples.telemetry_packet()
     packet.points[0].labels.update({"run": "digits-1", "part": "apply"})
@@ -227,6 +245,13 @@ def _request() -> leyline.KernelRequest:
         device="cpu",
         strategy=enum_value("CompileStrategy", "FAST"),
     )
+
+
+def _compilation() -> leyline.KernelRequest:
+    """Return a request with what was added to it since the release."""
+    request = _request()
+    request.batch, request.threads = 32, 1
+    return request
 
 
 def _ready() -> leyline.KernelReady:

@@ -169,6 +169,7 @@ def test_a_quantity_that_was_not_measured_is_absent_and_a_measured_zero_is_not()
 def test_the_reference_messages_stay_within_280_bytes() -> None:
     assert len(examples.state_packet().SerializeToString()) < 280
     assert len(examples.field_report().SerializeToString()) < 280
+    assert len(complete()["FieldReport-costs"].SerializeToString()) < 280
 
 
 def test_the_reference_state_has_six_metrics_in_all_and_larger_ones_are_measured_too() -> None:

@@ -1,5 +1,6 @@
 """A whole Nissa over real parts: run queue, hub, catalogue, library, registry; no bus."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,10 @@ from esper_async.nissa.alerts import AlertBook
 from esper_async.nissa.app import build_app
 from esper_async.nissa.context import NissaContext
 from esper_async.nissa.event_store import EventStore
+from esper_async.nissa.history import History
 from esper_async.nissa.metrics import NissaMetrics
+from esper_async.nissa.notify.outbox import Outbox
+from esper_async.nissa.past_metrics import RolledUp
 from esper_async.nissa.rate_limit import RateLimit
 from esper_async.nissa.stream import Stream
 from esper_async.oona.dead_letters import DeadLetter
@@ -52,12 +56,22 @@ class NoLetters:
         return 0
 
 
+async def until(holds: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    """Wait for a condition; TimeoutError when it does not come about."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.01)
+
+
 @dataclass
 class World:
     """The context that is served, and the parts behind it."""
 
     context: NissaContext
     runs: TolariaService
+    history: History
     system: dict[str, Any] = field(default_factory=lambda: {"status": "ready", "services": {}})
 
     @property
@@ -75,6 +89,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     metrics = NissaMetrics(registry)
     events = EventStore(tmp_path / "nissa" / "events.sqlite", clock=clock)
     events.open()
+    history, outbox = History(tmp_path / "metrics.sqlite"), Outbox(tmp_path / "outbox.sqlite")
+    history.open()
+    outbox.open()
     system: dict[str, Any] = {"status": "ready", "services": {}}
     context = NissaContext(
         hub=hub,
@@ -85,6 +102,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         dead_letters=NoLetters,
         events=events,
         alerts=AlertBook(RULES, clock=clock),
+        outbox=outbox,
+        past=RolledUp(history),
         stream=Stream(metrics),
         registry=registry,
         metrics=metrics,
@@ -96,8 +115,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         started_at=clock.monotonic(),
         versions={"esper": "0.1.0"},
     )
-    yield World(context, runs, system)
+    yield World(context, runs, history, system)
     events.close()
+    history.close()
+    outbox.close()
 
 
 @pytest.fixture

@@ -7,12 +7,24 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from esper_async.nissa.alert_rules import RULES
-from esper_async.nissa.alerts import AlertBook
+from esper_async.nissa.alert_store import AlertStore
+from esper_async.nissa.alerts import AlertBook, Finding
 from esper_async.nissa.metrics import Sample
+from esper_async.nissa.objectives import Objective
+from esper_async.nissa.reading import Reading
 from esper_async.nissa.signals import Signals, SignalSource
+from esper_async.nissa.slo import Budget
 from esper_async.runtime.clock import FakeClock
 from esper_async.runtime.metrics import Registry
 from tests.nissa.conftest import BEARER, World
+
+WINDOWS = ("5m", "30m", "1h", "6h", "24h")
+
+
+def budget(burn: dict[str, float], spent_24h: float = 0.0) -> Budget:
+    rates = {name: burn.get(name, 1.0) for name in WINDOWS}
+    return Budget(Objective("oona", "latency", 0.99, "fast"), 990, 1_000, rates, spent_24h)
+
 
 CALM = Signals(
     boundary_ms={"r": [4.0, 19.0, 5.0]},
@@ -23,6 +35,7 @@ CALM = Signals(
         "karn": {"state": "starting", "restarts": 0, "breakers": {}},
     },
     disk_free=0.5,
+    spools_waiting_s={"tolaria/r1": 299.0},
 )
 DEEP = {"oona.queue.depth": [Sample((("topic", "decisions"),), 4_001.0)]}
 FAULTS: dict[str, Signals] = {
@@ -40,6 +53,11 @@ FAULTS: dict[str, Signals] = {
     ),
     "child_lost": replace(CALM, increases={"resumes": 1.0}),
     "disk_low": replace(CALM, disk_free=0.049),
+    "field_report_overdue": replace(CALM, spools_waiting_s={"tolaria/r1": 300.0}),
+    "slo_burn_fast": replace(CALM, budgets=[budget({"1h": 14.4, "5m": 20.0})]),
+    "slo_burn_slow": replace(CALM, budgets=[budget({"6h": 6.0, "30m": 6.0})]),
+    "slo_budget_spent": replace(CALM, budgets=[budget({}, spent_24h=0.4)]),
+    "told_by_a_part": replace(CALM, told=[Finding((("by", "a1"),), "The controller is stuck.")]),
 }
 
 
@@ -127,14 +145,60 @@ async def test_signals_see_counters_grow_only_within_their_window(
     violations = registry.counter("kasmina.isolation.violations", "text")
     violations.add(7)
     source = SignalSource(
-        hub=world.context.hub, registry=registry, system=lambda: world.system,
-        resumes=lambda: 0, state_dir=tmp_path, clock=clock,
+        hub=world.context.hub, system=lambda: world.system, resumes=lambda: 0,
+        state_dir=tmp_path, clock=clock,
     )  # fmt: skip
-    assert source.gather().increases["kasmina.isolation.violations"] == 0.0
+    assert gathered(source, registry).increases["kasmina.isolation.violations"] == 0.0
     violations.add(3)
     clock.advance(30.0)
-    signals = source.gather()
+    signals = gathered(source, registry)
     assert signals.increases["kasmina.isolation.violations"] == 3.0
     assert signals.disk_free is not None
     clock.advance(301.0)
-    assert source.gather().increases["kasmina.isolation.violations"] == 0.0
+    assert gathered(source, registry).increases["kasmina.isolation.violations"] == 0.0
+
+
+def gathered(source: SignalSource, registry: Registry) -> Signals:
+    return source.gather(Reading.of(registry))
+
+
+async def test_a_spool_waits_for_as_long_as_it_does_not_shrink(world: World, tmp_path: Any) -> None:
+    registry, clock = Registry(), world.clock
+    depth = registry.gauge("oona.spool.depth", "text", ["producer"])
+    source = SignalSource(
+        hub=world.context.hub, system=lambda: world.system, resumes=lambda: 0,
+        state_dir=tmp_path, clock=clock,
+    )  # fmt: skip
+    waited = []
+    for value in (0.0, 3.0, 4.0, 4.0, 2.0, 2.0, 0.0):
+        depth.set(value, producer="tolaria/r1")
+        waited.append(gathered(source, registry).spools_waiting_s.get("tolaria/r1"))
+        clock.advance(100.0)
+    assert waited == [None, 0.0, 100.0, 200.0, 0.0, 100.0, None]
+
+
+async def test_what_fired_and_who_has_seen_it_outlives_a_restart(
+    clock: FakeClock, tmp_path: Any
+) -> None:
+    store = AlertStore(tmp_path / "alerts.sqlite")
+    store.open()
+    book = AlertBook(RULES, clock=clock)
+    book.on_change = lambda alert: store.save(alert.to_json())
+    [first] = book.evaluate(FAULTS["breaker_open"])
+    book.acknowledge(first.id, "Ada")
+    [ended] = book.evaluate(FAULTS["child_lost"])[:1]
+    again = AlertBook(RULES, clock=clock)
+    again.restore(store.load())
+    assert [(alert.name, alert.state) for alert in again.active()] == [("child_lost", "firing")]
+    assert [alert.to_json() for alert in again.all()] == [alert.to_json() for alert in book.all()]
+    assert again.evaluate(FAULTS["child_lost"]) == []
+    assert [alert.name for alert in again.evaluate(CALM)] == ["child_lost"]
+    assert ended.acknowledged_by is None
+    store.close()
+
+
+async def test_hold_times_can_be_scaled_for_a_drill(clock: FakeClock) -> None:
+    book = AlertBook(RULES, clock=clock, hold_scale=1 / 60)
+    assert book.evaluate(FAULTS["tezzeret_conservative_mode"]) == []
+    clock.advance(15.0)
+    assert len(book.evaluate(FAULTS["tezzeret_conservative_mode"])) == 1

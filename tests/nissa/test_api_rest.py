@@ -1,6 +1,8 @@
 """Catalogue, library, policies, events, status, metrics, the page's files."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,20 @@ from esper_async.nissa.event_store import Event
 from tests.nissa.conftest import BEARER, World
 
 Client = TestClient[Any, Any]
+
+
+@pytest.fixture
+async def karn(world: World) -> AsyncIterator[KarnService]:
+    """Karn as it runs."""
+    service = world.context.blueprints
+    assert isinstance(service, KarnService)
+    up = asyncio.Event()
+    task = asyncio.create_task(service.run(up.set))
+    await asyncio.wait_for(up.wait(), 10)
+    yield service
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def body(client: Client, path: str, status: int = 200) -> Any:
@@ -26,21 +42,54 @@ async def test_all_fifty_blueprints_are_shown(client: Client) -> None:
     assert {item["tier"] for item in shown} == {"production", "experimental", "adversarial"}
 
 
+async def test_blueprints_are_asked_for_by_query(client: Client, karn: KarnService) -> None:
+    path = "/api/blueprints?interface=spatial:8x1x40&parameters=100&risk=0.3"
+    shown = await body(client, path)
+    assert {"BP001", "BP012"} <= {item["id"] for item in shown}
+    assert all(item["tier"] == "production" and item["risk"] <= 0.3 for item in shown)
+    assert await body(client, "/api/blueprints?tier=adversarial") == []
+    assert len(await body(client, "/api/blueprints?tier=experimental")) == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "says"),
+    [
+        ("interface=round:3", 400, "expected spatial:CxHxW"),
+        ("tier=planted", 400, "expected one of production, experimental, adversarial"),
+        ("risk=1.5", 400, "expected 0 to 1"),
+    ],
+)
+async def test_a_query_that_cannot_be_is_refused(
+    client: Client, karn: KarnService, asked: str, status: int, says: str
+) -> None:
+    assert says in (await body(client, f"/api/blueprints?{asked}", status))["detail"]
+
+
+async def test_an_answer_that_was_cut_back_says_so(
+    client: Client, karn: KarnService, tmp_path: Path
+) -> None:
+    (tmp_path / "karn" / "tallies.sqlite").unlink()
+    (tmp_path / "karn" / "tallies.sqlite").mkdir()  # nothing can be counted any more
+    while karn.selector.breaker.state == "closed":
+        karn.selector.request("BP009")
+    async with client.get("/api/blueprints?risk=0.5") as response:
+        shown = await response.json()
+        assert "breaker is open" in response.headers["Esper-Conservative"]
+    assert [item["id"] for item in shown] == [f"BP{number:03}" for number in range(1, 11)]
+
+
+async def test_a_query_waits_for_karn_where_the_catalogue_does_not(client: Client) -> None:
+    assert "not running" in (await body(client, "/api/blueprints?risk=0.5", 503))["detail"]
+    assert len(await body(client, "/api/blueprints")) == 50
+
+
 async def test_what_came_of_a_blueprint_is_not_known_without_karn(client: Client) -> None:
     assert {item["outcomes"] for item in await body(client, "/api/blueprints")} == {None}
 
 
-async def test_what_came_of_a_blueprint_stands_beside_it(client: Client, world: World) -> None:
-    karn = world.context.blueprints
-    assert isinstance(karn, KarnService)
-    up = asyncio.Event()
-    task = asyncio.create_task(karn.run(up.set))
-    await asyncio.wait_for(up.wait(), 10)
+async def test_what_came_of_a_blueprint_stands_beside_it(client: Client, karn: KarnService) -> None:
     karn.selector.count_outcome("r1", "BP009", "success")
     shown = {item["id"]: item["outcomes"] for item in await body(client, "/api/blueprints")}
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
     assert shown["BP009"] == {"success": 1, "neutral": 0, "regression": 0, "aborted": 0}
     assert sum(shown["BP001"].values()) == 0
 

@@ -39,6 +39,8 @@ async def test_a_submitted_run_is_queued_and_shown(client: Client) -> None:
     [
         ({"run": {"task": "a:b", "epoks": 3}}, "epochs"),
         ({"name": "digitz"}, "digit"),
+        ({"run": {"task": "a:b"}, "growth": {"tiers": ["adversarial"]}}, "refused for any live"),
+        ({"run": {"task": "a:b"}, "growth": {"drill": True}}, "drill"),
         ({"name": 7}, "run file"),
         ({}, "run is required"),
     ],

@@ -108,3 +108,35 @@ def test_events_survive_a_restart(tmp_path: Path) -> None:
 @given(st.text(max_size=40))
 def test_nothing_one_can_type_breaks_a_search(store: EventStore, words: str) -> None:
     store.search(Query(words=words))
+
+
+def test_a_store_of_before_there_was_an_index_of_beginnings_is_searched_as_a_new_one(
+    tmp_path: Path,
+) -> None:
+    import sqlite3
+
+    path = tmp_path / "events.sqlite"
+    store = EventStore(path, clock=FakeClock())
+    store.open()
+    store.add(Event("e1", 1.7e9, "info", "test", "x", "the disk is slow"))
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.executescript(
+            "DROP TRIGGER event_in; DROP TRIGGER event_out; DROP TABLE beginnings;"
+            "CREATE VIRTUAL TABLE words USING fts5 (message, content='events',"
+            " content_rowid='id');"
+            "CREATE TRIGGER events_in AFTER INSERT ON events BEGIN"
+            " INSERT INTO words (rowid, message) VALUES (new.id, new.message); END;"
+        )
+    database.close()
+    for _ in range(2):
+        store.open()
+        assert [event["uid"] for event in store.after(0, 10)] == ["e1"]
+        assert len(store.search(Query("dis"))) == 1
+        store.close()
+    store.open()
+    store.add(Event("e2", 1.7e9, "error", "test", "x", "the disk is full"))
+    store.flush()
+    assert len(store.search(Query("disk"))) == 2
+    assert len(store.search(Query("disk", level="error"))) == 1
+    store.close()

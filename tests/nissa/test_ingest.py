@@ -1,5 +1,6 @@
 """Telemetry in: what becomes a metric, what becomes an event, and what is refused and counted."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from esper_async.oona.metrics import BusMetrics
 from tests.nissa.conftest import World
 
 Points = list[tuple[str, float, dict[str, str]]]
+_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def ingest(world: World) -> Ingest:
 
 
 def packet(points: Points, run: str = "") -> TelemetryPacket:
-    made = TelemetryPacket(version=1, packet_id="p1", source="tolaria", run_id=run)
+    made = TelemetryPacket(version=1, packet_id=f"p{next(_NUMBERS)}", source="tolaria", run_id=run)
     for name, value, labels in points:
         made.points.add(name=name, value=value, labels=labels)
     return made
@@ -53,7 +55,7 @@ def test_names_become_prometheus_names_in_base_units(world: World, ingest: Inges
     text = exposed(world)
     assert 'esper_tolaria_training_loss{run="r1"} 0.5' in text
     assert 'esper_tolaria_boundary_duration_seconds_sum{part="apply",run="r1"} 0.005' in text
-    assert 'esper_kasmina_stage_transitions_total{run="r1",to="BLENDING"} 3.0' in text
+    assert 'esper_kasmina_stage_transitions_total{from="",run="r1",to="BLENDING"} 3.0' in text
     assert dropped(world) == {}
 
 
@@ -67,7 +69,7 @@ def test_names_become_prometheus_names_in_base_units(world: World, ingest: Inges
         ("tolaria.x", 1.0, {f"label{n}": "x" for n in range(9)}, "label_name"),
         ("tolaria.x", 1.0, {"text": "x" * 81}, "label_value"),
         ("kasmina.stage.transitions", -1.0, {}, "value"),
-        ("nissa.stream.readers", 1.0, {"a": "b"}, "value"),
+        ("nissa.stream.readers", 1.0, {}, "conflict"),
     ],
 )
 def test_what_is_wrong_is_refused_and_counted_by_reason(
@@ -75,12 +77,60 @@ def test_what_is_wrong_is_refused_and_counted_by_reason(
 ) -> None:
     ingest.take(packet([(name, value, labels), ("tolaria.training.loss", 1.0, {})]))
     assert dropped(world) == {reason: 1.0}
-    assert "esper_tolaria_training_loss 1.0" in exposed(world)
+    assert 'esper_tolaria_training_loss{run=""} 1.0' in exposed(world)
 
 
-def test_a_metric_keeps_the_label_names_it_began_with(world: World, ingest: Ingest) -> None:
-    ingest.take(packet([("kasmina.alpha", 0.1, {"seed": "a"}), ("kasmina.alpha", 0.2, {"x": "b"})]))
+def test_a_listed_name_has_its_own_labels_whoever_comes_first(world: World, ingest: Ingest) -> None:
+    """Else one packet with odd labels would shut out all that come after it."""
+    ingest.take(packet([("kasmina.alpha", 0.2, {"x": "b"}), ("kasmina.alpha", 0.1, {"seed": "a"})]))
     assert dropped(world) == {"label_name": 1.0}
+    assert 'esper_kasmina_alpha{run="",seed="a"} 0.1' in exposed(world)
+
+
+def test_a_packet_that_comes_again_counts_once(world: World, ingest: Ingest) -> None:
+    labels = {"action": "CULL", "reason": "usual"}
+    told = packet([("tamiyo.decision.total", 1.0, labels)], run="r1")
+    ingest.take(told)
+    ingest.take(told)
+    ingest.take(packet([("tamiyo.decision.total", 1.0, labels)], run="r1"))
+    counted = 'esper_tamiyo_decision_total{action="CULL",reason="usual",run="r1"} 2.0'
+    assert counted in exposed(world)
+
+
+def test_one_policy_decides_in_a_run_at_a_time(world: World, ingest: Ingest) -> None:
+    def decides(policy: str, run: str) -> None:
+        labels = {"policy": policy, "version": "1"}
+        ingest.take(packet([("tamiyo.policy.version", 1.0, labels)], run=run))
+
+    decides("gnn", "r1")
+    decides("gnn", "r2")
+    for _ in range(2):
+        decides("static", "r1")
+    told = [line for line in exposed(world).splitlines() if "policy_version{" in line]
+    assert told == [
+        'esper_tamiyo_policy_version{policy="gnn",run="r2",version="1"} 1.0',
+        'esper_tamiyo_policy_version{policy="static",run="r1",version="1"} 1.0',
+    ]
+
+
+def test_the_gauges_of_a_seed_end_with_it(world: World, ingest: Ingest) -> None:
+    def boundary(**alphas: float) -> TelemetryPacket:
+        census: Points = [("kasmina.seeds.active", 1.0, {"stage": "TRAINING"})]
+        return packet(
+            census + [("kasmina.alpha", alpha, {"seed": seed}) for seed, alpha in alphas.items()],
+            run="r1",
+        )
+
+    ingest.take(boundary(s1=0.5, s2=1.0))
+    ingest.take(boundary(s2=1.0))
+    assert 'seed="s1"' not in exposed(world)
+    assert 'esper_kasmina_alpha{run="r1",seed="s2"} 1.0' in exposed(world)
+    ingest.take(boundary(s1=0.25))
+    assert 'esper_kasmina_alpha{run="r1",seed="s1"} 0.25' in exposed(world)
+    ingest.forget_run("r1")
+    assert 'run="r1"' not in exposed(world)
+    ingest.take(boundary(s1=0.125))
+    assert 'esper_kasmina_alpha{run="r1",seed="s1"} 0.125' in exposed(world)
 
 
 def test_a_flood_of_label_values_and_of_names_stays_bounded(world: World, ingest: Ingest) -> None:
@@ -88,7 +138,8 @@ def test_a_flood_of_label_values_and_of_names_stays_bounded(world: World, ingest
     ingest.take(packet([(f"tolaria.flood{n}.x", 1.0, {}) for n in range(5_000)]))
     samples = [line for line in exposed(world).splitlines() if not line.startswith("#")]
     assert len(samples) < 1_000
-    assert 'esper_kasmina_alpha{seed="other"}' in exposed(world)
+    assert 'esper_kasmina_alpha{run="other",seed="other"}' in exposed(world)
+    assert 'esper_runtime_labels_folded_total{metric="kasmina.alpha"} 4800.0' in exposed(world)
     assert dropped(world) == {"cardinality": 4_700.0}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from esper_async.karn.service import KarnService
-from esper_async.leyline import TelemetryPacket
+from esper_async.leyline import Alert, AlertState, TelemetryLevel, TelemetryPacket
 from esper_async.leyline.signing import Signer
 from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
 from esper_async.oona import Bus
@@ -186,3 +186,31 @@ async def test_it_can_run_again_after_its_end(tmp_path: Path) -> None:
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+async def test_a_part_raises_an_alert_over_the_bus_and_takes_it_back(tmp_path: Path) -> None:
+    told = Alert(
+        version=1, alert_id="stuck/r1", name="controller_stuck", summary="It does not answer.",
+        level=TelemetryLevel.TELEMETRY_LEVEL_ERROR, state=AlertState.ALERT_STATE_FIRING,
+        labels={"run": "r1"}, started_at=1.0, routes=["pager"],
+    )  # fmt: skip
+    async with running(tmp_path, with_bus=True) as here:
+        await here.bus.publish(told)
+        [alert] = await here.until("/api/alerts", lambda alerts: len(alerts) == 1)
+        assert (alert["name"], alert["level"], alert["state"]) == (
+            "controller_stuck", "error", "firing",
+        )  # fmt: skip
+        assert (alert["labels"]["run"], alert["routes"]) == ("r1", ["pager"])
+        told.state = AlertState.ALERT_STATE_RESOLVED
+        await here.bus.publish(told)
+        await here.until("/api/alerts", lambda alerts: alerts[0]["state"] == "resolved")
+
+
+async def test_a_run_whose_process_writes_a_log_is_found_in_the_events(tmp_path: Path) -> None:
+    async with running(tmp_path, with_bus=False) as here:
+        folder = tmp_path / "runs" / "r-9"
+        folder.mkdir(parents=True)
+        entry = {"event": "loader_slow", "level": "warning", "seconds": 3}
+        (folder / "log.jsonl").write_text(json.dumps(entry) + "\n")
+        [event] = await here.until("/api/events?q=loader", lambda found: len(found) == 1)
+        assert (event["run"], event["level"], event["source"]) == ("r-9", "warning", "training")

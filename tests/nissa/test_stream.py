@@ -9,7 +9,7 @@ from aiohttp import WSMsgType
 from aiohttp.test_utils import TestClient
 
 from esper_async.nissa import stream as stream_module
-from esper_async.nissa.metrics import read
+from esper_async.nissa.reading import levels
 from tests.nissa.conftest import World
 
 Client = TestClient[Any, Any]
@@ -54,7 +54,7 @@ async def test_a_reader_that_never_reads_is_dropped_and_the_others_get_everythin
             world.context.stream.send({"number": number, "ballast": "x" * 500_000})
             assert json.loads(await socket.receive_str())["number"] == number
         assert len(world.context.stream) == 1
-    [sample] = read(world.context.registry, "nissa.stream.readers_dropped").popitem()[1]
+    [sample] = levels(world.context.registry, "nissa.stream.readers_dropped").popitem()[1]
     assert sample.value == 1.0
     stalled[1].close()
 

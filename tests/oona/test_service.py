@@ -49,7 +49,7 @@ async def test_it_serves_a_bus_over_its_own_server_and_leaves_nothing_behind(
         pid = detail["pid"]
         assert isinstance(pid, int)
         assert detail["redis"] == "embedded"
-        assert service.breakers() == {"oona.publish": "closed"}
+        assert service.breakers.states() == {"oona.publish": "closed"}
     assert not process_exists(pid)
     with pytest.raises(RuntimeError, match="not ready"):
         _ = service.bus

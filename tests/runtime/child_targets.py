@@ -94,6 +94,43 @@ def chatter(link: ChildLink, *, count: int) -> None:
         link.send({"type": "n", "number": number, "padding": "x" * 500})
 
 
+def tell_environment(link: ChildLink) -> None:
+    """Report the names of the environment's variables."""
+    link.send({"type": "environment", "names": sorted(os.environ)})
+
+
+def babble(link: ChildLink, *, words: str) -> None:
+    """Say something to the parent that is no message, and wait to be stopped."""
+    link._socket.sendall(words.encode())
+    link.wait_for_stop(30)
+
+
+def family(link: ChildLink) -> None:
+    """Start a process of one's own, say which, and do nothing any more."""
+    own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    link.send({"type": "up", "pid": own.pid})
+    link.wait_for_stop()
+
+
+def grandparent(link: ChildLink) -> None:
+    """Have a child with a process of its own, stop that child, and wait to be killed."""
+    import asyncio
+
+    from esper_async.runtime.child import Child, ChildSpec
+
+    async def raise_them() -> None:
+        told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        spec = ChildSpec("child", "tests.runtime.child_targets:family")
+        child = Child(spec, on_message=told.set_result)
+        await child.start()
+        grandchild = (await told)["pid"]
+        child.signal(signal.SIGSTOP, group=False)
+        link.send({"type": "up", "pids": [child.pid, grandchild]})
+        await asyncio.sleep(600)
+
+    asyncio.run(raise_them())
+
+
 def parent(link: ChildLink, *, path: str) -> None:
     """Be a parent oneself: start a child, write down its pid, and wait to be killed."""
     import asyncio

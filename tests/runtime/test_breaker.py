@@ -1,15 +1,13 @@
-"""The breaker, case by case and against a naive model."""
+"""The breaker, case by case."""
 
 import asyncio
-import time
-from typing import Literal
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from esper_async.runtime.breaker import BreakerOpen, CircuitBreaker
+from esper_async.runtime.breaker import BreakerOpen, BreakerPolicy, CircuitBreaker
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import FakeClock
+from esper_async.runtime.metrics import Registry
 
 
 class RefusedError(Exception):
@@ -24,12 +22,20 @@ def succeed() -> str:
     return "yes"
 
 
-def opened(clock: FakeClock, *, failures: int = 3, open_s: float = 30.0) -> CircuitBreaker:
-    """Return a breaker that has just opened."""
-    breaker = CircuitBreaker("redis", failures=failures, open_s=open_s, clock=clock)
-    for _ in range(failures):
+def breaker_of(clock: FakeClock | None = None, **policy: float) -> CircuitBreaker:
+    return CircuitBreaker("redis", BreakerPolicy(**policy), clock=clock or FakeClock())  # type: ignore[arg-type]
+
+
+def failing(breaker: CircuitBreaker, times: int = 1) -> None:
+    for _ in range(times):
         with pytest.raises(RefusedError):
             breaker.call_sync(fail)
+
+
+def opened(clock: FakeClock, **policy: float) -> CircuitBreaker:
+    """Return a breaker that has just opened."""
+    breaker = breaker_of(clock, **policy)
+    failing(breaker, breaker.policy.failures)
     assert breaker.state == "open"
     return breaker
 
@@ -43,32 +49,59 @@ def test_an_open_breaker_refuses_without_calling_and_says_when_to_come_back() ->
     assert refusal.value.retry_after_s == pytest.approx(18)
 
 
-def test_a_success_in_between_starts_the_count_over() -> None:
-    breaker = CircuitBreaker("x", failures=2, clock=FakeClock())
+def test_a_success_in_between_starts_the_row_over() -> None:
+    breaker = breaker_of(failures=2, minimum_calls=1_000)
     for _ in range(5):
-        with pytest.raises(RefusedError):
-            breaker.call_sync(fail)
+        failing(breaker)
         breaker.call_sync(succeed)
     assert breaker.state == "closed"
 
 
-@pytest.mark.parametrize(("outcome", "state"), [(succeed, "closed"), (fail, "open")])
-def test_the_probe_decides(outcome: object, state: str) -> None:
+def test_it_opens_when_the_share_of_failures_is_reached_and_not_before_the_minimum() -> None:
+    breaker = breaker_of(failures=99, failure_ratio=0.5, minimum_calls=6)
+    for _ in range(2):
+        failing(breaker)
+        breaker.call_sync(succeed)
+    failing(breaker)
+    assert breaker.state == "closed", "five calls are fewer than the minimum of six"
+    failing(breaker)
+    assert breaker.state == "open"
+
+
+def test_failures_that_have_left_the_window_do_not_count() -> None:
+    clock = FakeClock()
+    breaker = breaker_of(clock, failures=99, failure_ratio=0.5, minimum_calls=4, window_s=10)
+    failing(breaker, 3)
+    clock.advance(11)
+    failing(breaker)
+    assert breaker.state == "closed"
+
+
+def test_a_busy_breaker_opens_after_a_row_of_failures_whatever_the_share() -> None:
+    breaker = breaker_of(failures=3)
+    for _ in range(1_000):
+        breaker.call_sync(succeed)
+    failing(breaker, 3)
+    assert breaker.state == "open"
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("answers", "closed"), ("fails", "open")])
+def test_the_probe_decides(outcome: str, state: str) -> None:
     clock = FakeClock()
     breaker = opened(clock)
     clock.advance(30)
-    if outcome is fail:
-        with pytest.raises(RefusedError):
-            breaker.call_sync(fail)
+    if outcome == "fails":
+        failing(breaker)
         assert breaker.retry_after_s == pytest.approx(30)
     else:
         breaker.call_sync(succeed)
     assert breaker.state == state
 
 
-async def test_half_open_admits_one_of_fifty_concurrent_calls() -> None:
+@pytest.mark.parametrize("probes", [1, 3])
+async def test_half_open_admits_the_probes_of_fifty_concurrent_calls(probes: int) -> None:
     clock = FakeClock()
-    breaker = opened(clock)
+    breaker = opened(clock, probes=probes)
     clock.advance(30)
     gate = asyncio.Event()
     calls = 0
@@ -83,8 +116,10 @@ async def test_half_open_admits_one_of_fifty_concurrent_calls() -> None:
         await asyncio.sleep(0)
         assert breaker.state == "half_open"
         gate.set()
-    assert calls == 1
-    assert sorted(task.result() for task in tasks) == ["done"] + ["refused"] * 49
+    assert calls == probes
+    assert sorted(task.result() for task in tasks) == ["done"] * probes + ["refused"] * (
+        50 - probes
+    )
     assert breaker.state == "closed"
 
 
@@ -94,6 +129,23 @@ async def _outcome(breaker: CircuitBreaker, function: object) -> str:
     except BreakerOpen:
         return "refused"
     return "done"
+
+
+async def test_who_is_refused_beside_a_probe_is_told_when_another_will_be_admitted() -> None:
+    clock = FakeClock()
+    breaker = opened(clock, open_s=10)
+    clock.advance(10)
+    silent = asyncio.ensure_future(breaker.call(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    clock.advance(4)
+    with pytest.raises(BreakerOpen) as refusal:
+        breaker.call_sync(succeed)
+    assert refusal.value.retry_after_s == pytest.approx(6)
+    clock.advance(6)
+    assert breaker.call_sync(succeed) == "yes", "a silent probe kept its place for ever"
+    assert breaker.state == "closed"
+    silent.cancel()
+    await asyncio.wait([silent])
 
 
 async def test_a_cancelled_probe_counts_neither_way_and_frees_its_place() -> None:
@@ -109,22 +161,23 @@ async def test_a_cancelled_probe_counts_neither_way_and_frees_its_place() -> Non
 
 
 async def test_a_call_over_its_timeout_fails_and_counts() -> None:
-    breaker = CircuitBreaker("x", failures=1, timeout_s=0.01, clock=FakeClock())
+    breaker = breaker_of(failures=1, timeout_s=0.01)
     with pytest.raises(TimeoutError):
         await breaker.call(asyncio.Event().wait)
     assert breaker.state == "open"
 
 
-def test_a_synchronous_call_that_took_too_long_returns_and_counts() -> None:
+@pytest.mark.parametrize("bound", ["timeout_s", "slow_s"])
+def test_a_slow_call_returns_its_result_and_counts_as_a_failure(bound: str) -> None:
     clock = FakeClock()
-    breaker = CircuitBreaker("x", failures=1, timeout_s=1.0, clock=clock)
+    breaker = breaker_of(clock, failures=1, **{bound: 1.0})
     assert breaker.call_sync(lambda: clock.advance(2)) is None
     assert breaker.state == "open"
 
 
 async def test_a_late_result_of_an_older_generation_does_not_count() -> None:
     clock = FakeClock()
-    breaker = CircuitBreaker("x", failures=1, open_s=10, clock=clock)
+    breaker = breaker_of(clock, failures=1, open_s=10)
     gate = asyncio.Event()
 
     async def late() -> None:
@@ -133,118 +186,103 @@ async def test_a_late_result_of_an_older_generation_does_not_count() -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(breaker.call(late))
         await asyncio.sleep(0)
-        with pytest.raises(RefusedError):
-            breaker.call_sync(fail)
+        failing(breaker)
         gate.set()
     assert breaker.state == "open", "an answer from before the failure closed the breaker"
 
 
 def test_errors_that_do_not_speak_against_the_other_side_are_not_counted() -> None:
     breaker = CircuitBreaker(
-        "x", failures=1, clock=FakeClock(), is_failure=lambda e: isinstance(e, OSError)
+        "x",
+        BreakerPolicy(failures=1),
+        clock=FakeClock(),
+        is_failure=lambda e: isinstance(e, OSError),
     )
-    with pytest.raises(RefusedError):
-        breaker.call_sync(fail)
+    failing(breaker)
     assert breaker.state == "closed"
+
+
+def test_a_probe_that_meets_such_an_error_has_reached_the_other_side() -> None:
+    clock = FakeClock()
+    breaker = CircuitBreaker(
+        "x",
+        BreakerPolicy(failures=1),
+        clock=clock,
+        is_failure=lambda e: isinstance(e, OSError),
+    )
+    with pytest.raises(ConnectionError):
+        breaker.call_sync(_lose_the_connection)
+    clock.advance(30)
+    failing(breaker)
+    assert breaker.state == "closed"
+
+
+def _lose_the_connection() -> None:
+    raise ConnectionError
+
+
+def test_an_isolated_breaker_stays_open_until_it_is_restored() -> None:
+    clock = FakeClock()
+    breaker = breaker_of(clock)
+    breaker.isolate()
+    clock.advance(3_600)
+    with pytest.raises(BreakerOpen, match="held open by hand"):
+        breaker.call_sync(succeed)
+    assert (breaker.state, breaker.isolated) == ("open", True)
+    breaker.restore()
+    assert breaker.call_sync(succeed) == "yes"
 
 
 def test_every_transition_is_announced_once() -> None:
     clock = FakeClock()
     seen: list[tuple[str, str, str]] = []
     breaker = CircuitBreaker(
-        "x", failures=1, open_s=5, clock=clock, on_transition=lambda *move: seen.append(move)
+        "x",
+        BreakerPolicy(failures=1, open_s=5),
+        clock=clock,
+        on_transition=lambda *move: seen.append(move),
     )
-    with pytest.raises(RefusedError):
-        breaker.call_sync(fail)
+    failing(breaker)
     clock.advance(5)
     breaker.call_sync(succeed)
+    breaker.isolate()
+    breaker.isolate()
+    breaker.restore()
     assert seen == [
         ("x", "closed", "open"),
         ("x", "open", "half_open"),
         ("x", "half_open", "closed"),
+        ("x", "closed", "open"),
+        ("x", "open", "closed"),
     ]
 
 
-class NaiveBreaker:
-    """The rules, written down as plainly as they can be: one call at a time."""
+def test_a_subsystem_s_breakers_are_measured_at_each_transition() -> None:
+    clock, registry = FakeClock(), Registry()
+    breakers = Breakers("karn", registry=registry, clock=clock)
+    breaker = breakers.make("karn.disk", BreakerPolicy(failures=1, open_s=5))
 
-    def __init__(self, failures: int, open_s: float) -> None:
-        self.failures, self.open_s = failures, open_s
-        self.history: list[bool] = []
-        self.opened_at: float | None = None
+    def shown(name: str, **labels: str) -> float | None:
+        return registry.collectors.get_sample_value(name, {"breaker": "karn.disk", **labels})
 
-    def call(self, now: float, ok: bool) -> Literal["refused", "ok", "failed"]:
-        if self.opened_at is not None and now - self.opened_at < self.open_s:
-            return "refused"
-        probing = self.opened_at is not None
-        self.history.append(ok)
-        if ok:
-            self.opened_at = None
-            self.history = []
-        elif probing or (
-            not any(self.history[-self.failures :]) and (len(self.history) >= self.failures)
-        ):
-            self.opened_at = now
-            self.history = []
-        return "ok" if ok else "failed"
+    assert shown("esper_karn_breaker_state") == 0
+    failing(breaker)
+    assert (shown("esper_karn_breaker_state"), breakers.states()) == (2, {"karn.disk": "open"})
+    clock.advance(5)
+    breaker.call_sync(succeed)
+    moves = [
+        shown("esper_karn_breaker_transitions_total", state=state)
+        for state in ("open", "half_open", "closed")
+    ]
+    assert moves == [1, 1, 1]
+    breakers.forget(breaker)
+    assert breakers.states() == {}
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    failures=st.integers(1, 4),
-    open_s=st.integers(1, 20),
-    events=st.lists(
-        st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), min_size=1, max_size=60
-    ),
+@pytest.mark.parametrize(
+    "wrong",
+    [{"failures": 0}, {"failure_ratio": 0.0}, {"failure_ratio": 1.1}, {"open_s": 0}, {"probes": 0}],
 )
-def test_the_breaker_agrees_with_a_naive_model(
-    failures: int, open_s: int, events: list[tuple[int, bool, bool]]
-) -> None:
-    clock = FakeClock()
-    breaker = CircuitBreaker("x", failures=failures, open_s=float(open_s), clock=clock)
-    model = NaiveBreaker(failures, float(open_s))
-    loop = asyncio.new_event_loop()
-
-    async def asynchronously(ok: bool) -> None:
-        if not ok:
-            raise RefusedError
-
-    def synchronously(ok: bool) -> None:
-        if not ok:
-            raise RefusedError
-
-    try:
-        for wait, ok, use_async in events:
-            clock.advance(float(wait))
-            try:
-                if use_async:
-                    loop.run_until_complete(breaker.call(asynchronously, ok))
-                else:
-                    breaker.call_sync(synchronously, ok)
-                got = "ok"
-            except BreakerOpen:
-                got = "refused"
-            except RefusedError:
-                got = "failed"
-            assert got == model.call(clock.monotonic(), ok)
-    finally:
-        loop.close()
-
-
-def test_a_closed_breaker_costs_little() -> None:
-    breaker = CircuitBreaker("x")
-
-    def nothing() -> None:
-        return None
-
-    def best_of(function: object, *arguments: object) -> float:
-        best = float("inf")
-        for _ in range(5):
-            started = time.perf_counter()
-            for _ in range(20_000):
-                function(*arguments)  # type: ignore[operator]
-            best = min(best, (time.perf_counter() - started) / 20_000)
-        return best
-
-    overhead_s = best_of(breaker.call_sync, nothing) - best_of(nothing)
-    assert overhead_s < 5e-6, f"{overhead_s * 1e6:.2f} us a call"
+def test_a_policy_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="not"):
+        BreakerPolicy(**wrong)  # type: ignore[arg-type]

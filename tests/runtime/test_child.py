@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from esper_async.runtime.child import Child, ChildSpec
+from esper_async.runtime.child import Child, ChildSpec, _LinkProtocol
+from esper_async.runtime.child_watchdog import active_seconds
 from esper_async.runtime.errors import ChildStartError
+from esper_async.runtime.processes import children
 
 ROOT = str(Path(__file__).parents[2])
 Spawn = Callable[..., Awaitable[tuple[Child, "Inbox"]]]
@@ -211,6 +215,53 @@ async def test_killing_a_parent_with_sigkill_leaves_no_orphan(spawn: Spawn, tmp_
     await until(lambda: not is_alive(pid))
 
 
+async def test_nor_does_it_leave_what_a_stopped_child_has_started(spawn: Spawn) -> None:
+    parent, inbox = await spawn("grandparent")
+    pids = (await inbox.get("up"))["pids"]
+    assert all(is_alive(pid) for pid in pids)
+    parent.signal(signal.SIGKILL, group=False)
+    await until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+async def test_a_child_that_ended_leaves_no_guard_behind(spawn: Spawn) -> None:
+    before = set(children())
+    child, _ = await spawn("leave", args={"code": 0})
+    assert len(set(children()) - before) == 2
+    await child.wait()
+    assert set(children()) == before
+
+
+async def test_a_child_knows_neither_the_token_nor_the_service_manager(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESPER_API_TOKEN", "s3cret")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
+    child, inbox = await spawn("tell_environment")
+    known = (await inbox.get("environment"))["names"]
+    assert not {"ESPER_API_TOKEN", "NOTIFY_SOCKET"} & set(known)
+    assert (await child.wait()).ok
+
+
+@pytest.mark.parametrize(
+    "words", ["no json\n", "[1, 2]\n", '{"type": "heartbeat"}\n', "[" * 99_999 + "\n"]
+)
+async def test_a_child_that_talks_nonsense_loses_its_link_and_ends(
+    spawn: Spawn, words: str
+) -> None:
+    child, _ = await spawn("babble", args={"words": words})
+    assert not (await child.wait()).ok
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=10))
+def test_no_bytes_of_a_child_can_hurt_the_supervisor(chunks: list[bytes]) -> None:
+    heard: list[dict[str, Any]] = []
+    protocol = _LinkProtocol(heard.append, lambda: None)
+    for chunk in chunks:
+        protocol.data_received(chunk)
+    assert all(isinstance(message, dict) for message in heard)
+
+
 async def test_a_child_is_not_spawned_off_the_main_thread() -> None:
     failures: list[BaseException] = []
 
@@ -235,3 +286,9 @@ async def test_a_child_leaves_no_descriptor_behind(spawn: Spawn) -> None:
     await child.wait()
     await asyncio.sleep(0)
     assert len(list(Path("/proc/self/fd").iterdir())) == before  # noqa: ASYNC240
+
+
+async def test_a_process_that_waits_for_a_core_counts_as_active(spawn: Spawn) -> None:
+    child, _ = await spawn("spin")
+    await until(lambda: (active_seconds(child.pid) or 0.0) > 0.2)
+    assert active_seconds(None) is None

@@ -1,6 +1,7 @@
 """The loop's lag is measured from outside, and the guilty code is named."""
 
 import asyncio
+import threading
 import time
 
 from esper_async.runtime.loop_lag import LoopLag
@@ -29,6 +30,31 @@ async def test_a_blocked_loop_is_reported_with_the_guilty_stack() -> None:
     assert seconds >= 0.05
     assert "a_blocking_call" in stack
     assert lag.worst_s >= seconds
+
+
+async def test_a_loop_that_stays_stuck_is_given_up_once_with_its_stack() -> None:
+    given_up: list[tuple[float, str]] = []
+    told = threading.Event()
+
+    def give_up(seconds: float, stack: str) -> None:
+        given_up.append((seconds, stack))
+        told.set()
+
+    def a_call_that_never_ends() -> None:
+        told.wait(10)
+
+    lag = LoopLag(period_s=0.01, stall_s=0.02, stuck_s=0.1, on_stuck=give_up)
+    lag.start(asyncio.get_running_loop())
+    try:
+        async with asyncio.timeout(10):
+            while lag.last_s == 0.0:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        a_call_that_never_ends()
+    finally:
+        lag.stop()
+    [(seconds, stack)] = given_up
+    assert seconds >= 0.1
+    assert "a_call_that_never_ends" in stack
 
 
 async def test_an_idle_loop_is_not_reported() -> None:

@@ -1,6 +1,7 @@
 """The experience store holds each experience once, whatever order and however often it comes."""
 
 import math
+import random
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_async.leyline import KernelRequest
-from esper_async.simic import Bounds, ExperienceStore, Intake
+from esper_async.simic import Bounds, ExperienceStore, Intake, Query
 from tests.simic.experiences import decision, quantity, report
 
 
@@ -99,6 +100,8 @@ def test_what_was_taken_is_there_after_reopening(tmp_path: Path):
 
 NAN = quantity(0.1)
 NAN.mean = math.nan
+UNKNOWN_OPERATION = decision("a", 1)
+UNKNOWN_OPERATION.command.seed.operation = 77
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,11 @@ NAN.mean = math.nan
         (report("", 1), "names no run"),
         (report("a", 1, command_id=""), "names no command"),
         (report("a", 1, outcome=0), "outcome"),
+        (report("a", 1, outcome=77), "outcome 77 is not known"),
+        (UNKNOWN_OPERATION, "operation 77 is not known"),
         (report("a", 1, issued_at=math.inf), "issued_at"),
+        (report("a", 1, parameter_ratio=math.nan), "parameter_ratio"),
+        (report("a", 1, compute_ratio=-0.5), "compute_ratio"),
         (decision("a", 1, decision_id=""), "decision_id is empty"),
         (decision("a", 1, log_probability=math.nan), "log_probability"),
         (decision("a", 1, log_probability=0.3), "log_probability"),
@@ -241,4 +248,146 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path):
     store = ExperienceStore(path, now=Now())
     assert store.count()["reports"] > last
     assert store.take(report("a", 0), "e0") is Intake.DUPLICATE
+    store.close()
+
+
+FIRST_FORM = """CREATE TABLE experiences (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL,
+    run TEXT NOT NULL, boundary INTEGER NOT NULL, command TEXT NOT NULL,
+    received_at REAL NOT NULL, message BLOB NOT NULL, UNIQUE (kind, id)) STRICT"""
+
+
+def test_a_file_of_the_first_form_can_be_asked_as_a_new_one(tmp_path: Path):
+    path = tmp_path / "experience.sqlite"
+    old = sqlite3.connect(path)
+    old.execute(FIRST_FORM)
+    for kind, message in (("decision", decision("a", 1)), ("report", report("a", 1))):
+        name = message.decision_id if kind == "decision" else message.report_id
+        row = (kind, name, "a", 1, "a-c1", 1e6, message.SerializeToString(deterministic=True))
+        old.execute(
+            "INSERT INTO experiences (kind, id, run, boundary, command, received_at, message)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+    old.commit()
+    old.close()
+    store = ExperienceStore(path, now=Now())
+    found = store.experiences(Query(policy="random", blueprint="BP009", outcome="SUCCESS"))
+    assert [each.step.decision.decision_id for _, each in found] == ["a-d1"]
+    assert store.size_bytes == decision("a", 1).ByteSize() + report("a", 1).ByteSize()
+    store.close()
+
+
+def test_no_more_bytes_are_kept_than_may_be_and_the_oldest_go(tmp_path: Path):
+    size = report("a", 0).ByteSize()
+    bounds = Bounds(size_bytes=3 * size + 20)
+    store = ExperienceStore(tmp_path / "e.sqlite", now=Now(), bounds=bounds)
+    store.take_many([(report("a", boundary), f"r{boundary}") for boundary in range(6)])
+    assert store.size_bytes > bounds.size_bytes
+    assert store.prune() == 3
+    assert [message.report_id for _, message in store.reports()] == ["a-r3", "a-r4", "a-r5"]
+    assert size < store.size_bytes <= bounds.size_bytes
+    assert len(store.sample(10, random.Random(1))) == 0
+    store.close()
+
+
+def test_bounds_hold_without_anybody_asking(tmp_path: Path):
+    store = ExperienceStore(tmp_path / "e.sqlite", now=Now(), bounds=Bounds(entries=100))
+    for start in range(0, 1024, 64):
+        store.take_many(
+            [(report("a", number), f"r{number}") for number in range(start, start + 64)]
+        )
+    assert store.count()["reports"] == 100
+    store.close()
+
+
+def test_many_are_taken_together_or_not_at_all(store: ExperienceStore, monkeypatch):
+    arrived = [(report("a", number), f"e{number}") for number in range(3)]
+    whole = store._store
+
+    def fails_at_the_third(database, record):
+        if record.report_id == "a-r2":
+            raise sqlite3.OperationalError("disk full")
+        return whole(database, record)
+
+    monkeypatch.setattr(store, "_store", fails_at_the_third)
+    with pytest.raises(sqlite3.OperationalError):
+        store.take_many(arrived)
+    assert (store.count()["reports"], store.size_bytes) == (0, 0)
+    monkeypatch.undo()
+    assert store.take_many([*arrived, arrived[0]]) == [*[Intake.STORED] * 3, Intake.DUPLICATE]
+
+
+@pytest.fixture
+def filled(store: ExperienceStore) -> ExperienceStore:
+    for run in ("a", "b"):
+        for boundary in range(40):
+            store.take(
+                decision(run, boundary, policy="random" if run == "a" else "bandit"),
+                f"d{run}{boundary}",
+            )
+            if boundary % 4 == 0:
+                blueprint = "BP009" if boundary % 8 else "BP016"
+                store.take(report(run, boundary, blueprint_id=blueprint), f"r{run}{boundary}")
+    return store
+
+
+@pytest.mark.parametrize(
+    ("query", "steps"),
+    [
+        (Query(), 80),
+        (Query(run="a"), 40),
+        (Query(policy="bandit", reported=True), 10),
+        (Query(reported=False), 60),
+        (Query(blueprint="BP009", run="b"), 5),
+        (Query(outcome="REGRESSION"), 0),
+        (Query(operation="GERMINATE"), 0),
+        (Query(since=930.0), 20),
+        (Query(until=930.0, policy="random"), 30),
+    ],
+)
+def test_a_query_finds_the_steps_it_means(filled: ExperienceStore, query: Query, steps: int):
+    found = filled.experiences(query)
+    assert len(found) == steps
+    first = filled.experiences(query, limit=7)
+    rest = filled.experiences(query, after=first[-1][0] if first else 0)
+    assert [seq for seq, _ in [*first, *rest]] == [seq for seq, _ in found]
+
+
+def test_a_sample_is_of_reported_steps_none_twice_and_follows_its_source(filled: ExperienceStore):
+    drawn = filled.sample(8, random.Random(5))
+    assert len({each.step.decision.decision_id for each in drawn}) == 8
+    assert all(each.step.reports for each in drawn)
+    again = filled.sample(8, random.Random(5))
+    assert [each.step.boundary for each in again] == [each.step.boundary for each in drawn]
+    assert len(filled.sample(32, random.Random(5))) == 20
+
+
+def test_every_reported_step_is_drawn_as_often_as_another(filled: ExperienceStore):
+    source, times = random.Random(3), dict.fromkeys(range(20), 0)
+    places = {
+        each.step.decision.decision_id: place
+        for place, each in enumerate(filled.sample(20, source))
+    }
+    for _ in range(500):
+        for each in filled.sample(4, source):
+            times[places[each.step.decision.decision_id]] += 1
+    assert min(times.values()) > 60
+    assert max(times.values()) < 140
+
+
+def test_a_result_belongs_to_the_last_step_and_goes_with_its_run(tmp_path: Path):
+    now = Now()
+    store = ExperienceStore(tmp_path / "e.sqlite", now=now, bounds=Bounds(age_s=100))
+    for boundary in (2, 0, 1):
+        store.take(decision("a", boundary), f"d{boundary}")
+    assert store.trajectory("a").terminal_gain is None
+    store.tell_result("a", terminal_gain=0.1)
+    found = {each.step.boundary: each.reward.terminal for _, each in store.experiences()}
+    assert found == {0: None, 1: None, 2: pytest.approx(2.0)}
+    with pytest.raises(ValueError, match="not finite"):
+        store.tell_result("a", terminal_gain=math.nan)
+    now.seconds += 101
+    store.prune()
+    assert store.terminal_gain("a") is None
     store.close()

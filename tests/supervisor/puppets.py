@@ -1,8 +1,17 @@
 """Services that do what a test tells them to."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from esper_async.runtime.breakers import Breakers
+
+
+def _with_a_disk() -> Breakers:
+    breakers = Breakers("puppet")
+    breakers.make("disk")
+    return breakers
 
 
 @dataclass
@@ -17,12 +26,10 @@ class Puppet:
     stuck: asyncio.Event | None = None
     ends: asyncio.Queue[Exception] = field(default_factory=asyncio.Queue)
     lives: int = 0
+    breakers: Breakers = field(default_factory=_with_a_disk)
 
     def detail(self) -> dict[str, object]:
         return {"lives": self.lives}
-
-    def breakers(self) -> dict[str, str]:
-        return {"disk": "closed"}
 
     async def run(self, ready: Callable[[], None]) -> None:
         self.lives += 1
@@ -36,3 +43,27 @@ class Puppet:
             if self.stuck is not None:
                 await self.stuck.wait()
             self.diary.append(f"-{self.name}")
+
+
+@dataclass
+class Follower(Puppet):
+    """Starts after others, and runs on without them."""
+
+    after: tuple[str, ...] = ()
+
+
+@dataclass
+class Deaf(Puppet):
+    """Swallows cancellation, so many times or until it `hears`."""
+
+    deaf_to: int = 1_000
+    hears: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        self.diary.append(f"+{self.name}")
+        ready()
+        for _ in range(self.deaf_to):
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.hears.wait()
+                break
+        await self.hears.wait()

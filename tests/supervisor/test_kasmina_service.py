@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from esper_async.kasmina.service import KasminaService
-from esper_async.leyline import AdaptationCommand, CommandType, EventEnvelope, SeedOperation
+from esper_async.leyline import (
+    AdaptationCommand,
+    CircuitBreakerState,
+    CommandType,
+    EventEnvelope,
+    SeedOperation,
+)
+from esper_async.runtime.breakers import Breakers
 from esper_async.tolaria.runs import RunConflictError, RunNotFoundError
 
 
@@ -77,9 +84,25 @@ def germinate() -> AdaptationCommand:
     return command
 
 
-async def carried(*commands: AdaptationCommand) -> tuple[list[tuple[Any, ...]], dict[str, object]]:
+def breaker(state: str, name: str = "disk") -> AdaptationCommand:
+    command = AdaptationCommand(type=CommandType.COMMAND_TYPE_CIRCUIT_BREAKER)
+    command.breaker.breaker = name
+    command.breaker.state = CircuitBreakerState.Value(f"CIRCUIT_BREAKER_STATE_{state}")
+    return command
+
+
+def disk() -> Breakers:
+    breakers = Breakers("test")
+    breakers.make("disk")
+    return breakers
+
+
+async def carried(
+    *commands: AdaptationCommand, breakers: Breakers | None = None
+) -> tuple[list[tuple[Any, ...]], dict[str, object]]:
     runs, bus = Runs(), OneShotBus(*commands)
-    service = KasminaService(bus, runs)  # type: ignore[arg-type]
+    get = (breakers or disk()).get
+    service = KasminaService(bus, runs, breaker=get)  # type: ignore[arg-type]
     async with asyncio.timeout(5):
         task = asyncio.ensure_future(service.run(lambda: None))
         await bus.delivered.wait()
@@ -94,13 +117,25 @@ async def test_each_command_reaches_its_run() -> None:
     assert detail == {"carried": 4, "refused": {}}
 
 
+async def test_a_breaker_is_isolated_and_restored_by_command() -> None:
+    breakers = disk()
+    _, detail = await carried(breaker("OPEN"), breakers=breakers)
+    assert breakers.get("disk").isolated
+    assert detail == {"carried": 1, "refused": {}}
+    await carried(breaker("CLOSED"), breakers=breakers)
+    assert not breakers.get("disk").isolated
+    assert breakers.states() == {"disk": "closed"}
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
         (germinate(), "not_for_an_operator"),
         (AdaptationCommand(type=CommandType.COMMAND_TYPE_NO_OPERATION), "not_for_an_operator"),
-        (cull("nobody"), "run_cannot_obey"),
-        (cull("e"), "run_cannot_obey"),
+        (cull("nobody"), "cannot_be_obeyed"),
+        (cull("e"), "cannot_be_obeyed"),
+        (breaker("OPEN", "nowhere"), "cannot_be_obeyed"),
+        (breaker("HALF_OPEN"), "cannot_be_obeyed"),
     ],
 )
 async def test_what_cannot_be_carried_is_refused_and_counted(

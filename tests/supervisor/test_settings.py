@@ -8,12 +8,15 @@ import pytest
 
 from esper_async.runtime.strict_model import ConfigurationError
 from esper_async.supervisor.settings import Settings, load_settings, parse_assignments
+from esper_async.tezzeret.settings import ForgeSettings
 
 LISTED = Path(__file__).parents[2] / "config" / "esper.toml"
 
 
 def test_the_shipped_file_lists_every_setting_with_its_default() -> None:
-    assert tomllib.loads(LISTED.read_text()) == Settings().model_dump(mode="json")
+    assert tomllib.loads(LISTED.read_text()) == Settings().model_dump(
+        mode="json", exclude_none=True
+    )
 
 
 def test_every_setting_in_the_shipped_file_has_a_line_of_why() -> None:
@@ -83,3 +86,10 @@ def test_an_assignment_without_a_value_is_refused() -> None:
     }
     with pytest.raises(ConfigurationError, match="key=value"):
         parse_assignments(["http.port"])
+
+
+def test_the_forge_gets_what_is_configured_and_its_own_defaults_otherwise() -> None:
+    assert ForgeSettings.configured(**Settings().tezzeret.model_dump()) == ForgeSettings()
+    settings = load_settings(None, {"tezzeret.workers": "3", "tezzeret.memory_mb": "512"}, {})
+    configured = ForgeSettings.configured(**settings.tezzeret.model_dump())
+    assert (configured.workers, configured.memory_bytes) == (3, 512 << 20)

@@ -260,3 +260,15 @@ async def test_an_unknown_run_is_named(tmp_path: Path) -> None:
     async with running(service_in(tmp_path)) as service:
         with pytest.raises(RunNotFoundError, match="r-404"):
             service.pause("r-404")
+
+
+async def test_an_ended_run_is_removed_once_it_was_kept_long_enough(tmp_path: Path) -> None:
+    service = service_in(tmp_path, ended_runs_kept_s=0.001)
+    async with running(service):
+        run = service.submit(config("complete"))
+        await service.wait_ended(run.id)
+    assert run.folder.exists()  # the sweep at the start came before, the next is an hour away
+    again = service_in(tmp_path, ended_runs_kept_s=0.001)
+    async with running(again):
+        await until(lambda: not again.runs())
+    assert not run.folder.exists()

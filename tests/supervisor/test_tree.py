@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from esper_async.runtime.clock import FakeClock
+from esper_async.runtime.clock import FakeClock, SystemClock
 from esper_async.runtime.restart import RestartPolicy
 from esper_async.supervisor.app import unstopped
-from esper_async.supervisor.errors import EssentialServiceFailedError, StartError
-from esper_async.supervisor.tree import StopReport, Tree
-from tests.supervisor.puppets import Puppet
+from esper_async.supervisor.errors import EssentialServiceFailedError, StartError, UnstableError
+from esper_async.supervisor.tree import ServiceLimits, StopReport, Tree
+from tests.supervisor.puppets import Deaf, Follower, Puppet
 
 
 class NoWait(random.Random):
@@ -21,7 +21,8 @@ class NoWait(random.Random):
 
 
 def tree_of(*services: Puppet, limit: int = 3) -> Tree:
-    return Tree(services, clock=FakeClock(), source=NoWait(), policy=RestartPolicy(limit=limit))
+    limits = ServiceLimits(RestartPolicy(limit=limit))
+    return Tree(services, clock=FakeClock(), source=NoWait(), limit=limits)
 
 
 def family(diary: list[str]) -> tuple[Puppet, Puppet, Puppet]:
@@ -69,6 +70,120 @@ async def test_a_failure_restarts_the_service_and_those_that_need_it_only() -> N
         assert tree.snapshot()["b"]["restarts"] == 1
         assert tree.snapshot()["b"]["error"] == "RuntimeError: boom"
         assert tree.snapshot()["c"]["restarts"] == 0
+
+
+async def test_what_only_follows_a_service_starts_after_it_and_outlives_its_failures() -> None:
+    diary: list[str] = []
+    bus = Puppet("bus", essential=True, diary=diary)
+    trainer = Follower("trainer", diary=diary, after=("bus",))
+    tree = tree_of(trainer, bus)
+    async with running(tree):
+        bus.ends.put_nowait(RuntimeError("boom"))
+        await until(lambda: bus.lives == 2 and tree.status == "ready")
+        assert trainer.lives == 1
+        trainer.ends.put_nowait(RuntimeError("its own"))
+        await until(lambda: trainer.lives == 2 and tree.status == "ready")
+    assert diary[:2] == ["+bus", "+trainer"]
+    assert diary[-2:] == ["-trainer", "-bus"]
+
+
+async def test_a_service_has_limits_of_its_own() -> None:
+    a, b = Puppet("a"), Puppet("b")
+    tree = Tree(
+        [a, b],
+        clock=FakeClock(),
+        source=NoWait(),
+        limits={"a": ServiceLimits(RestartPolicy(limit=0))},
+    )
+    async with running(tree):
+        assert tree.snapshot()["a"]["restarts_left"] == 0
+        for puppet in (a, b):
+            puppet.ends.put_nowait(RuntimeError("boom"))
+        await until(lambda: tree.cells["a"].state == "failed" and b.lives == 2)
+
+
+def test_limits_of_a_service_that_there_is_not_are_refused() -> None:
+    with pytest.raises(ValueError, match="no service 'oonas' to limit; there is oona"):
+        Tree(
+            [Puppet("oona")],
+            clock=FakeClock(),
+            source=NoWait(),
+            limits={"oonas": ServiceLimits()},
+        )
+
+
+async def test_restarts_past_the_limit_of_the_whole_tree_end_it() -> None:
+    puppets = [Puppet(name) for name in "abcd"]
+    tree = Tree(
+        puppets, clock=FakeClock(), source=NoWait(), restarts=RestartPolicy(limit=3, window_s=60)
+    )
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        verdict = group.create_task(_unstable(tree))
+        await until(lambda: tree.started)
+        for puppet in puppets:
+            puppet.ends.put_nowait(OSError("no room"))
+            await until(lambda puppet=puppet: puppet.lives == 2 or verdict.done())
+    assert verdict.result().exit_code == 3
+    assert "more than 3 times within 60 s" in str(verdict.result())
+    assert "the last was d: no room" in str(verdict.result())
+
+
+async def _unstable(tree: Tree) -> UnstableError:
+    with pytest.raises(UnstableError) as caught:
+        await tree.run(1.0)
+    return caught.value
+
+
+async def test_a_service_that_swallows_cancellation_is_named_and_stops_only_its_own() -> None:
+    diary: list[str] = []
+    deaf = Deaf("deaf", ("below",), diary=diary)
+    below = Puppet("below", diary=diary)
+    tree = Tree(
+        [deaf, below],
+        clock=SystemClock(),
+        source=NoWait(),
+        limit=ServiceLimits(stop_timeout_s=0.02),
+    )
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        task = group.create_task(tree.run(0.3))
+        await until(lambda: tree.started)
+        tree.stop()
+        await until(lambda: tree.snapshot()["deaf"].get("overdue") is True)
+        report = await task
+        assert report.overdue == ("deaf",)
+        assert diary == ["+below", "+deaf", "-below"]
+        deaf.hears.set()
+
+
+async def test_a_service_that_hears_the_second_time_ends_in_time() -> None:
+    deaf = Deaf("deaf", deaf_to=1)
+    tree = Tree(
+        [deaf],
+        clock=SystemClock(),
+        source=NoWait(),
+        limit=ServiceLimits(stop_timeout_s=0.02),
+    )
+    async with running(tree) as task:
+        pass
+    assert task.result().clean
+
+
+async def test_the_next_attempt_is_shown_while_a_service_backs_off() -> None:
+    class Longest(random.Random):
+        def uniform(self, _a: float, b: float) -> float:
+            return b
+
+    clock = FakeClock(wall=1_000.0)
+    a = Puppet("a")
+    limits = ServiceLimits(RestartPolicy(base_s=8.0))
+    tree = Tree([a], clock=clock, source=Longest(), limit=limits)
+    async with running(tree):
+        a.ends.put_nowait(RuntimeError("boom"))
+        await until(lambda: tree.cells["a"].state == "backing_off")
+        shown = tree.snapshot()["a"]
+        assert (shown["next_attempt_s"], shown["next_attempt_at"]) == (8.0, 1_008.0)
+        assert (shown["restarts"], shown["restarts_left"]) == (1, 2)
+        assert shown["error"] == "RuntimeError: boom"
 
 
 async def test_a_failure_to_start_is_reported_as_such_and_the_rest_is_stopped() -> None:

@@ -124,6 +124,24 @@ def test_a_refused_command_is_among_the_notes_with_its_reason() -> None:
     assert (note["reason"], note["request"]) == ("no checkpoint", 1)
 
 
+def test_an_explanation_joins_its_decision_and_is_news_to_who_has_the_decision_already() -> None:
+    moved = [{"node": "run", "feature": "gap/1", "effect": 0.25}]
+    explanation = {"command_id": "c1", "moved": moved}
+    picture = told(
+        started(),
+        record(2, "decision", 1, command={"id": "c1"}, reason="likely"),
+        record(3, "decision", 2, command={"id": "c2"}, reason="likely"),
+        record(4, "explanation", 2, **explanation),
+        record(5, "explanation", 2, **explanation),  # told twice under new numbers
+    )
+    assert [each["moved"] for each in picture.decisions] == [moved, None]
+    news = picture.view(after_seq=3)
+    assert news["decisions"] == []
+    assert [(each["seq"], each["command_id"], each["moved"]) for each in news["explanations"]] == [
+        (4, "c1", moved)
+    ]
+
+
 def test_a_decision_or_report_told_twice_under_new_numbers_is_kept_once() -> None:
     decision = {"command": {"id": "c1"}, "reason": "plateau"}
     report = {"report_id": "f1", "outcome": "SUCCESS"}

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,9 +25,11 @@ CHANCES = {
     "random": 1 / 15,
     "periodic": 1 / 15,
     "largest": 1 / 3,
+    "bandit": 0.9 + 0.1 / 15,
     "heuristic": None,  # that of a whole tournament is not computed, and so not claimed
 }
-GROWING = [name for name in POLICIES if name != "static"]
+GROWING = [name for name in POLICIES if name not in ("static", "gnn")]
+"""Those that plant whenever they may; the graph policy has its own tests."""
 
 
 def view(
@@ -173,6 +176,24 @@ def test_heuristic_gives_every_site_its_share() -> None:
         assert isinstance(command, Germinate)
         drawn = Counter(candidate.site for candidate in command.candidates)
         assert max(drawn.values()) - min(drawn[site] for site in SITES) <= 1
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "waits"), [(0.2, 1.0, True), (0.6, 1.0, False), (1.2, 1.0, False)]
+)
+def test_heuristic_waits_while_the_net_memorises(
+    training: float, validation: float, waits: bool
+) -> None:
+    seen = replace(view(), training_losses=[1.0, training], validation_losses=[1.0, validation])
+    decision = make_policy("heuristic", 0).decide(seen)
+    assert isinstance(decision.command, NoOp) is waits
+    assert ("memorises" in decision.reason) is waits
+
+
+def test_heuristic_does_not_wait_for_losses_that_nobody_measured() -> None:
+    for training, validation in (([], [1.0]), ([1.0], []), ([-3.0], [-2.5])):
+        seen = replace(view(), training_losses=training, validation_losses=validation)
+        assert isinstance(make_policy("heuristic", 0).decide(seen).command, Germinate)
 
 
 def test_a_weighted_draw_keeps_to_its_weights_however_large_they_are() -> None:

@@ -12,7 +12,7 @@ from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.seed import Candidate, Seed, seed_stream
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
-from esper_async.tamiyo.reports import ReportBook
+from esper_async.tamiyo.reports import Costs, ReportBook
 
 SITE = Site("here", "body", SiteInterface("feature", (8,)), "nf", 0)
 
@@ -58,6 +58,14 @@ def test_a_window_stays_open_while_candidates_train_or_the_trial_is_not_judged()
     assert close(reports, seed("s1", Stage.BLENDING), seed("s2", ended_boundary=8)) == []
 
 
+def test_a_window_stays_open_until_the_verdict_however_many_judgements_that_takes() -> None:
+    """A seed that is judged again may be kept after all: its report would tell a false outcome."""
+    reports, lost = book(), seed("s2", ended_boundary=8)
+    assert close(reports, seed("s1", Stage.PROBATIONARY, windows=2), lost) == []
+    (report,) = close(reports, seed("s1", Stage.FOSSILIZED, windows=3), lost, boundary=15)
+    assert (report["stage"], report["window"]["to"]) == ("FOSSILIZED", 15)
+
+
 def test_a_kept_seed_is_a_success_told_once() -> None:
     reports = book()
     kept = seed("s1", Stage.FOSSILIZED, benefit_vs_twin=quantity(0.2), windows=1)
@@ -82,7 +90,9 @@ def test_a_kept_seed_is_a_success_told_once() -> None:
 
 def test_a_judged_trial_that_harms_is_a_regression_and_one_that_does_neither_is_neutral() -> None:
     for benefit, outcome in ((-0.5, "REGRESSION"), (0.0, "NEUTRAL")):
-        worse = seed("s1", Stage.PROBATIONARY, windows=1, benefit_vs_twin=quantity(benefit))
+        worse = seed(
+            "s1", Stage.CULLED, windows=1, ended_boundary=9, benefit_vs_twin=quantity(benefit)
+        )
         (report,) = close(book(), worse, seed("s2", Stage.CULLED, ended_boundary=8))
         assert report["outcome"] == outcome
 
@@ -131,3 +141,22 @@ def test_the_runs_end_closes_every_window(stage: Stage) -> None:
     (report,) = reports.close_all(seeds, boundary=6, metrics={})
     assert report["outcome"] == "NEUTRAL"
     assert reports.close_all(seeds, boundary=6, metrics={}) == []
+
+
+def test_a_report_tells_the_stage_and_bills_what_its_window_cost() -> None:
+    reports = ReportBook("run-1", "heuristic", "1")
+    reports.open("c4", "GERMINATE", ["s1"], boundary=4, step=40, metrics={}, spent=(1_000.0, 100.0))
+    kept = seed("s1", Stage.FOSSILIZED, windows=1, benefit_vs_twin=quantity(0.1))
+    (told,) = reports.close_due(
+        {"s1": kept}, boundary=9, metrics={}, costs=Costs(40, (3_000.0, 1_100.0))
+    )
+    assert (told["stage"], told["parameter_ratio"], told["compute_ratio"]) == (
+        "FOSSILIZED",
+        0.25,
+        0.5,
+    )
+
+
+def test_what_a_window_cost_is_not_measured_where_nobody_counted() -> None:
+    (told,) = close(book(), seed("s1", Stage.FOSSILIZED, windows=1), seed("s2", ended_boundary=8))
+    assert told["compute_ratio"] is None

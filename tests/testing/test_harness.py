@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from esper_async.oona.connection import connect
+from esper_async.runtime.processes import children
 from esper_async.testing.harness import Esper, LeakError
-from esper_async.testing.leaks import children
 
 
 async def test_it_boots_everything_with_a_redis_of_its_own(esper: Esper) -> None:

@@ -8,6 +8,7 @@ import pytest
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, EmbeddedServer
 from esper_async.tezzeret.service import TezzeretService
+from esper_async.urza import Query
 from esper_async.urza.service import UrzaService
 from tests.tezzeret.live_forge import QUICK, ROOT, request, until
 
@@ -34,7 +35,7 @@ async def test_a_request_on_the_bus_ends_as_a_certificate_in_the_library(tmp_pat
         await until(lambda: urza.detail()["kernels_ready"] == 3)
         await until(lambda: urza.detail()["kernels_failed"] == 1)
         assert urza.detail()["kernels_missing"] == 0
-        assert len(urza.library.find(kind="certificate")) == 3
+        assert len(urza.library.find(Query(kind="certificate"))) == 3
         for task in reversed(tasks):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

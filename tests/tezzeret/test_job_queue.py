@@ -7,8 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from esper_async.kasmina.compiling.kernel_record import Strategy
 from esper_async.kasmina.interface import SiteInterface
-from esper_async.tezzeret.job import JobKind, JobState, Priority, Work
+from esper_async.tezzeret.job import Compile, JobKind, JobState, Priority, Work
 from esper_async.tezzeret.queue import JobQueue
 
 SITE = SiteInterface("spatial", (8, 4, 4))
@@ -142,6 +143,60 @@ def test_a_repeated_job_is_answered_again(queue: JobQueue):
     queue.repeat(proof().id)
     queue.finish(queue.claim().id, key="k", elapsed_ms=1.0)
     assert [answer.request_id for answer in queue.unanswered()] == ["r1"]
+
+
+def compilation(blueprint: str = "BP009", strategy: Strategy = Strategy.STANDARD) -> Work:
+    return Work(JobKind.COMPILE, SITE, "f1", blueprint, compile=Compile(32, 1, strategy))
+
+
+def test_a_compilation_survives_its_own_text_and_differs_by_what_it_is_for():
+    work = compilation()
+    assert Work.from_json(work.to_json()) == work
+    others = [
+        compilation(strategy=Strategy.FAST),
+        Work(JobKind.COMPILE, SITE, "f1", "BP009", compile=Compile(33, 1)),
+        Work(JobKind.COMPILE, SITE, "f1", "BP009", compile=Compile(32, 2)),
+        proof(),
+    ]
+    assert work.id not in {other.id for other in others}
+
+
+def test_what_a_live_run_waits_for_goes_before_what_is_faster_for_it(queue: JobQueue):
+    queue.add(proof("BP001"), Priority.BACKGROUND)
+    queue.request("r1", "run", compilation("BP002"))
+    queue.request("r2", "run", proof("BP003"))
+    claimed = [queue.claim() for _ in range(4)]
+    order = [(job.work.kind, job.work.blueprint) for job in claimed]
+    assert order == [("prove", "BP003"), ("survey", ""), ("compile", "BP002"), ("prove", "BP001")]
+
+
+def test_jobs_that_cannot_be_done_now_stay_where_they_are(queue: JobQueue):
+    queue.add(compilation(), Priority.COMPILE)
+    assert queue.claim(without=[JobKind.COMPILE]) is None
+    assert queue.waiting(JobKind.COMPILE) == 1
+    assert queue.claim().work == compilation()
+    assert queue.waiting(JobKind.COMPILE) == 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "attempts"), [(Strategy.AGGRESSIVE, 8), (Strategy.STANDARD, 6), (Strategy.FAST, 4)]
+)
+def test_a_compilation_has_two_attempts_at_every_step(
+    queue: JobQueue, strategy: Strategy, attempts: int
+):
+    queue.add(compilation(strategy=strategy), Priority.COMPILE)
+    states = [queue.fail(queue.claim().id, "broke").state for _ in range(attempts)]
+    assert states == [JobState.QUEUED] * (attempts - 1) + [JobState.FAILED]
+
+
+def test_recovery_leaves_alone_what_somebody_works_on(queue: JobQueue):
+    for blueprint in ("BP001", "BP002"):
+        queue.add(proof(blueprint), Priority.LIVE)
+    busy = queue.claim()
+    queue.claim()
+    queue.recover([busy.id])
+    assert queue.counts() == {"queued": 1, "running": 1}
+    assert queue.get(busy.id).state is JobState.RUNNING
 
 
 class AnyHistory(RuleBasedStateMachine):

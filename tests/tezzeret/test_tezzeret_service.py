@@ -35,8 +35,20 @@ async def test_with_nothing_asked_it_idles_without_a_worker_and_says_so(tmp_path
     async with forge(tmp_path) as live:
         detail = live.service.detail()
         assert detail["doing"] == "idle: nobody has asked for a kernel yet"
-        assert detail["worker_pid"] is None
+        assert detail["worker_pids"] == []
         assert detail["workers_started"] == 0
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1 << 20, True), (600 << 20, False)])
+async def test_the_compilers_cache_is_emptied_at_the_start_where_it_is_large(
+    tmp_path: Path, size: int, kept: bool
+):
+    header = tmp_path / "tezzeret" / "inductor" / "precompiled_headers" / "header.gch"
+    header.parent.mkdir(parents=True)
+    with header.open("wb") as file:
+        file.truncate(size)
+    async with forge(tmp_path):
+        assert header.exists() is kept
 
 
 async def test_a_request_is_answered_and_then_the_rest_of_the_interface_is_proved(tmp_path: Path):
@@ -131,8 +143,8 @@ async def test_a_job_past_its_limit_is_killed_and_no_worker_outlives_it(tmp_path
     )
     async with forge(tmp_path, settings=settings) as live:
         await live.bus.deliver(request("hangs"))
-        await until(lambda: live.service.detail()["worker_pid"] is not None)
-        pid = live.service.detail()["worker_pid"]
+        await until(lambda: live.service.detail()["worker_pids"])
+        (pid,) = live.service.detail()["worker_pids"]  # type: ignore[misc]
         error = await live.answered("ask-hangs")
         assert "no result within 0.3 s" in error.reason
         with pytest.raises(ProcessLookupError):
@@ -155,7 +167,7 @@ async def test_answers_wait_for_the_bus_to_come_back(tmp_path: Path):
 async def test_a_worker_that_cannot_start_blames_no_job_and_opens_the_breaker(tmp_path: Path):
     async with forge(tmp_path, target="never_warm") as live:
         await live.bus.deliver(request("BP001"))
-        await until(lambda: live.service.breakers()["tezzeret.worker"] == "open")
+        await until(lambda: live.service.breakers.states()["tezzeret.worker"] == "open")
         await until(lambda: jobs(live).get("failed", 0) == 0)
         assert live.answer("ask-BP001") is None
     async with forge(tmp_path) as live:
@@ -167,7 +179,7 @@ async def test_an_idle_worker_is_stopped(tmp_path: Path):
     async with forge(tmp_path, settings=settings) as live:
         await live.bus.deliver(request("BP001"))
         await until(lambda: jobs(live) == {"done": 4})
-        await until(lambda: live.service.detail()["worker_pid"] is None)
+        await until(lambda: live.service.detail()["worker_pids"] == [])
 
 
 async def test_a_second_start_proves_nothing_and_starts_no_worker(tmp_path: Path):
@@ -226,7 +238,7 @@ def test_no_module_of_the_service_imports_torch():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import) and any(name.name == "torch" for name in node.names)
     ]
-    assert importers == ["worker.py"]
+    assert sorted(importers) == ["compilation.py", "worker.py"]
 
 
 SUPERVISOR = """

@@ -25,9 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from esper_async import DistributedRanks, Grower, MicroBatches
 from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.stage import Stage
+from esper_async.runtime.processes import processes_naming
 from esper_async.tamiyo.command import Command, Cull, Decision, Germinate, NoOp
 from esper_async.tamiyo.view import View
-from esper_async.testing.leaks import processes_naming
 from tests.growth_hosts import Batch, make_batches, make_host, plain_step
 
 RANKS = 2

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.user_code import UserCodeError
-from esper_async.leyline import StateForm, SystemStatePacket
+from esper_async.leyline import SeedLifecycleStage, StateForm, SystemStatePacket
 from esper_async.runtime.journal import read_journal
 from esper_async.tamiyo.command import Decision, Germinate
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine, Outcome
-from esper_async.tolaria.messages import system_state_of
+from esper_async.tolaria.messages import decision_of, field_report_of, system_state_of
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError
 from esper_async.tolaria.training import LossError
@@ -173,6 +173,18 @@ def test_stopping_ends_the_run_with_its_growth_finished(tmp_path: Path) -> None:
     assert outcome.grower.executor.trial is None
     assert not outcome.grower.executor._training
     assert kinds(records, "field_report")
+
+
+def test_a_latency_budget_is_for_runs_that_need_not_be_deterministic() -> None:
+    growth = {"latency_budget": 1e6}
+    _, records = run(listed(), growth=growth, deterministic=False)
+    gates = [record["gate"] for record in kinds(records, "transition") if record["gate"]]
+    slowdowns = [gate["numbers"]["slowdown"] for gate in gates if "slowdown" in gate["numbers"]]
+    assert slowdowns
+    assert all(0.0 < slowdown < 1e6 for slowdown in slowdowns)
+    for deterministic in (True, "auto"):
+        with pytest.raises(ValueError, match=r"set run\.deterministic = false"):
+            options(growth=growth, deterministic=deterministic)
 
 
 def test_a_pause_changes_nothing_but_the_journal() -> None:
@@ -409,6 +421,23 @@ def test_field_reports_are_told_once_for_each_command(tmp_path: Path) -> None:
     reports = kinds(records, "field_report")
     assert len(reports) == len(germinated) >= 1
     assert len({report["report_id"] for report in reports}) == len(reports)
+
+
+def test_a_field_report_carries_what_a_reward_needs(tmp_path: Path) -> None:
+    _, records = run(listed(), tmp_path)
+    planted = [
+        record
+        for record in kinds(records, "decision")
+        if record["command"]["operation"] == "GERMINATE"
+    ]
+    for record in planted:
+        assert len(decision_of(record).placements) == len(record["command"]["candidates"])
+    reports = [field_report_of(record) for record in kinds(records, "field_report")]
+    kept = SeedLifecycleStage.SEED_LIFECYCLE_STAGE_FOSSILIZED
+    assert kept in {report.stage for report in reports}
+    for report in reports:
+        assert report.parameter_ratio >= 0.0
+        assert report.compute_ratio > 0.0
 
 
 def test_a_policy_that_asks_for_what_is_not_legal_does_not_end_the_run() -> None:

@@ -15,6 +15,7 @@ from esper_async.nissa.alert_rules import isolation_violation
 from esper_async.nissa.event_store import EventStore
 from esper_async.nissa.ingest import Ingest
 from esper_async.nissa.metrics import NissaMetrics
+from esper_async.nissa.reading import Reading
 from esper_async.nissa.signals import SignalSource
 from esper_async.runtime.clock import FakeClock
 from esper_async.runtime.metrics import Registry
@@ -113,17 +114,16 @@ def test_its_violations_reach_the_alert_that_is_there_for_them(tmp_path: Path) -
     ingest = Ingest(registry=registry, metrics=metrics, events=events, clock=clock)
     source = SignalSource(
         hub=Hub(tmp_path, clock=clock),
-        registry=registry,
         system=dict,
         resumes=lambda: 0,
         state_dir=tmp_path,
         clock=clock,
     )
     with closing(events):
-        assert isolation_violation(source.gather()) == []
+        assert isolation_violation(source.gather(Reading.of(registry))) == []
         for record in records:
             ingest.take(telemetry_of(record, loss_unit="nats"))
-        (finding,) = isolation_violation(source.gather())
+        (finding,) = isolation_violation(source.gather(Reading.of(registry)))
     assert finding.value == IN_A_ROW
 
 

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from esper_async.leyline.v1 import enums_pb2 as enums
-from esper_async.tolaria.messages import Primary, form_of, system_state_of, telemetry_of
+from esper_async.tolaria.messages import (
+    Primary,
+    decision_of,
+    form_of,
+    system_state_of,
+    telemetry_of,
+)
 from esper_async.tolaria.task import Task
 from tests.tolaria.growth_tasks import listed, regression
 
@@ -62,3 +68,31 @@ def test_a_boundary_counts_each_part_that_took_longer_than_its_budget(
     ]
     assert sorted(point.labels["part"] for point in found) == over
     assert {point.value for point in found} <= {1.0}
+
+
+DECISION: dict[str, Any] = {
+    "run": "r1",
+    "time": 1.0,
+    "step": 4,
+    "boundary": 4,
+    "policy": "random",
+    "policy_version": "1",
+    "reason": "drawn evenly",
+    "probability": 0.5,
+    "alternatives": [],
+    "command": {
+        "id": "c4", "type": "SEED", "operation": "GERMINATE", "target": None, "candidates": [],
+    },
+}  # fmt: skip
+
+
+def test_a_decision_record_carries_the_features_of_what_it_plants() -> None:
+    features = {"version": "placement-1", "values": [[1.0, 0.25], [1.0, 0.5]]}
+    message = decision_of({**DECISION, "placements": features})
+    assert [list(each.values) for each in message.placements] == features["values"]
+    assert {each.version for each in message.placements} == {"placement-1"}
+
+
+def test_a_decision_of_an_earlier_journal_carries_none() -> None:
+    assert len(decision_of(DECISION).placements) == 0
+    assert len(decision_of({**DECISION, "placements": None}).placements) == 0

@@ -15,8 +15,8 @@ from esper_async.kasmina.evaluation_form import EVALUATIONS
 from esper_async.kasmina.ranks import LOCAL, differences, json_form
 from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.stage import Stage
+from esper_async.runtime.processes import processes_naming
 from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp, decision_from_json
-from esper_async.testing.leaks import processes_naming
 from tests.growth_hosts import differing, make_host
 from tests.tolaria.rank_runs import BOUNDARIES, RANKS, SAVED, launch
 

@@ -12,7 +12,7 @@ from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.seed import Candidate
 from esper_async.kasmina.seed_memory import SeedMemory
 from esper_async.tamiyo.command import Germinate
-from esper_async.tolaria.seeds_view import policy_view
+from esper_async.tolaria.seeds_view import ViewMaker
 from tests.kasmina.test_culling import OPTIMIZERS
 from tests.tolaria.growth_tasks import BLUEPRINTS, QUICK, listed
 
@@ -107,8 +107,8 @@ def test_a_policy_is_offered_what_fits_and_as_many_as_do() -> None:
 
     def seen() -> tuple[int, int]:
         assert grower.executor is not None
-        view = policy_view(
-            grower.executor, grower.legal, [], batch_size=16, boundary=1, last_boundary=None
+        view = ViewMaker(grower.legal).view(
+            grower.executor, [], batch_size=16, boundary=1, last_boundary=None
         )
         return len(view.placements), view.free_candidates
 

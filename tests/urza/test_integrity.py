@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from esper_async.urza import Library, Lifecycle
+from esper_async.urza import Library, Lifecycle, Query
 
 KEYS = [f"BP{number:03d}:spatial-{number}x4x4" for number in range(1, 13)]
 
@@ -54,7 +54,7 @@ def test_a_flipped_bit_in_a_blob_makes_the_asset_absent_and_reported(library: Li
     assert library.certificate(KEYS[3]) is None
     assert library.certificate(KEYS[3]) is None
     assert library.get(KEYS[3]) is None
-    (asset,) = library.find(lifecycle=Lifecycle.QUARANTINED)
+    (asset,) = library.find(Query(lifecycle=Lifecycle.QUARANTINED))
     assert asset.key == KEYS[3]
     assert [failure.what for failure in found] == ["blob"]
     assert library.statistics.integrity_failures == 1
@@ -110,7 +110,7 @@ def test_a_query_that_meets_a_damaged_row_restores_it(library: Library):
     hurt.execute("UPDATE assets SET digest = '' WHERE rowid = 4")
     hurt.commit()
     hurt.close()
-    assert {asset.key for asset in library.find(kind="certificate")} == set(KEYS)
+    assert {asset.key for asset in library.find(Query(kind="certificate"))} == set(KEYS)
     assert any(entry.action == "integrity_failure" for entry in library.audit())
 
 
@@ -120,7 +120,7 @@ def test_a_deleted_catalogue_is_rebuilt_from_the_sidecars_with_its_tags(tmp_path
         path.unlink()
     library = Library(tmp_path)
     assert {asset.key for asset in library.find()} == set(KEYS)
-    assert [asset.key for asset in library.find(tag="kept")] == [KEYS[0]]
+    assert [asset.key for asset in library.find(Query(tag="kept"))] == [KEYS[0]]
     library.close()
 
 
@@ -163,6 +163,37 @@ def test_a_damaged_sidecar_is_written_again_from_its_row(library: Library):
     flip(path, 30, 1)
     assert library.verify().rewritten_sidecars == 1
     assert path.read_bytes() == before
+
+
+def test_a_change_that_the_catalogue_has_lost_comes_back_from_its_sidecar(tmp_path: Path):
+    """As when the write-ahead log is damaged before it was checkpointed, and power fails."""
+    filled(tmp_path)
+    library = Library(tmp_path)
+    database = (tmp_path / "catalogue.sqlite").resolve()
+    before = database.read_bytes()
+    library.advance(f"{KEYS[0]}@1", Lifecycle.QUARANTINED, reason="harmful")
+    library.tag(f"{KEYS[1]}@1", "late")
+    library.close()
+    database.write_bytes(before)
+    after = Library(tmp_path)
+    assert after.certificate(KEYS[0]) is None
+    assert after.get(KEYS[1]).tags[0] == "late"
+    after.verify()
+    assert after.verify().clean
+    assert [entry.action for entry in after.audit(asset_id=f"{KEYS[1]}@1")] == ["tag", "put"]
+    after.close()
+
+
+def test_a_catalogue_of_another_schema_is_made_anew_from_the_sidecars(tmp_path: Path):
+    filled(tmp_path)
+    hurt = sqlite3.connect(tmp_path / "catalogue.sqlite")
+    hurt.execute("PRAGMA user_version = 1")
+    hurt.close()
+    found = []
+    library = Library(tmp_path, on_damage=found.append)
+    assert {asset.key for asset in library.find()} == set(KEYS)
+    assert [(each.what, "schema 1" in each.detail) for each in found] == [("catalogue", True)]
+    library.close()
 
 
 def test_a_sidecar_left_by_a_crash_before_the_commit_is_adopted(library: Library):

@@ -8,7 +8,7 @@ import pytest
 
 from esper_async.runtime.breaker import BreakerOpen
 from esper_async.runtime.clock import FakeClock
-from esper_async.urza import Asset, Library, Lifecycle
+from esper_async.urza import Asset, Library, Lifecycle, Query
 from esper_async.urza.errors import IllegalLifecycleError, UnknownAssetError
 
 KEY = "BP009:spatial-8x4x4"
@@ -100,7 +100,7 @@ def test_queries_combine_tag_kind_blueprint_interface_and_lifecycle(library: Lib
     library.put(
         "c", b"3", kind="draft", blueprint="BP002", interface="s", lifecycle=Lifecycle.DRAFT
     )
-    keys = lambda **query: sorted(asset.key for asset in library.find(**query))  # noqa: E731
+    keys = lambda **query: sorted(asset.key for asset in library.find(Query(**query)))  # noqa: E731
     assert keys(tag="fast") == ["a", "b"]
     assert keys(tag="fast", interface="q") == ["b"]
     assert keys(blueprint="BP001", tag="cpu") == ["a"]
@@ -133,7 +133,7 @@ def test_every_changing_access_is_audited_and_reading_is_not(library: Library):
     library.release(asset.id, "run:1")
     library.advance(asset.id, Lifecycle.DEPRECATED, reason="old")
     library.read("a")
-    library.find(tag="fast")
+    library.find(Query(tag="fast"))
     entries = library.audit(asset_id=asset.id)
     actions = [entry.action for entry in reversed(entries)]
     assert actions == ["put", "tag", "measure", "hold", "release", "deprecated"]
@@ -222,5 +222,5 @@ def test_counts_are_by_lifecycle_and_kind(library: Library):
 
 
 def test_an_asset_record_survives_its_own_text():
-    asset = Asset("k", 3, "kernel", "ab", 2, 1.5, tags=("x",), performance={"ms": 0.1})
+    asset = Asset("k", 3, "kernel", "ab", 2, 1.5, tags=("x",), performance={"ms": 0.1}, stage=2)
     assert Asset.from_json(asset.to_json()) == asset

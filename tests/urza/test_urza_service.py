@@ -10,7 +10,7 @@ import pytest
 
 from esper_async.leyline import BlueprintDescriptor, EventEnvelope, KernelError, KernelReady
 from esper_async.runtime.metrics import Registry
-from esper_async.urza import Library, Lifecycle
+from esper_async.urza import Library, Lifecycle, Query
 from esper_async.urza.service import UrzaService, UrzaSettings
 
 
@@ -59,7 +59,7 @@ async def test_it_counts_what_others_put(tmp_path: Path):
         other.put_certificate("k", {"passed": True}, blueprint="BP009", interface="s")
         await until(lambda: live.service.detail()["assets"] == {"active": 1})
         assert live.service.detail()["kinds"] == {"certificate": 1}
-        assert live.service.breakers() == {"urza": "closed"}
+        assert live.service.breakers.states() == {"urza": "closed"}
         assert live.bus.consuming == ("kernel_events", "urza")
         text = registry.exposition()[0].decode()
         assert 'esper_urza_assets{lifecycle="active"} 1.0' in text
@@ -75,7 +75,7 @@ async def test_a_sweep_finds_a_damaged_blob_that_nobody_has_read(tmp_path: Path)
         other._shelves._blobs.path(asset.blob).write_bytes(b"Content")
         await until(lambda: live.service.detail()["integrity_failures"] == 1)
         assert other.get("k") is None
-        assert other.find(lifecycle=Lifecycle.QUARANTINED)[0].key == "k"
+        assert other.find(Query(lifecycle=Lifecycle.QUARANTINED))[0].key == "k"
         text = registry.exposition()[0].decode()
         assert 'esper_urza_integrity_failures_total{what="blob"} 1.0' in text
     other.close()
@@ -116,5 +116,5 @@ async def test_it_can_be_run_again_after_it_was_stopped(tmp_path: Path):
 def test_making_it_touches_no_disk(tmp_path: Path):
     service = UrzaService(tmp_path, QuietBus())
     assert service.detail()["assets"] == {}
-    assert service.breakers() == {"urza": "closed"}
+    assert service.breakers.states() == {"urza": "closed"}
     assert list(tmp_path.iterdir()) == []

@@ -129,6 +129,11 @@ class HostCompiler:
             return ()
         return tuple(self._branch.regions.idle())
 
+    @property
+    def has_paused(self) -> bool:
+        """Whether a step waited since `take` was last called."""
+        return bool(self._pauses)
+
     def take(self) -> list[Pause]:
         """Return the steps that waited since this was last called."""
         taken, self._pauses = self._pauses, []

@@ -1,4 +1,4 @@
-"""Attention between positions, alone and in a transformer block; causal on sequences."""
+"""Attention between positions, alone and in transformer blocks; causal on sequences."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from esper_async.kasmina.interface import SiteInterface
 from esper_async.kasmina.kernels.block import GatedFeedforward
 from esper_async.kasmina.kernels.blueprint import Blueprint, positions
 from esper_async.kasmina.kernels.kernel import Kernel
-from esper_async.kasmina.kernels.layers import norm, pointwise, silent
+from esper_async.kasmina.kernels.layers import local, norm, pointwise, silent
 from esper_async.kasmina.kernels.registry import register
-from esper_async.kasmina.kernels.setting import Setting, Widened
+from esper_async.kasmina.kernels.setting import KERNEL_SIZE, Setting, Widened
 
 _MOST_POSITIONS = 1024
 _SHARED_WIDTH = Setting("width", 8, 512, Widened(1, 32), "channels over all heads, rounded up")
@@ -158,6 +158,49 @@ class TransformerBlock(Kernel):
     def forward(self, h: Tensor) -> Tensor:
         """Map (N, *shape) to a change of it."""
         heard: Tensor = self.attention(h)
+        change: Tensor = heard + self.feedforward(h + heard)
+        return change
+
+
+@register(
+    Blueprint(
+        id="BP024",
+        name="conv_transformer",
+        stage=3,
+        risk=0.5,
+        output="change",
+        description="A convolution, then attention between positions, then a wide gated layer at "
+        "each (Gulati et al. 2020; Wu et al. 2021).",
+        kinds=("spatial", "sequence"),
+        settings=(
+            Setting("heads", 1, 16, 4, "heads of attention"),
+            _SHARED_WIDTH,
+            Setting("local_width", 4, 512, Widened(1, 16), "hidden channels of the convolution"),
+            KERNEL_SIZE,
+        ),
+        least_channels=2,
+        least_positions=2,
+        most_positions=_MOST_POSITIONS,
+    )
+)
+class ConvTransformer(Kernel):
+    """c = W gelu(conv norm(h)); a = attention(norm(h + c)); s = c + a + feedforward(h + c + a)."""
+
+    def __init__(
+        self, site: SiteInterface, heads: int, width: int, local_width: int, kernel_size: int
+    ) -> None:
+        super().__init__()
+        channels = site.channels
+        self.norm = norm(site, channels)
+        self.look = local(site, channels, local_width, kernel_size=kernel_size)
+        self.tell = silent(pointwise(site, local_width, channels))
+        self.attention = Attention(site, heads=heads, head_width=-(-width // heads))
+        self.feedforward = GatedFeedforward(site, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (N, *shape) to a change of it."""
+        seen: Tensor = self.tell(F.gelu(self.look(self.norm(h))))
+        heard = seen + self.attention(h + seen)
         change: Tensor = heard + self.feedforward(h + heard)
         return change
 

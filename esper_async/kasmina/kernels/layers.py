@@ -83,23 +83,29 @@ def local(
     """
     if site.kind == "feature":
         return nn.Linear(inputs, outputs)
+    height, width = extents(site, kernel_size, dilation=dilation)
     if site.kind == "sequence":
-        taps = min(kernel_size, 1 + (site.shape[0] - 1) // dilation)
-        return CausalConv(inputs, outputs, taps, dilation=dilation, groups=groups)
-    extents = [_extent(size, kernel_size, dilation) for size in site.shape[1:]]
+        return CausalConv(inputs, outputs, width, dilation=dilation, groups=groups)
     return nn.Conv2d(
         inputs,
         outputs,
-        (extents[0], extents[1]),
-        padding=(dilation * (extents[0] // 2), dilation * (extents[1] // 2)),
+        (height, width),
+        padding=(dilation * (height // 2), dilation * (width // 2)),
         dilation=dilation,
         groups=groups,
     )
 
 
-def _extent(size: int, kernel_size: int, dilation: int) -> int:
-    """Cut an odd kernel to what `size` places can fill."""
-    return min(kernel_size, 1 + 2 * ((size - 1) // dilation))
+def extents(site: SiteInterface, kernel_size: int, *, dilation: int = 1) -> tuple[int, int]:
+    """Return the taps along both axes of a map, or (1, taps) of a sequence, cut to the site.
+
+    An odd kernel that reaches out both ways is cut to what an axis can fill, a causal one to the
+    past that there is.
+    """
+    if site.kind == "sequence":
+        return 1, min(kernel_size, 1 + (site.shape[0] - 1) // dilation)
+    height, width = (min(kernel_size, 1 + 2 * ((size - 1) // dilation)) for size in site.shape[1:])
+    return height, width
 
 
 class CausalConv(nn.Module):

@@ -63,6 +63,7 @@ class ParameterBound(_message.Message):
     minimum: _builtins.float
     maximum: _builtins.float
     preset: _builtins.float
+    """not a number: it follows the site"""
     def __init__(
         self,
         *,
@@ -259,6 +260,8 @@ class KernelRequest(_message.Message):
     TORCH_VERSION_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     request_id: _builtins.str
     run_id: _builtins.str
@@ -267,6 +270,11 @@ class KernelRequest(_message.Message):
     torch_version: _builtins.str
     device: _builtins.str
     strategy: _enums_pb2.CompileStrategy.ValueType
+    """unspecified: a certificate is asked for, and nothing compiled"""
+    batch: _builtins.int
+    """samples in a batch of the run; a compiled kernel serves one size"""
+    threads: _builtins.int
+    """torch threads of the run"""
     @_builtins.property
     def interface(self) -> Global___SiteInterface: ...
     @_builtins.property
@@ -284,10 +292,12 @@ class KernelRequest(_message.Message):
         torch_version: _builtins.str = ...,
         device: _builtins.str = ...,
         strategy: _enums_pb2.CompileStrategy.ValueType = ...,
+        batch: _builtins.int = ...,
+        threads: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["interface", b"interface"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blueprint_id", b"blueprint_id", "code_hash", b"code_hash", "device", b"device", "interface", b"interface", "parameters", b"parameters", "request_id", b"request_id", "run_id", b"run_id", "strategy", b"strategy", "torch_version", b"torch_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "blueprint_id", b"blueprint_id", "code_hash", b"code_hash", "device", b"device", "interface", b"interface", "parameters", b"parameters", "request_id", b"request_id", "run_id", b"run_id", "strategy", b"strategy", "threads", b"threads", "torch_version", b"torch_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -191,6 +191,31 @@ class Alternative(_message.Message):
 Global___Alternative: _TypeAlias = Alternative  # noqa: Y015
 
 @_typing.final
+class PlacementFeatures(_message.Message):
+    """What is known of a candidate when it is planted; what the values mean, the version says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementFeatures: _TypeAlias = PlacementFeatures  # noqa: Y015
+
+@_typing.final
 class DecisionRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -209,6 +234,7 @@ class DecisionRecord(_message.Message):
     HEADS_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     DECIDED_AT_FIELD_NUMBER: _builtins.int
+    PLACEMENTS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     decision_id: _builtins.str
     run_id: _builtins.str
@@ -230,6 +256,10 @@ class DecisionRecord(_message.Message):
     def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyHead]: ...
     @_builtins.property
     def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]: ...
+    @_builtins.property
+    def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementFeatures]:
+        """one for each candidate of the command"""
+
     def __init__(
         self,
         *,
@@ -248,10 +278,11 @@ class DecisionRecord(_message.Message):
         heads: _abc.Iterable[Global___PolicyHead] | None = ...,
         alternatives: _abc.Iterable[Global___Alternative] | None = ...,
         decided_at: _builtins.float = ...,
+        placements: _abc.Iterable[Global___PlacementFeatures] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_value", b"_value", "command", b"command", "graph", b"graph", "log_probability", b"log_probability", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_value", b"_value", "alternatives", b"alternatives", "boundary", b"boundary", "command", b"command", "decided_at", b"decided_at", "decision_id", b"decision_id", "global_step", b"global_step", "graph", b"graph", "heads", b"heads", "log_probability", b"log_probability", "policy", b"policy", "policy_version", b"policy_version", "reason", b"reason", "run_id", b"run_id", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_value", b"_value", "alternatives", b"alternatives", "boundary", b"boundary", "command", b"command", "decided_at", b"decided_at", "decision_id", b"decision_id", "global_step", b"global_step", "graph", b"graph", "heads", b"heads", "log_probability", b"log_probability", "placements", b"placements", "policy", b"policy", "policy_version", b"policy_version", "reason", b"reason", "run_id", b"run_id", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_probability: _TypeAlias = _typing.Literal["log_probability"]  # noqa: Y015
     _WhichOneofArgType__log_probability: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability"]  # noqa: Y015

@@ -182,6 +182,9 @@ class FieldReport(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     LOSERS_FIELD_NUMBER: _builtins.int
     BOUNDARY_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    PARAMETER_RATIO_FIELD_NUMBER: _builtins.int
+    COMPUTE_RATIO_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     report_id: _builtins.str
     command_id: _builtins.str
@@ -197,6 +200,12 @@ class FieldReport(_message.Message):
     notes: _builtins.str
     boundary: _builtins.int
     """at which the window closed"""
+    stage: _enums_pb2.SeedLifecycleStage.ValueType
+    """of the seed, when the window closed"""
+    parameter_ratio: _builtins.float
+    """the seed's parameters, of the host's own"""
+    compute_ratio: _builtins.float
+    """spent on shadow passes, judging and twins while the window was open, of the host's own training"""
     @_builtins.property
     def observed_change(self) -> Global___ObservedChange: ...
     @_builtins.property
@@ -231,11 +240,21 @@ class FieldReport(_message.Message):
         notes: _builtins.str = ...,
         losers: _abc.Iterable[Global___TournamentLoser] | None = ...,
         boundary: _builtins.int = ...,
+        stage: _enums_pb2.SeedLifecycleStage.ValueType = ...,
+        parameter_ratio: _builtins.float | None = ...,
+        compute_ratio: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["benefit_vs_twin", b"benefit_vs_twin", "clean_contribution", b"clean_contribution", "dependence", b"dependence", "observed_change", b"observed_change"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_ratio", b"_compute_ratio", "_parameter_ratio", b"_parameter_ratio", "benefit_vs_twin", b"benefit_vs_twin", "clean_contribution", b"clean_contribution", "compute_ratio", b"compute_ratio", "dependence", b"dependence", "observed_change", b"observed_change", "parameter_ratio", b"parameter_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["benefit_vs_twin", b"benefit_vs_twin", "blueprint_id", b"blueprint_id", "boundary", b"boundary", "clean_contribution", b"clean_contribution", "command_id", b"command_id", "dependence", b"dependence", "issued_at", b"issued_at", "losers", b"losers", "mitigations", b"mitigations", "notes", b"notes", "observed_change", b"observed_change", "outcome", b"outcome", "policy_version", b"policy_version", "report_id", b"report_id", "run_id", b"run_id", "seed_id", b"seed_id", "site", b"site", "version", b"version", "window_boundaries", b"window_boundaries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_ratio", b"_compute_ratio", "_parameter_ratio", b"_parameter_ratio", "benefit_vs_twin", b"benefit_vs_twin", "blueprint_id", b"blueprint_id", "boundary", b"boundary", "clean_contribution", b"clean_contribution", "command_id", b"command_id", "compute_ratio", b"compute_ratio", "dependence", b"dependence", "issued_at", b"issued_at", "losers", b"losers", "mitigations", b"mitigations", "notes", b"notes", "observed_change", b"observed_change", "outcome", b"outcome", "parameter_ratio", b"parameter_ratio", "policy_version", b"policy_version", "report_id", b"report_id", "run_id", b"run_id", "seed_id", b"seed_id", "site", b"site", "stage", b"stage", "version", b"version", "window_boundaries", b"window_boundaries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__compute_ratio: _TypeAlias = _typing.Literal["compute_ratio"]  # noqa: Y015
+    _WhichOneofArgType__compute_ratio: _TypeAlias = _typing.Literal["_compute_ratio", b"_compute_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__parameter_ratio: _TypeAlias = _typing.Literal["parameter_ratio"]  # noqa: Y015
+    _WhichOneofArgType__parameter_ratio: _TypeAlias = _typing.Literal["_parameter_ratio", b"_parameter_ratio"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_ratio) -> _WhichOneofReturnType__compute_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parameter_ratio) -> _WhichOneofReturnType__parameter_ratio | None: ...
 
 Global___FieldReport: _TypeAlias = FieldReport  # noqa: Y015

@@ -1,25 +1,52 @@
 """The catalogue, the library and the policies."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 
+from esper_async.karn.catalogue import Query
+from esper_async.karn.errors import QueryRefusedError
+from esper_async.karn.record import TIERS, Interface
 from esper_async.karn.tallies import Outcome, Tally
 from esper_async.nissa.problems import Problem
-from esper_async.nissa.route import LIMIT, Call, Route
+from esper_async.nissa.route import LIMIT, Call, Parameter, Route
 from esper_async.nissa.schemas import MAP, array, ref
 
 
 async def blueprints(call: Call) -> web.Response:
-    """The fifty blueprints, each with the outcomes that field reports told of it."""
-    tallies = await call.context.blueprints.tallies()
+    """The fifty blueprints, or those that meet a query, with the outcomes told of each."""
+    karn = call.context.blueprints
+    asked = {name: value for name, value in call.query.items() if value is not None}
+    records, headers = karn.records, {}
+    if asked:
+        try:
+            selection = await karn.select(_query(asked))
+        except QueryRefusedError as error:
+            raise Problem(400, str(error)) from error
+        except RuntimeError as error:
+            raise Problem(503, str(error), headers={"Retry-After": "5"}) from error
+        records = selection.records
+        if selection.conservative:
+            headers["Esper-Conservative"] = selection.conservative
+    tallies = await karn.tallies()
 
     def outcomes(blueprint_id: str) -> dict[Outcome, int] | None:
         return None if tallies is None else tallies.get(blueprint_id, Tally()).outcomes
 
-    records = call.context.blueprints.records
-    return web.json_response([{**asdict(each), "outcomes": outcomes(each.id)} for each in records])
+    shown = [{**asdict(each), "outcomes": outcomes(each.id)} for each in records]
+    return web.json_response(shown, headers=headers)
+
+
+def _query(asked: Mapping[str, Any]) -> Query:
+    limits = {_LIMITS[name]: value for name, value in asked.items() if name in _LIMITS}
+    if "tier" in asked:
+        limits["tiers"] = (asked["tier"],)
+    if "interface" in asked:
+        limits["interface"] = Interface.parse(asked["interface"])
+    return Query(**limits)
 
 
 async def kernels(call: Call) -> web.Response:
@@ -48,10 +75,31 @@ async def activate(call: Call) -> web.Response:
     return web.json_response({"id": policy_id, "state": "activating"}, status=202)
 
 
+_LIMITS = {
+    "lowest_stage": "lowest_stage",
+    "highest_stage": "highest_stage",
+    "risk": "risk_ceiling",
+    "parameters": "parameter_budget",
+    "flops": "flop_budget",
+    "latency_ms": "latency_budget_ms",
+}
+_ASKED = (
+    Parameter("tier", "Only of this tier.", choices=TIERS),
+    Parameter("interface", "Only what fits a site: spatial:CxHxW, sequence:TxD or feature:F."),
+    Parameter("lowest_stage", "Only from this stage on.", "integer"),
+    Parameter("highest_stage", "Only up to this stage.", "integer"),
+    Parameter("risk", "Only up to this risk.", "number", high=1),
+    Parameter("parameters", "Only what has at most so many parameters there.", "integer"),
+    Parameter("flops", "Only what takes at most so many FLOPs a sample there.", "integer"),
+    Parameter("latency_ms", "Only what was proved there to train a batch in so many ms.", "number"),
+)
+
 ROUTES = (
     Route(
-        method="GET", path="/api/blueprints", handler=blueprints, text="Karn's catalogue.",
-        answers={200: array(ref("Blueprint"))},
+        method="GET", path="/api/blueprints", handler=blueprints,
+        text="Karn's catalogue: all of it, or what meets a query; one that names no tier means "
+        "production. An adversarial blueprint is shown in the whole catalogue and meets no query.",
+        answers={200: array(ref("Blueprint"))}, parameters=_ASKED,
     ),
     Route(
         method="GET", path="/api/kernels", handler=kernels,

@@ -1,11 +1,12 @@
 """The state of the system in one answer, and its figures in another."""
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
 
 from esper_async.nissa.context import NissaContext
-from esper_async.nissa.metrics import read
+from esper_async.nissa.reading import levels
 from esper_async.nissa.route import Call, Route
 from esper_async.nissa.schemas import ref
 from esper_async.tamiyo.percentile import percentile
@@ -17,7 +18,7 @@ def status_of(context: NissaContext) -> dict[str, Any]:
     """What `/api/status` answers and the stream repeats."""
     system = context.system()
     services = system["services"]
-    found = read(context.registry, "oona.queue.depth", *_CONSERVATIVE)
+    found = levels(context.registry, "oona.queue.depth", *_CONSERVATIVE)
     modes = {name.partition(".")[0] for name in _CONSERVATIVE if _any_set(found.get(name))}
     cut_back = {
         n for n, facts in services.items() if (facts.get("detail") or {}).get("conservative")
@@ -57,7 +58,7 @@ async def summary(call: Call) -> web.Response:
         {
             "throughput_samples_per_s": sum(rates) if rates else None,
             "boundary_ms": {"p50": percentile(times, 0.5), "p99": percentile(times, 0.99)},
-            "error_budgets": None,
+            "error_budgets": [budget.to_json() for budget in call.context.budgets()] or None,
             "top_alerts": [alert.to_json() for alert in call.context.alerts.active()[:5]],
         }
     )
@@ -66,7 +67,8 @@ async def summary(call: Call) -> web.Response:
 async def metrics(call: Call) -> web.Response:
     """Every metric, for Prometheus; OpenMetrics if asked for."""
     accept = call.request.headers.get("Accept", "")
-    body, content_type = call.context.registry.exposition(accept)
+    # in a thread: a scrape of thousands of series would hold up everybody else
+    body, content_type = await asyncio.to_thread(call.context.registry.exposition, accept)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -86,8 +88,8 @@ ROUTES = (
     ),
     Route(
         method="GET", path="/api/metrics/summary", handler=summary,
-        text="Throughput and boundary times of the runs that are going on. "
-        "`error_budgets` is null: they are not measured yet.",
+        text="Throughput and boundary times of the runs that are going on, error budgets, the "
+        "gravest alerts. `error_budgets` is null before the first evaluation.",
         answers={200: ref("Summary")},
     ),
 )  # fmt: skip

@@ -155,7 +155,8 @@ class Benchmark:
     """A question, how it is measured, and the mutants that the measurement must catch.
 
     Every row that the short form judges must be named by a mutant. One that is not `timed` comes to
-    the same figures on a busy machine: it and its mutants may run beside each other.
+    the same figures on a busy machine: it and its mutants may run beside each other. Where
+    `gross_mutants` miss their bars by far, as they do on a busy machine as well, only they may.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Benchmark:
     measure: Callable[[Effort], list[Row]]
     mutants: tuple[Mutant, ...]
     timed: bool = True
+    gross_mutants: bool = False
 
 
 _at_work: ContextVar[Mutant | None] = ContextVar("the mutant that is measured", default=None)

@@ -29,3 +29,15 @@ class PlantOnce:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over nothing."""
+
+
+class PlantEverything(PlantOnce):
+    """Germinates all that is legal as one tournament at a boundary; else it does nothing."""
+
+    name: ClassVar[str] = "plant-everything"
+
+    def decide(self, view: View) -> Decision:
+        """Return the germination at its boundary, else no operation."""
+        if view.boundary == self.boundary:
+            self.candidates = tuple(each.candidate() for each in view.placements)
+        return super().decide(view)

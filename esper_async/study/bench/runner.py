@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +110,7 @@ def _run(benchmark: Benchmark, effort: Effort, mutants: bool, tell: Progress) ->
         rows, broken = _side_by_side(benchmark, tell)
     else:
         rows = benchmark.measure(effort)
-        broken = [_run_mutant(benchmark, each, tell) for each in benchmark.mutants if mutants]
+        broken = _run_mutants(benchmark, tell) if mutants else []
     wall_s = time.perf_counter() - started
     result = BenchmarkResult(benchmark.name, benchmark.question, effort, rows, wall_s, broken)
     if mutants:
@@ -123,11 +124,24 @@ def _side_by_side(benchmark: Benchmark, tell: Progress) -> tuple[list[Row], list
     """Run the short form and its mutants in processes of their own, one a core."""
     with workers() as pool:
         whole = pool.submit(_measure_short, benchmark.name)
-        for mutant in benchmark.mutants:
-            tell(f"{benchmark.name}, mutant: {mutant.name}")
-        numbers = range(len(benchmark.mutants))
-        broken = list(pool.map(_run_mutant_of, [benchmark.name] * len(numbers), numbers))
-        return whole.result(), broken
+        broken = _submit_mutants(benchmark, pool, tell)
+        return whole.result(), [each.result() for each in broken]
+
+
+def _run_mutants(benchmark: Benchmark, tell: Progress) -> list[MutantResult]:
+    if not benchmark.gross_mutants:
+        return [_run_mutant(benchmark, each, tell) for each in benchmark.mutants]
+    with workers() as pool:
+        return [each.result() for each in _submit_mutants(benchmark, pool, tell)]
+
+
+def _submit_mutants(
+    benchmark: Benchmark, pool: ProcessPoolExecutor, tell: Progress
+) -> list[Future[MutantResult]]:
+    for mutant in benchmark.mutants:
+        tell(f"{benchmark.name}, mutant: {mutant.name}")
+    numbers = range(len(benchmark.mutants))
+    return [pool.submit(_run_mutant_of, benchmark.name, number) for number in numbers]
 
 
 def _measure_short(name: str) -> list[Row]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from esper_async.tamiyo.policies.bandit import BanditPolicy
+from esper_async.tamiyo.policies.graph import GraphPolicy
 from esper_async.tamiyo.policies.heuristic import HeuristicPolicy
 from esper_async.tamiyo.policies.largest import LargestPolicy
 from esper_async.tamiyo.policies.policy import Policy
@@ -19,6 +21,8 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "periodic": PeriodicPolicy,
     "largest": LargestPolicy,
     "heuristic": HeuristicPolicy,
+    "bandit": BanditPolicy,
+    "gnn": GraphPolicy.load,
 }
 
 
@@ -27,10 +31,16 @@ def make_policy(name: str, seed: int) -> Policy:
 
     Raises:
         UnknownPolicyError: the name is not known.
+        PolicyFileError: the file of a learned policy cannot be used.
     """
     if name not in POLICIES:
         raise UnknownPolicyError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
     return POLICIES[name](seed)
 
 
-__all__ = ["POLICIES", "Policy", "UnknownPolicyError", "make_policy"]
+def sees_graph(policy: Policy) -> bool:
+    """Whether a policy reads the whole view: sites, gradients, all that was measured of seeds."""
+    return bool(getattr(policy, "sees_graph", False))
+
+
+__all__ = ["POLICIES", "Policy", "UnknownPolicyError", "make_policy", "sees_graph"]

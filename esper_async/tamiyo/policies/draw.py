@@ -21,6 +21,10 @@ class Draw:
         """Draw one of `names`."""
         return self._random.choice(names)
 
+    def uniform(self) -> float:
+        """Draw a number of [0, 1)."""
+        return self._random.random()
+
     def weighted(
         self, placements: Sequence[Placement], weights: Sequence[float], count: int
     ) -> list[Placement]:

@@ -8,8 +8,10 @@ from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tamiyo.view import Placement, View
 
-SIZE_EXPONENT = 2.0
+SIZE_EXPONENT = 3.0
 """A placement's weight in the draw is its number of parameters to this power."""
+MEMORISED = 0.5
+"""A training loss below this share of the validation loss says that no capacity is missing."""
 
 
 class HeuristicPolicy:
@@ -20,10 +22,14 @@ class HeuristicPolicy:
     are drawn without replacement, with a weight that grows with their size: that is what a small
     host lacks most often, and the tournament drops what does not help. The probability of a whole
     tournament is not computed, and so not claimed.
+
+    It begins early, and waits for as long as the net memorises what it is trained on: growing pays
+    while a net underfits (Wu et al. 2024, "When to grow? A fitting risk-aware policy for layer
+    growing in deep neural networks", let the gap between the two splits set the pace as well).
     """
 
     name: ClassVar[str] = "heuristic"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     def __init__(
         self, seed: int, start_boundary: int = START_BOUNDARY, candidates: int = 8
@@ -44,14 +50,32 @@ class HeuristicPolicy:
             return Decision(NoOp(), "no placement is legal now", 1.0)
         if not view.time_for_a_trial():
             return Decision(NoOp(), "too late for a trial", 1.0)
+        if self.memorises(view):
+            return Decision(NoOp(), "the net memorises its training data: it has capacity", 1.0)
         chosen = self._choose(view)
         reason = f"tournament of {len(chosen)} over {len({p.site for p in chosen})} sites"
         return Decision(Germinate(tuple(p.candidate() for p in chosen)), reason)
 
+    @staticmethod
+    def memorises(view: View) -> bool:
+        """Return whether the last training loss lies far below the last validation loss.
+
+        A share says nothing of losses below 0, and so does not hold there.
+        """
+        if not view.training_losses or not view.validation_losses:
+            return False
+        training, validation = view.training_losses[-1], view.validation_losses[-1]
+        return 0 <= training < MEMORISED * validation
+
+    @staticmethod
+    def weight(placement: Placement) -> float:
+        """Return a placement's weight in the draw."""
+        return float((placement.parameters + 1.0) ** SIZE_EXPONENT)
+
     def _choose(self, view: View) -> list[Placement]:
         """Draw an order of all placements; take the first of every site, then the second ..."""
         count = min(self._candidates, view.free_candidates)
-        weights = [(placement.parameters + 1.0) ** SIZE_EXPONENT for placement in view.placements]
+        weights = [self.weight(placement) for placement in view.placements]
         order = self._draw.weighted(view.placements, weights, len(view.placements))
         drawn_before: Counter[str] = Counter()
         turns = []

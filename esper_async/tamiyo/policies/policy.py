@@ -1,6 +1,6 @@
 """The interface of a policy."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from esper_async.tamiyo.command import Decision
 from esper_async.tamiyo.view import View
@@ -9,8 +9,15 @@ from esper_async.tamiyo.view import View
 class Policy(Protocol):
     """State in, one decision out. The same seed and views give the same decisions."""
 
-    name: ClassVar[str]
-    version: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What run files and records call it."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Which of its forms, or of its weights, it is."""
+        ...
 
     def decide(self, view: View) -> Decision:
         """Return the decision for a boundary; it must name only placements of the view."""

@@ -1,15 +1,20 @@
 // Puts the page together: connect, and redraw each part when what it shows has changed.
 
+import { drawBudgets, loadBudgets } from "./budgets.js";
 import { drawCharts } from "./charts.js";
 import { connect, isStale, loadBlueprints } from "./connection.js";
 import { drawDecisions, drawReports } from "./decisions.js";
 import { draw, h } from "./dom.js";
+import { drawForge, loadPolicies } from "./forge.js";
 import { drawLanes, drawSites } from "./lanes.js";
 import { drawAlerts, drawEvents, drawEventTools, drawServices } from "./machinery.js";
+import { drawNotices, loadNotices } from "./notices.js";
+import { drawPast, loadNames } from "./past.js";
 import { drawResult, drawRunHead, drawRunList } from "./runs.js";
 import { drawSeeds, showSeed } from "./seeds.js";
 import { changed, onChange, selectedRun, store } from "./store.js";
 import { drawVerdict, reasons } from "./verdict.js";
+import { drawWaterfall } from "./waterfall.js";
 
 const part = (id) => document.getElementById(id);
 const THEMES = { auto: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
@@ -41,9 +46,14 @@ function redraw() {
   drawLanes(part("lanes"), showSeed);
   drawSeeds(part("seeds"));
   drawDecisions(part("decision-list"));
+  drawWaterfall(part("waterfall"));
   drawReports(part("report-list"));
   drawServices(part("services"));
+  drawForge(part("forge"));
+  drawBudgets(part("budgets-list"));
+  drawPast(part("past"));
   drawAlerts(part("alert-list"));
+  drawNotices(part("notices"));
   drawEventTools(part("event-tools"));
   drawEvents(part("event-list"));
   drawTitle();
@@ -68,5 +78,14 @@ addEventListener("resize", changed);
 onChange(redraw);
 setTheme(chosen());
 connect();
+const EVERY_MS = 30_000;
+function loadTheRest() {
+  void loadBudgets();
+  void loadPolicies();
+  void loadNotices();
+  void loadNames(changed);
+}
+loadTheRest();
+setInterval(loadTheRest, EVERY_MS);
 loadBlueprints().catch((error) => console.warn("the catalogue could not be loaded", error.message));
 setInterval(changed, 1000); // for what the passing of time changes: staleness, "last news"

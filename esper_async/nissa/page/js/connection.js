@@ -56,9 +56,13 @@ function take(message) {
     if (!applyView(store.picture, message.view)) void loadPicture();
     else for (const note of message.view.notes) if (note.kind === "command_refused" && note.seq > known) say(`Refused: ${note.reason}`, "bad");
   } else if (message.type === "events") {
-    addEvents(message.items);
+    if (asked("q", "")) void loadEvents(); // only the store knows which of them have those words
+    else addEvents(message.items);
   }
 }
+
+/** What the address asks for. */
+const asked = (name, otherwise) => new URLSearchParams(location.search).get(name) ?? otherwise;
 
 /** Keep a selected run that exists: the one in the address, else one that runs, else the newest. */
 function choose() {
@@ -102,7 +106,7 @@ async function loadPicture() {
 }
 
 /** Search the event store; without words, the latest. */
-export async function loadEvents(words = "", level = "info") {
+export async function loadEvents(words = asked("q", ""), level = asked("level", "info")) {
   const query = new URLSearchParams({ q: words, level, limit: "100" });
   store.events = await get(`/api/events?${query}`);
   changed();
@@ -114,7 +118,8 @@ export async function loadBlueprints() {
   changed();
 }
 
-async function get(path) {
+/** Fetch JSON; rejects with the server's own words. */
+export async function get(path) {
   return answer(await fetch(path, { headers: { Accept: "application/json" } }));
 }
 

@@ -13,7 +13,8 @@ export function drawDecisions(container) {
   const refusals = (picture?.notes ?? []).filter((note) => note.kind === "command_refused");
   const decisions = [...(picture?.decisions ?? []).filter((item) => !quiet || item.command.operation !== null), ...refusals].sort((a, b) => b.seq - a.seq);
   const waits = (picture?.decisions.length ?? 0) - (picture?.decisions.filter((item) => item.command.operation !== null).length ?? 0);
-  draw(container, [picture?.id, picture?.decisions.length, refusals.length, quiet, limit, store.blueprints.size], () => [
+  const explained = picture?.decisions.filter((item) => item.moved).length;
+  draw(container, [picture?.id, picture?.decisions.length, explained, refusals.length, quiet, limit, store.blueprints.size], () => [
     h("div", { class: "tools" }, h("label", {}, h("input", { type: "checkbox", "data-key": "waits", checked: !quiet, onchange: (event) => { quiet = !event.target.checked; drawDecisions(container); } }), `show the ${waits} boundaries at which nothing was to be done`)),
     decisions.length ? h("ol", { class: "items" }, decisions.slice(0, limit).map((item) => (item.kind === "command_refused" ? refusal(item) : decision(item)))) : h("p", { class: "soft" }, "The policy has not acted."),
     decisions.length > limit ? h("button", { type: "button", class: "quiet more", "data-key": "more-decisions", onclick: () => { limit += 20; drawDecisions(container); } }, `Show older (${decisions.length - limit})`) : null,
@@ -31,7 +32,14 @@ function decision(item) {
       h("div", { class: "title" }, title),
       h("div", {}, "because ", item.reason),
       command.candidates?.length ? h("div", { class: "chips" }, command.candidates.map((one) => h("span", { class: "chip" }, blueprintName(one.blueprint), " ", h("span", { class: "soft mono" }, one.site)))) : null,
-      h("div", { class: "soft small" }, by, others.length ? ` · instead of: ${others.join(", ")}` : "")));
+      h("div", { class: "soft small" }, by, others.length ? ` · instead of: ${others.join(", ")}` : ""),
+      item.moved?.length ? h("div", { class: "soft small", title: "What the logarithm of the action's probability would lose, to first order, if the feature read 0" }, `moved most by: ${item.moved.map(effect).join(", ")}`) : null));
+}
+
+/** A feature as people say it: "budget_left/1" of the node "run" is "budget left of the run". */
+function effect({ node, feature, effect: by }) {
+  const name = feature.split("/")[0].replaceAll("_", " ");
+  return `${name} of ${node === "run" ? "the run" : blueprintName(node)} ${signed(by, 2)}`;
 }
 
 function refusal(note) {

@@ -42,22 +42,33 @@ export function drawAlerts(container) {
   draw(container, alerts, () => alerts.map((alert) =>
     h("div", { class: "alert" },
       h("div", {}, h("strong", {}, alert.summary), h("div", { class: "soft small" }, `${alert.name} · ${alert.level} · for ${span(serverNow() - alert.started_at)}`, alert.acknowledged_by ? ` · seen by ${alert.acknowledged_by} at ${clock(alert.acknowledged_at)}` : "")),
+      alert.state === "resolved" ? null : silence(alert),
       alert.state === "firing" ? h("button", { type: "button", class: "button", "data-key": alert.id, onclick: () => confirm({ title: "Acknowledge this alert?", text: "It stays until its cause is gone; that you have seen it is recorded.", deed: "Acknowledge", path: `/api/alerts/${alert.id}/ack`, body: {}, done: "Acknowledged." }) }, "Acknowledge") : pill("acknowledged", "info"))));
 }
 
-let words = "";
-let level = "info";
+function silence(alert) {
+  if (alert.silenced_until && alert.silenced_until > serverNow()) return h("span", { class: "soft small" }, `silent until ${clock(alert.silenced_until)}`);
+  return h("button", { type: "button", class: "button", "data-key": `silence ${alert.id}`, onclick: () => confirm({ title: "Silence this alert for an hour?", text: "It stays here and goes on being judged; no message is sent about it until then.", deed: "Silence", path: `/api/alerts/${alert.id}/silence`, body: { seconds: 3600 }, done: "It is silent for an hour." }) }, "Silence");
+}
+
+const asked = new URLSearchParams(location.search);
+let words = asked.get("q") ?? "";
+let level = ["info", "warning", "error", "critical"].includes(asked.get("level")) ? asked.get("level") : "info";
 let pending = 0;
 
 export function drawEventTools(container) {
   draw(container, "tools", () => {
     const again = () => {
       clearTimeout(pending);
+      const url = new URL(location.href); // so that what one looked for can be sent as a link
+      url.searchParams.set("q", words);
+      url.searchParams.set("level", level);
+      history.replaceState(null, "", url);
       pending = setTimeout(() => void loadEvents(words, level), 200);
     };
     return h("div", { class: "tools" },
-      h("input", { type: "search", placeholder: "Search events", "aria-label": "Search events", oninput: (event) => { words = event.target.value; again(); } }),
-      h("select", { "aria-label": "At least this grave", onchange: (event) => { level = event.target.value; again(); } }, ["info", "warning", "error", "critical"].map((name) => h("option", { value: name }, name === "critical" ? "critical only" : `${name} and above`))));
+      h("input", { type: "search", placeholder: "Search events", value: words, "aria-label": "Search events", oninput: (event) => { words = event.target.value; again(); } }),
+      h("select", { "aria-label": "At least this grave", onchange: (event) => { level = event.target.value; again(); } }, ["info", "warning", "error", "critical"].map((name) => h("option", { value: name, selected: name === level }, name === "critical" ? "critical only" : `${name} and above`))));
   });
 }
 

@@ -4,6 +4,7 @@ import { clock, draw, h, milliseconds, number, percent, pill, signed, span } fro
 import { select } from "./connection.js";
 import { confirm } from "./dialog.js";
 import { selectedRun, serverNow, store } from "./store.js";
+import { say } from "./toast.js";
 
 const STATE = { queued: ["queued", ""], running: ["running", "info"], paused: ["paused", "warn"], completed: ["completed", "good"], failed: ["failed", "bad"], stopped: ["stopped", ""] };
 
@@ -45,6 +46,7 @@ export function drawRunHead(container) {
       h("div", { class: "actions" }, actions(run))),
     run.error ? h("p", { class: "small", role: "alert" }, pill("error", "bad"), " ", run.error) : null,
     progress(run, last ? doing : ""),
+    again(run),
     last ? h("div", { class: "tiles" }, tiles(run, picture, last)) : h("p", { class: "soft" }, waiting(run)),
   ]);
 }
@@ -62,6 +64,18 @@ function phase(run) {
   const { phase: name, step, done, total } = run.progress ?? {};
   if (name) return `${name}${total ? ` ${done} of ${total}` : ""}`;
   return step === null ? "starting its process" : "";
+}
+
+/** How to train this very run once more, and how to send its story to a colleague. */
+function again(run) {
+  if (store.report) return null; // a report ends with the run file itself
+  const file = `${run.name.replace(/[^\w.-]/g, "-")}.toml`;
+  const command = `curl -s ${location.origin}/api/runs/${run.id}/file -o ${file} && bin/esper-supervisor run ${file}`;
+  const copy = h("button", { type: "button", class: "quiet", "data-key": "copy-command", onclick: () => navigator.clipboard.writeText(command).then(() => say("The command was copied."), () => say("Copying is not allowed here; select the text.", "bad")) }, "Copy");
+  return h("details", { class: "again small", "data-key": "again" },
+    h("summary", {}, "Reproduce or send it"),
+    h("p", {}, h("code", {}, command), " ", copy),
+    h("p", {}, h("a", { href: `/api/runs/${run.id}/report` }, "The same story as one file"), " to send to a colleague; ", h("a", { href: `/api/runs/${run.id}/file` }, "its run file"), "."));
 }
 
 function progress(run, doing) {
@@ -101,12 +115,13 @@ function tile(label, value, hint) {
 function actions(run) {
   const path = (deed) => `/api/runs/${encodeURIComponent(run.id)}/${deed}`;
   const button = (text, request, danger) => h("button", { type: "button", class: `button ${danger ? "danger" : ""}`, "data-key": text, onclick: () => confirm(request) }, text);
-  if (!["queued", "running", "paused"].includes(run.state)) return [];
+  if (store.report || !["queued", "running", "paused"].includes(run.state)) return [];
   return [
     run.state === "paused"
       ? button("Resume", { title: `Resume ${run.name}?`, text: "It goes on from where it was held.", deed: "Resume", path: path("resume"), done: "The run was asked to go on." })
       : button("Pause", { title: `Pause ${run.name}?`, text: "It is held after the current batch and keeps its memory.", deed: "Pause", path: path("pause"), done: "The run was asked to pause." }),
     run.state === "running" ? button("Roll back", { title: `Roll ${run.name} back?`, text: "It returns to its last checkpoint; what was trained since is lost.", deed: "Roll back", danger: true, path: path("rollback"), body: {}, done: "The run was asked to roll back." }) : null,
+    run.state === "running" ? button("Freeze", { title: `Freeze ${run.name} at once?`, text: "An emergency of the highest level: within a batch its weights stand still. Everybody is told why, and it stays frozen until somebody resumes it.", deed: "Freeze it", danger: true, path: path("emergency"), body: { level: "critical" }, ask: { name: "reason", label: "Why" }, done: "The run is frozen." }, true) : null,
     button("Stop", { title: `Stop ${run.name} for good?`, text: "It keeps the network as it is now and cannot be resumed.", deed: "Stop the run", danger: true, path: path("stop"), done: "The run was asked to stop." }, true),
   ];
 }
@@ -121,7 +136,7 @@ export function drawResult(container) {
     const write = share ? percent : number;
     return h("div", { class: "result" },
       h("h3", {}, "On the test split, read once at the end"),
-      h("div", { class: "scroll" }, h("table", {},
+      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Results on the test split" }, h("table", {},
         h("thead", {}, h("tr", {}, h("th", {}, "network"), h("th", { class: "num" }, rows[0].metric), h("th", {}, "95 % interval over samples"), h("th", { class: "num" }, "parameters"), h("th", { class: "num" }, "wall-clock"), h("th", { class: "num" }, "compute"))),
         h("tbody", {}, rows.map((row) => h("tr", {},
           h("td", {}, row.name),

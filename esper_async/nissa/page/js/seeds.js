@@ -96,7 +96,7 @@ export function gate(result) {
 }
 
 function cullable(seed, picture) {
-  return ["running", "paused"].includes(store.runs.find((run) => run.id === picture.id)?.state) && ["GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"].includes(seed.stage);
+  return !store.report && ["running", "paused"].includes(store.runs.find((run) => run.id === picture.id)?.state) && ["GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"].includes(seed.stage);
 }
 
 function cull(seed, picture) {

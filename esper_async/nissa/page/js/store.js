@@ -1,6 +1,7 @@
 // What the page knows: the state of the system, the list of runs, and the selected run's picture.
 
 export const store = {
+  report: false, // drawn from a file, with nobody to ask
   connected: false,
   everConnected: false,
   refusal: null, // why the server does not let this page in, in its own words
@@ -12,6 +13,9 @@ export const store = {
   picture: null,
   events: [],
   blueprints: new Map(),
+  budgets: [],
+  policies: [],
+  notices: [],
 };
 
 const EVENTS_KEPT = 300;
@@ -59,6 +63,10 @@ export function applyView(picture, view) {
   }
   for (const seed of view.seeds) picture.seeds.set(seed.id, seed);
   append(picture.decisions, view.decisions, known);
+  for (const { command_id, moved } of view.explanations) {
+    const decided = picture.decisions.find((item) => item.command.id === command_id);
+    if (decided) decided.moved = moved;
+  }
   append(picture.reports, view.field_reports, known);
   append(picture.notes, view.notes, known);
   picture.seq = Math.max(picture.seq, view.seq);

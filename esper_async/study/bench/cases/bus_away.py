@@ -270,6 +270,7 @@ def _takes_some(spool: Spool, *, event_id: str, **entry: Any) -> bool:
 BENCHMARK = Benchmark(
     name="bus-away",
     question="what does a producer notice of a Redis that is away, and what is lost?",
+    gross_mutants=True,
     measure=measure,
     mutants=(
         Mutant(

@@ -9,7 +9,7 @@ it comes back it gets everything that was accepted.
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -337,11 +337,20 @@ def _without_required(topic: Topic) -> Topic:
 
 
 async def _trims_for_optional(
-    janitor: Janitor, topic: Topic, stream: str, states: dict[str, GroupState]
+    janitor: Janitor,
+    streams: Sequence[tuple[Topic, str]],
+    states: Mapping[str, Mapping[str, GroupState]],
 ) -> None:
-    optional = {name: each for name, each in states.items() if name not in topic.required_groups}
-    if optional:
-        await _whole_trim(janitor, _without_required(topic), stream, optional)
+    optional = {
+        stream: {
+            name: state
+            for name, state in states[stream].items()
+            if name not in topic.required_groups
+        }
+        for topic, stream in streams
+    }
+    theirs = [(_without_required(topic), stream) for topic, stream in streams if optional[stream]]
+    await _whole_trim(janitor, theirs, optional)
 
 
 async def _evicts_any(
@@ -406,6 +415,7 @@ def _without_bound_or_end() -> Iterator[None]:
 BENCHMARK = Benchmark(
     name="bus-dead-groups",
     question="what does a producer notice of a group that nobody reads for any more?",
+    gross_mutants=True,
     measure=measure,
     mutants=(
         Mutant(

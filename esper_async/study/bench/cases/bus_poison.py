@@ -262,6 +262,7 @@ def _without_reason(wire: bytes, **what: Any) -> dict[Any, Any]:
 BENCHMARK = Benchmark(
     name="bus-poison",
     question="what becomes of messages that nobody can handle, and what do they cost the others?",
+    gross_mutants=True,
     measure=measure,
     mutants=(
         Mutant(

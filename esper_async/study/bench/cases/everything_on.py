@@ -54,24 +54,28 @@ from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.process import Teller
 from esper_async.tolaria.task import Task
 
-MOST_RATIO = 1.03
+MOST_RATIO, MOST_IN_SHORT = 1.03, 1.25
+"""The short form has too few rounds for the bar itself: it finds what is far off."""
 LEAST_MS = 3.0
 SITES = 16
-_STEPS = 32
+STEPS = {CONV: 47, TRANSFORMER: 64}
+"""Between two boundaries: an epoch of the built-in tasks `mnist5k` and `shakespeare`."""
 _WARM_EPOCHS = 2
 _DRAIN_S = 10.0
 _NEVER = 10**9
 _BLUEPRINTS = ["BP002", "BP003", "BP009", "BP013", "BP014", "BP015", "BP020", "BP023"]
+_AFTER_STEP = "esper_async.tolaria.grower.Grower.after_step"
 _DECIDE = "esper_async.tamiyo.policies.heuristic.HeuristicPolicy.decide"
 
 
 @dataclass(frozen=True, slots=True)
 class _Extent:
-    """How much a form measures: hosts, rounds, and timed epochs of each run."""
+    """How much a form measures: hosts, rounds, timed epochs of each run; and the ratio's bar."""
 
     hosts: Sequence[TimedHost]
     rounds: int
     epochs: int
+    most: float
 
     @property
     def whole(self) -> int:
@@ -80,8 +84,8 @@ class _Extent:
 
 
 _EXTENTS = {
-    Effort.SHORT: _Extent((CONV,), rounds=3, epochs=3),
-    Effort.FULL: _Extent((CONV, TRANSFORMER), rounds=10, epochs=6),
+    Effort.SHORT: _Extent((CONV,), rounds=3, epochs=3, most=MOST_IN_SHORT),
+    Effort.FULL: _Extent((CONV, TRANSFORMER), rounds=10, epochs=6, most=MOST_RATIO),
 }
 
 
@@ -128,7 +132,7 @@ class _Run:
         self._url = url
         self._model = host.model()
         generator = torch.Generator().manual_seed(1)
-        self._batches = [host.batch(host.batch_size, generator) for _ in range(_STEPS)]
+        self._batches = [host.batch(host.batch_size, generator) for _ in range(STEPS[host])]
         self._validation = [host.batch(4 * host.batch_size, generator) for _ in range(2)]
         self._certificates = MemoryStore()
         self._runs = 0
@@ -223,7 +227,7 @@ def _rows(host: TimedHost, extent: _Extent, url: str) -> list[Row]:
         differing += _differing(run, by_hand, grown)
         before = after
     return [
-        *(_step_row(host, own, *clock) for clock in _CLOCKS),
+        *(_step_row(host, own, *clock, most=extent.most) for clock in _CLOCKS),
         _share_row(host, everybody),
         judged(
             differ,
@@ -238,9 +242,9 @@ def _rows(host: TimedHost, extent: _Extent, url: str) -> list[Row]:
 _CLOCKS = (("cpu_s", "thread CPU time"), ("wall_s", "wall-clock"))
 
 
-def _step_row(host: TimedHost, rounds: Rounds, clock: str, name: str) -> Row:
+def _step_row(host: TimedHost, rounds: Rounds, clock: str, name: str, *, most: float) -> Row:
     compared = rounds.compare(clock)
-    by_hand_ms = 1e3 * compared.baseline_s / _STEPS
+    by_hand_ms = 1e3 * compared.baseline_s / STEPS[host]
     small = (
         f"a step by hand takes {by_hand_ms:.2f} ms; the bar is for one of {LEAST_MS:g} ms"
         if by_hand_ms < LEAST_MS
@@ -248,14 +252,14 @@ def _step_row(host: TimedHost, rounds: Rounds, clock: str, name: str) -> Row:
     )
     return judged(
         f"{host.name}: step, {name}",
-        1e3 * compared.value_s / _STEPS,
+        1e3 * compared.value_s / STEPS[host],
         "ms",
-        Bar("at most", MOST_RATIO),
+        Bar("at most", most),
         baseline=by_hand_ms,
         ratio=compared.ratio.value,
         interval=(compared.ratio.low, compared.ratio.high),
-        note=f"a boundary each {_STEPS} steps; A/A control {compared.control.value:.4f}",
-        doubt=small or compared.doubt(MOST_RATIO),
+        note=f"a boundary each {STEPS[host]} steps; A/A control {compared.control.value:.4f}",
+        doubt=small or compared.doubt(most),
     )
 
 
@@ -290,15 +294,21 @@ BENCHMARK = Benchmark(
     measure=measure,
     mutants=(
         Mutant(
-            "slow decisions",
-            "the policy takes a second at each boundary",
-            lambda: burning_cpu(_DECIDE, 1.0),
+            "slow steps",
+            "after each step the training thread computes for 15 ms",
+            lambda: burning_cpu(_AFTER_STEP, 0.015),
             fails=("*: step, *",),
+        ),
+        Mutant(
+            "slow decisions",
+            "the policy, on its own thread, takes a second at each boundary",
+            lambda: burning_cpu(_DECIDE, 1.0),
+            fails=("*: step, wall-clock",),
         ),
         Mutant(
             "touches a weight",
             "a billionth is added to the host's first parameter after every step",
-            lambda: replaced("esper_async.tolaria.grower.Grower.after_step", _with_a_touch),
+            lambda: replaced(_AFTER_STEP, _with_a_touch),
             fails=("*: tensors and outputs that differ from the loop's",),
         ),
     ),

@@ -1,0 +1,96 @@
+"""`study FILE`: a plan is run, and its answers are shown with the plan's hash."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from esper_async.cli.failure import EXIT_FAILED
+from esper_async.cli.output import Output, number, table
+from esper_async.study.command import StudyResult, run_study, unanswered
+from esper_async.study.statistics import Estimate
+
+
+def study(file: Path, root: Path, output: Output, *, workers: int | None, check: bool) -> int:
+    """Run a study and show what it found; the exit code.
+
+    1 when a run has no result, or with `check` when a comparison of the plan does not hold.
+    """
+    result = run_study(file, root, workers=workers, tell=_tell)
+    output.result(_document(result), _lines(result))
+    failures = result.findings.failures
+    for what, why in failures.items():
+        _tell(f"{what}: {why}")
+    if failures:
+        return EXIT_FAILED
+    missing = unanswered(result.answers) if check else []
+    for each in missing:
+        _tell(each)
+    return EXIT_FAILED if missing else 0
+
+
+def _lines(result: StudyResult) -> list[str]:
+    arms = table(
+        ("TASK", "ARM", "RATE", "IQM", "LOW", "HIGH", "PARAMETERS", "GMAC", "S A RUN", "RUNS"),
+        [
+            (
+                row.task, row.arm, row.rate, *_interval(row.score), f"{row.parameters:.0f}",
+                number(row.total_macs / 1e9, 3), number(row.wall_s, 1), row.runs,
+            )
+            for row in result.arms
+        ],
+    )  # fmt: skip
+    asked = table(
+        ("TREATED", "CONTROL", "TASK", "BETTER BY", "LOW", "HIGH", "P(BETTER)", "HOLDS"),
+        [
+            (
+                each.asked.treated, each.asked.control, each.task, *_interval(each.difference),
+                None if each.chance is None else f"{each.chance.value:.2f}",
+                {True: "yes", False: "no", None: "not measured"}[each.holds],
+            )
+            for each in result.answers
+        ],
+    )  # fmt: skip
+    return [
+        *arms,
+        "",
+        *(asked or ["the plan asks no question"]),
+        "",
+        f"plan {result.findings.plan.hash}",
+        f"{result.ran} runs made, {result.known} known before; {result.folder / 'index.html'}",
+    ]
+
+
+def _interval(estimate: Estimate | None) -> tuple[str | None, str | None, str | None]:
+    if estimate is None:
+        return (None, None, None)
+    return (f"{estimate.value:.2f}", f"{estimate.low:.2f}", f"{estimate.high:.2f}")
+
+
+def _document(result: StudyResult) -> dict[str, Any]:
+    return {
+        "name": result.findings.plan.name,
+        "plan_hash": result.findings.plan.hash,
+        "code": result.findings.code,
+        "folder": str(result.folder),
+        "ran": result.ran,
+        "known": result.known,
+        "arms": [asdict(row) for row in result.arms],
+        "answers": [
+            {
+                "treated": each.asked.treated,
+                "control": each.asked.control,
+                "task": each.task,
+                "difference": None if each.difference is None else asdict(each.difference),
+                "chance": None if each.chance is None else asdict(each.chance),
+                "holds": each.holds,
+                "reason": each.reason,
+            }
+            for each in result.answers
+        ],
+        "failures": result.findings.failures,
+    }
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201

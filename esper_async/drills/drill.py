@@ -1,0 +1,140 @@
+"""One fault after the other, each in the middle of a run, and what came of it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from esper_async.drills.audit import Trace, gone, lost_by, settled, trace_of
+from esper_async.drills.faults import FAULTS, Fault
+from esper_async.drills.stage import Stage, StageError
+
+RUN: dict[str, Any] = {
+    "run": {
+        "name": "drill",
+        "task": "esper_async.tasks.digits:make_task",
+        "epochs": 24,
+        "seed": 3,
+        "threads": 1,
+        "deterministic": True,
+        "checkpoint_every": 1,
+        "options": {"train_size": 480, "validation_size": 160, "test_size": 160},
+    },
+    "growth": {
+        "policy": "heuristic",
+        "dwell_steps": 20,
+        "ramp_boundaries": 2,
+        "window_boundaries": 2,
+    },
+}
+"""A short run that grows: its weights must be the same whatever strikes it."""
+OVERCOME_S, RUN_S = 180.0, 600.0
+_STRIKE_AFTER = 3
+"""Boundaries: by then there is a checkpoint, and seeds in training."""
+Progress = Callable[[str], None]
+
+
+class UnknownDrillError(ValueError):
+    """There is no drill of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a drill: how long recovery took, and what was lost in it."""
+
+    name: str
+    what: str
+    recovery_s: float | None
+    limit_s: float | None
+    lost: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing was lost, and recovery kept its limit where there is one."""
+        in_time = self.limit_s is None or (self.recovery_s or 0.0) <= self.limit_s
+        return not self.lost and in_time
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON values."""
+        return {
+            "name": self.name,
+            "what": self.what,
+            "recovery_s": None if self.recovery_s is None else round(self.recovery_s, 3),
+            "limit_s": self.limit_s,
+            "lost": list(self.lost),
+            "ok": self.ok,
+        }
+
+
+def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterator[Outcome]:
+    """Hold the named drills (all, without names), yielding each outcome, and last the ending's.
+
+    Raises UnknownDrillError before anything is started; StageError when not even the undisturbed
+    run comes to its end.
+    """
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise UnknownDrillError(f"there is no drill {unknown[0]!r}; known: {', '.join(FAULTS)}")
+    with staged(tell, mutation=mutation) as (stage, reference):
+        for name in names or FAULTS:
+            tell(f"{name}: {FAULTS[name].what}")
+            yield _strike(stage, FAULTS[name], reference)
+        tell("the end: everything is stopped")
+        yield ending(stage)
+
+
+@contextmanager
+def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace]]:
+    """Start a supervisor and train once undisturbed; nothing of it is left afterwards."""
+    with TemporaryDirectory(prefix="esper-drill-") as folder:
+        stage = Stage(Path(folder), mutation=mutation)
+        try:
+            tell("a supervisor is started, and a run trained undisturbed")
+            stage.start()
+            run_id = stage.submit(RUN)
+            stage.until(lambda: stage.ended(run_id), "the end of the undisturbed run", RUN_S)
+            if stage.state_of(run_id)["state"] != "completed":
+                raise StageError(f"the undisturbed run failed: {stage.state_of(run_id)['error']}")
+            yield stage, trace_of(stage, run_id)
+        finally:
+            stage.clear()
+
+
+def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
+    recovery_s: float | None = None
+    try:
+        run_id = stage.submit(RUN)
+        stage.until(lambda: boundaries(stage, run_id) >= _STRIKE_AFTER, "a run", RUN_S)
+        began = time.monotonic()
+        overcome = fault.strike(stage, run_id)
+        stage.until(overcome, f"recovery from {fault.name}", OVERCOME_S)
+        recovery_s = time.monotonic() - began
+        stage.until(lambda: stage.ended(run_id), "the end of the run", RUN_S)
+        lost = lost_by(stage, run_id, reference)
+    except StageError as error:
+        lost = [str(error)]
+    return Outcome(fault.name, fault.what, recovery_s, fault.limit_s, tuple(lost))
+
+
+def boundaries(stage: Stage, run_id: str) -> int:
+    """Return how many boundaries a run's journal tells of."""
+    try:
+        text = (stage.run_folder(run_id) / "journal.jsonl").read_text(errors="replace")
+    except OSError:
+        return 0
+    return text.count('"kind": "boundary"') + text.count('"kind":"boundary"')
+
+
+def ending(stage: Stage) -> Outcome:
+    """Stop the supervisor; its exit code, its spools and its processes tell whether all is well."""
+    lost = [f"still in a spool: {each}" for each in settled(stage, 20.0)]
+    began = time.monotonic()
+    code = stage.stop()
+    took_s = time.monotonic() - began
+    if code != 0:
+        lost.append(f"the supervisor ended with {code}")
+    lost += [f"left behind: {each}" for each in gone(stage, 5.0)]
+    return Outcome("the end", "SIGTERM, after all of that", took_s, 10.0, tuple(lost))

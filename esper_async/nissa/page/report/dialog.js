@@ -1,0 +1,3 @@
+// A report changes nothing.
+
+export const confirm = () => undefined;

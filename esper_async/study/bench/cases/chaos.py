@@ -1,0 +1,192 @@
+"""Is anything lost while one fault after the other strikes a live system, and how long is it away?
+
+The short form holds a drill for each bar of recovery, one after the other, each in the middle of a
+run that grows; the full one is a soak of twenty minutes in which every kind of fault strikes at
+random. Both happen in a process of their own, on a supervisor of its own: see `esper_async.drills`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from esper_async.study.bench.benchmark import (
+    Bar,
+    Benchmark,
+    Effort,
+    Mutant,
+    Row,
+    judged,
+    replaced,
+    shown,
+    wants,
+)
+
+TRAINING, REDIS = "training killed: to training again", "Redis killed: to all ready again"
+NISSA, SUPERVISOR = "Nissa failed: to ready again", "supervisor killed: to training again"
+LOST, LEFT = "lost in all of that", "left behind at the end"
+EXIT = "SIGTERM to the end"
+MOST_S = {TRAINING: 8.0, REDIS: 2.0, NISSA: 1.0, SUPERVISOR: 13.0, EXIT: 10.0}
+"""A supervisor's new start has 5 s to be ready, and its training process 8 s to train again."""
+_SLACK = {Effort.SHORT: 2.0, Effort.FULL: 1.0}
+"""The short form and its mutants recover beside each other, on the same two cores."""
+_DRILLS = {
+    TRAINING: "training-killed",
+    REDIS: "redis-killed",
+    NISSA: "nissa-failed",
+    SUPERVISOR: "supervisor-killed",
+}
+_SOAK_S, _SEED = 1_200.0, 20261127
+_TIMEOUT_S = 3_600.0
+
+
+class ChaosError(RuntimeError):
+    """The drills could not be held; the message says why."""
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Hold the drills; in the full form the soak as well."""
+    figures = [figure for figure in _DRILLS if wants(figure)] or [TRAINING]
+    rows = _drilled(figures, _SLACK[effort])
+    return rows + (_soaked() if effort is Effort.FULL else [])
+
+
+def _drilled(figures: Sequence[str], slack: float) -> list[Row]:
+    told = _run(*(_DRILLS[figure] for figure in figures))
+    outcomes = {outcome["name"]: outcome for outcome in told["drills"]}
+    *drills, end = told["drills"]
+    lost = [f"{each['name']}: {what}" for each in drills for what in each["lost"]]
+    rows = [_recovery(figure, outcomes[_DRILLS[figure]], slack) for figure in figures]
+    return [
+        *rows,
+        judged(
+            LOST, float(len(lost)), "", Bar("at most", 0.0),
+            note="; ".join(lost) or "weights, records and field reports of each run as undisturbed",
+        ),
+        judged(
+            LEFT, float(len(end["lost"])), "", Bar("at most", 0.0),
+            note="; ".join(end["lost"]) or "no message in a spool, no process, exit code 0",
+        ),
+        judged(EXIT, end["recovery_s"], "s", Bar("at most", MOST_S[EXIT])),
+    ]  # fmt: skip
+
+
+def _recovery(figure: str, outcome: dict[str, Any], slack: float) -> Row:
+    took_s = outcome["recovery_s"]
+    value = float("inf") if took_s is None else took_s
+    most = Bar("at most", slack * MOST_S[figure])
+    return judged(figure, value, "s", most, note=outcome["what"])
+
+
+def _soaked() -> list[Row]:
+    told = _run("--soak", str(_SOAK_S), "--seed", str(_SEED))
+    struck = ", ".join(f"{name} {count}" for name, count in sorted(told["struck"].items()))
+    slowest = ", ".join(f"{name} {took:.1f}" for name, took in sorted(told["slowest_s"].items()))
+    return [
+        judged(
+            "soak: lost", float(len(told["lost"])), "", Bar("at most", 0.0),
+            note="; ".join(told["lost"]) or f"{told['runs']} runs, all as the undisturbed one",
+        ),
+        judged(
+            "soak: left", float(len(told["left"])), "", Bar("at most", 0.0),
+            note="; ".join(told["left"]) or "descriptors, threads, keys, spools, processes",
+        ),
+        shown("soak: faults", float(told["faults"]), "", note=struck),
+        shown("soak: slowest recovery", max(told["slowest_s"].values()), "s", note=slowest),
+    ]  # fmt: skip
+
+
+def _run(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-P", "-m", "esper_async.drills", *arguments, "--json"]
+    done = subprocess.run(
+        [*command, "--mutation", _mutation()],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ESPER_")},
+        check=False,
+        timeout=_TIMEOUT_S,
+    )
+    try:
+        told: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise ChaosError(
+            f"the drills ended with {done.returncode}: {done.stderr[-2000:]}"
+        ) from None
+    return told
+
+
+# -- mutants -------------------------------------------------------------------------------------
+
+_STARTS_LATE = """
+if "up" in sys.orig_argv:
+    time.sleep(9.0)
+if any("child_main" in word for word in sys.orig_argv) and sys.orig_argv[-1].startswith("train-"):
+    time.sleep(16.0)
+"""
+_RESTARTS_LATE = """
+if "up" in sys.orig_argv:
+    import esper_async.oona.service as oona
+    from esper_async.runtime.restart import RestartLimiter
+    oona._RESTART_PAUSE_S = 5.0
+    _delay = RestartLimiter.next_delay_s
+    def _long(self):
+        return None if _delay(self) is None else 2.5
+    RestartLimiter.next_delay_s = _long
+"""
+_CARELESS = """
+if "up" in sys.orig_argv:
+    import subprocess
+    from esper_async.nissa.service import NissaService
+    from esper_async.simic.service import SimicService
+    async def _forget(self, *_):
+        return None
+    SimicService._take = _forget
+    _left = subprocess.Popen(["sleep", "300"])
+    _stops = NissaService.run
+    async def _stops_late(self, ready):
+        try:
+            await _stops(self, ready)
+        finally:
+            time.sleep(11.0)
+    NissaService.run = _stops_late
+"""
+
+
+def _mutation() -> str:
+    return ""
+
+
+def _broken(source: str) -> AbstractContextManager[Any]:
+    return replaced(f"{__name__}._mutation", lambda: source)
+
+
+BENCHMARK = Benchmark(
+    name="chaos",
+    question="is anything lost while faults strike, and how long is what they hit away?",
+    timed=False,
+    measure=measure,
+    mutants=(
+        Mutant(
+            "takes its time to start",
+            "a supervisor and a training process are there seconds later",
+            partial(_broken, _STARTS_LATE),
+            fails=(TRAINING, SUPERVISOR),
+        ),
+        Mutant(
+            "takes its time to start again",
+            "the back-offs of services and of the server are long",
+            partial(_broken, _RESTARTS_LATE),
+            fails=(REDIS, NISSA),
+        ),
+        Mutant(
+            "careless",
+            "reports are acknowledged and thrown away; a process is left, and the end is slow",
+            partial(_broken, _CARELESS),
+            fails=(LOST, LEFT, EXIT),
+        ),
+    ),
+)

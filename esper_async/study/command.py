@@ -1,0 +1,91 @@
+"""`esper-supervisor study FILE`: the plan is written down, the runs are made, the answers given."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from esper_async.runtime.files import write_atomically, write_json_atomically
+from esper_async.study.analysis import Answer, ArmRow, answers, arm_rows
+from esper_async.study.conduct import Conductor, Findings
+from esper_async.study.ledger import Ledger, code_fingerprint
+from esper_async.study.page import page
+from esper_async.study.plan import StudyPlan, load_plan
+from esper_async.study.pool import Pool, Tally, worker_spec
+from esper_async.study.tables import write_tables
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What a study has found, and where it is written."""
+
+    findings: Findings
+    arms: list[ArmRow]
+    answers: list[Answer]
+    folder: Path
+    ran: int
+    known: int
+
+
+def run_study(
+    file: Path,
+    root: Path,
+    *,
+    workers: int | None = None,
+    nice: int = 10,
+    tell: Callable[[str], None],
+) -> StudyResult:
+    """Run the study of a plan file to its end; on the main thread.
+
+    Results of single runs lie under `root`, where every study finds those that it shares with
+    another; the study's own folder is named by its plan. What was interrupted goes on from there.
+    Workers run at the priority `nice`, behind everybody else's work by default.
+
+    Raises:
+        ConfigurationError: the plan is wrong; nothing was run.
+        OSError: the results cannot be written.
+    """
+    plan = load_plan(file)
+    folder = root / f"{plan.name.replace(' ', '-')}-{plan.hash[:8]}"
+    write_plan(folder, plan)
+    tell(f"{plan.name}: plan {plan.hash} is written to {folder / 'plan.json'}")
+    code = code_fingerprint()
+    tally = Tally()
+    pool = Pool(
+        Ledger(root / "cells", code),
+        worker_spec(root, code, nice=nice),
+        workers=workers or os.cpu_count() or 1,
+        tell=tell,
+        tally=tally,
+    )
+    findings = anyio.run(Conductor(plan, pool, code).run)
+    findings.failures |= tally.failures
+    arms, found = arm_rows(findings), answers(findings)
+    write_tables(folder, findings, arms, found)
+    command = f"bin/esper-supervisor study {file}"
+    document = page(findings, arms, found, command=command)
+    write_atomically(folder / "index.html", document.encode())
+    return StudyResult(findings, arms, found, folder, tally.done - tally.cached, tally.cached)
+
+
+def write_plan(folder: Path, plan: StudyPlan) -> None:
+    """Write the plan down before anything is run; one that is there already is the same."""
+    path = folder / "plan.json"
+    if not path.exists():
+        write_json_atomically(path, {"hash": plan.hash, "plan": plan.model_dump(mode="json")})
+
+
+def unanswered(found: Sequence[Answer]) -> list[str]:
+    """Return in words which comparisons do not hold, or were not measured."""
+    return [
+        f"{each.asked.treated} over {each.asked.control} on {each.task}: "
+        + (
+            "not measured"
+            if each.holds is None
+            else f"not {each.asked.by} > {each.asked.more_than:g}"
+        )
+        for each in found
+        if not each.holds
+    ]

@@ -1,0 +1,205 @@
+"""The plan of a study: what is compared, on what, over which seeds, and how it will be decided.
+
+It is written down before anything runs, and its hash stands with the result. A plan that is
+changed is another study.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from esper_async.runtime.strict_model import (
+    ConfigurationError,
+    StrictModel,
+    nearest,
+    problems_of,
+)
+from esper_async.tolaria.run_file import POLICIES as RUN_POLICIES
+
+Kind = Literal["run", "longer", "wide", "costly", "scratch", "planted"]
+REFERENCED: tuple[Kind, ...] = ("longer", "wide", "costly", "scratch")
+"""Arms that take their measure from another arm's run with the same seed."""
+POLICIES = (*RUN_POLICIES, "stalled")
+"""Those of a run file, and one that a study alone has: growth by timing."""
+Ablation = Literal["", "straight through", "gates read dependence"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
+Rate = Annotated[float, Field(gt=0, lt=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class TaskPlan(StrictModel):
+    """A task on a host: a callable as in a run file, and what it is called with.
+
+    `width` names the option that `wide` and `costly` arms turn, and `widest` is its upper end.
+    """
+
+    task: str = Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")
+    epochs: int = Field(ge=1, le=100_000)
+    options: dict[str, Any] = Field(default_factory=dict)
+    rate_option: str = "learning_rate"
+    width: str = "width"
+    widest: int = Field(default=512, ge=1)
+
+
+class Planting(StrictModel):
+    """A kernel that an oracle plants at a boundary."""
+
+    boundary: int = Field(ge=1)
+    site: str
+    blueprint: str
+
+
+class ArmPlan(StrictModel):
+    """A way of training.
+
+    run: train under `policy`, with `growth` over the defaults. longer: the host alone, for as many
+    epochs as cost what `than` cost in all. wide: the host alone, as wide as gives `than`'s final
+    parameters. costly: as wide as costs what `than` cost in all, in the same epochs. scratch: the
+    final network of `than`, newly initialised. planted: an oracle plants `plantings`. `ablation`
+    takes one idea of growth away.
+    """
+
+    kind: Kind = "run"
+    policy: str = "static"
+    than: str = ""
+    growth: dict[str, Any] = Field(default_factory=dict)
+    blueprints: tuple[str, ...] = ()
+    plantings: tuple[Planting, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    ablation: Ablation = ""
+
+    @field_validator("policy")
+    @classmethod
+    def _is_known(cls, policy: str) -> str:
+        if policy not in POLICIES:
+            raise ValueError(f"the policies are {', '.join(POLICIES)}")
+        return policy
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> "ArmPlan":
+        if (self.kind in REFERENCED) != bool(self.than):
+            raise ValueError(f"an arm of kind {self.kind!r} and than = {self.than!r}")
+        if (self.kind == "planted") != bool(self.plantings):
+            raise ValueError("plantings are what an arm of kind 'planted' has, and no other")
+        return self
+
+
+class TuningPlan(StrictModel):
+    """The rates that every arm is tried with, on seeds of their own, judged on validation."""
+
+    rates: tuple[Rate, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = ()
+
+
+class ComparisonPlan(StrictModel):
+    """A question: does `treated` beat `control` by `more_than`, in the unit of the primary metric?
+
+    It is answered by the lower end of the interval, or by the value itself.
+    """
+
+    treated: str
+    control: str
+    more_than: float = 0.0
+    by: Literal["lower bound", "value"] = "lower bound"
+
+
+class StudyPlan(StrictModel):
+    """A whole study file.
+
+    `primary` is a metric of the test split, in hundredths where `percent`; "loss" is the other way
+    round: less is better. Seed number n of an arm is `first_seed + n`, the same for every arm.
+    """
+
+    name: Name
+    question: str = Field(min_length=1)
+    decision: str = Field(min_length=1)
+    primary: str = "accuracy"
+    percent: bool = True
+    first_seed: Seed = 0
+    seeds: int = Field(ge=2, le=1_000)
+    resamples: int = Field(default=2_000, ge=100, le=100_000)
+    tuning: TuningPlan
+    tasks: dict[Name, TaskPlan] = Field(min_length=1)
+    arms: dict[Name, ArmPlan] = Field(min_length=1)
+    comparisons: tuple[ComparisonPlan, ...] = ()
+
+    @model_validator(mode="after")
+    def _refers_to_what_there_is(self) -> "StudyPlan":
+        for name, arm in self.arms.items():
+            self._check_arm(name, arm)
+        for each in self.comparisons:
+            for side in (each.treated, each.control):
+                if side not in self.arms:
+                    raise ValueError(f"a comparison names {side!r}; {self._meant(side)}")
+        measured = set(self.seeds_of_runs)
+        if measured & set(self.tuning.seeds):
+            raise ValueError("a seed that tunes an arm cannot judge it: tuning.seeds overlap")
+        if not self.tuning.seeds and any(len(self.rates_of(name)) > 1 for name in self.arms):
+            raise ValueError("several rates and no tuning.seeds to choose one with")
+        return self
+
+    @property
+    def seeds_of_runs(self) -> tuple[int, ...]:
+        """The seeds that are measured."""
+        return tuple(range(self.first_seed, self.first_seed + self.seeds))
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Which way the primary metric points."""
+        return self.primary != "loss"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all that the plan says."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def rates_of(self, arm: str) -> tuple[float, ...]:
+        """The rates that an arm is tried with."""
+        return self.arms[arm].rates or self.tuning.rates
+
+    def _check_arm(self, name: str, arm: ArmPlan) -> None:
+        if not arm.than:
+            return
+        if arm.than not in self.arms:
+            raise ValueError(f"arms.{name}.than = {arm.than!r}: {self._meant(arm.than)}")
+        if self.arms[arm.than].kind in REFERENCED:
+            raise ValueError(f"arms.{name}.than = {arm.than!r}, which itself leans on another arm")
+
+    def _meant(self, name: str) -> str:
+        near = nearest(name, self.arms)
+        known = ", ".join(self.arms)
+        return f"did you mean {near!r}?" if near else f"the arms are {known}"
+
+
+def load_plan(path: Path) -> StudyPlan:
+    """Read a study file. Raises ConfigurationError listing every problem."""
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"it cannot be read: {error}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(str(path), [f"it is not TOML: {error}"]) from None
+    try:
+        plan = StudyPlan.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationError(str(path), problems_of(error, StudyPlan)) from None
+    return _absolute(plan, path.parent)
+
+
+def _absolute(plan: StudyPlan, base: Path) -> StudyPlan:
+    """Make the paths of task files absolute: they are relative to the study file."""
+    tasks = {}
+    for name, task in plan.tasks.items():
+        place, _, function = task.task.rpartition(":")
+        if place.endswith(".py"):
+            file = (base / place).resolve()
+            if not file.is_file():
+                raise ConfigurationError(plan.name, [f"tasks.{name}: there is no file {file}"])
+            task = task.model_copy(update={"task": f"{file}:{function}"})
+        tasks[name] = task
+    return plan.model_copy(update={"tasks": tasks})

@@ -1,0 +1,327 @@
+"""From a view to tensors: what changes at every boundary, in a structure that stays."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esper_async.karn.catalogue import Catalogue
+from esper_async.kasmina.quantity import Quantity
+from esper_async.kasmina.stage import Stage
+from esper_async.tamiyo.graph.features import PAIR_FEATURES, TABLES, NodeType
+from esper_async.tamiyo.graph.structure import (
+    Structure,
+    blueprints_of,
+    catalogue_facts,
+    lay_out,
+    sites_of,
+    topology_key,
+)
+from esper_async.tamiyo.legality import OPERATIONS, legal_operations, seed_operations
+from esper_async.tamiyo.view import Placement, SeedView, View
+
+_STAGES = (
+    Stage.GERMINATED,
+    Stage.TRAINING,
+    Stage.BLENDING,
+    Stage.SHADOWING,
+    Stage.PROBATIONARY,
+    Stage.FOSSILIZED,
+)
+_MILLI, _MICRO = 1e3, 1e6
+Row = list[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphState:
+    """A run at a boundary, ready for the network.
+
+    Attributes:
+        structure: the topology.
+        features: by node type (nodes of it, width), padding all 0.
+        pairs: (S, B, 2), what is known of a blueprint at a site.
+        pair_legal: (S, B), where it may be planted now.
+        operation_legal: (O,), which operations have something to act on.
+        seed_legal: (O, M), on which seeds.
+        placements: by place in the flattened pairs.
+        seeds: in the order of their nodes.
+        most_candidates: how many may be planted at once; 0 where none may.
+    """
+
+    structure: Structure
+    features: dict[NodeType, Tensor]
+    pairs: Tensor
+    pair_legal: Tensor
+    operation_legal: Tensor
+    seed_legal: Tensor
+    placements: dict[int, Placement]
+    seeds: tuple[SeedView, ...]
+    most_candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What of a state stays from boundary to boundary until a stage or a placement changes."""
+
+    key: tuple[object, ...]
+    features: dict[NodeType, Tensor]
+    pairs: Tensor
+    pair_legal: Tensor
+    operation_legal: Tensor
+    seed_legal: Tensor
+
+
+class GraphBuilder:
+    """Makes the graph of each view; lays a topology out only when it has changed.
+
+    What it keeps saves work and no more: the same view gives the same graph, whatever came before.
+
+    Attributes:
+        layouts: how often a topology was laid out.
+    """
+
+    def __init__(self, catalogue: Catalogue | None = None) -> None:
+        self._catalogue = catalogue or Catalogue()
+        self._structure: Structure | None = None
+        self._settled: _Settled | None = None
+        self._facts: dict[str, tuple[float | None, ...]] = {}
+        self._placed: list[Placement] | None = None
+        self._places: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._parameters: NDArray[np.float64] = np.zeros(0)
+        self._by_place: dict[int, Placement] = {}
+        self.layouts = 0
+
+    def state(self, view: View) -> GraphState:
+        """Return a view as tensors, all float32 or bool."""
+        structure = self._structure_for(view)
+        self._place(view.placements, structure)
+        seeds = tuple(view.seeds)
+        most = min(view.free_candidates, view.max_candidates) if view.placements else 0
+        settled = self._settle(view, structure, seeds, may_germinate=most > 0)
+        sizes = structure.sizes
+        return GraphState(
+            structure=structure,
+            features={
+                **settled.features,
+                "run": _tensor("run", [_run(view, seeds)], 1),
+                "activation": structure.activations,
+                "parameter": _parameters(view, structure),
+                "seed": _tensor("seed", self._seed_rows(view, seeds), sizes.seeds),
+            },
+            pairs=settled.pairs,
+            pair_legal=settled.pair_legal,
+            operation_legal=settled.operation_legal,
+            seed_legal=settled.seed_legal,
+            placements=self._by_place,
+            seeds=seeds,
+            most_candidates=max(most, 0),
+        )
+
+    def _settle(
+        self, view: View, structure: Structure, seeds: Sequence[SeedView], *, may_germinate: bool
+    ) -> _Settled:
+        stages = tuple(seed.stage for seed in seeds)
+        key = (stages, view.resting, view.remaining_parameters, may_germinate)
+        if self._settled is not None and self._settled.key == key:
+            return self._settled
+        sizes = structure.sizes
+        shape = (sizes.sites, sizes.blueprints)
+        legal = np.zeros(shape, dtype=np.bool_)
+        parameters = np.zeros(shape)
+        legal.flat[self._places] = True
+        parameters.flat[self._places] = self._parameters
+        pairs = np.zeros((*shape, len(PAIR_FEATURES)), dtype=np.float32)
+        pairs[..., 0] = np.log1p(parameters)
+        pairs[..., 1] = np.minimum(parameters / max(view.remaining_parameters, 1), 1.0)
+        seed_legal = np.zeros((len(OPERATIONS), sizes.seeds), dtype=np.bool_)
+        for index, stage in enumerate(stages):
+            seed_legal[:, index] = seed_operations(stage)
+        operations = legal_operations(seed_legal, may_germinate=may_germinate)
+        blueprints = self._blueprints(structure, seeds, legal, parameters)
+        features: dict[NodeType, Tensor] = {
+            "layer": _tensor("layer", _layers(view, structure, seeds), sizes.sites),
+            "blueprint": _tensor("blueprint", blueprints, sizes.blueprints),
+        }
+        masks = [torch.from_numpy(each) for each in (pairs, legal, operations, seed_legal)]
+        self._settled = _Settled(key, features, *masks)
+        return self._settled
+
+    def _structure_for(self, view: View) -> Structure:
+        sites, blueprints = sites_of(view), blueprints_of(view)
+        key = topology_key(sites, view.seeds, blueprints, host_parameters=view.host_parameters)
+        if self._structure is None or self._structure.key != key:
+            self._structure = lay_out(
+                sites, view.seeds, blueprints, host_parameters=view.host_parameters
+            )
+            self._placed = self._settled = None
+            self.layouts += 1
+        return self._structure
+
+    def _place(self, placements: Sequence[Placement], structure: Structure) -> None:
+        """Find the places of placements; of the very same ones as before they are known."""
+        if self._placed is not None and self._placed == list(placements):
+            return
+        self._settled = None
+        index = structure.pair_index
+        places = [index[(each.site, each.blueprint)] for each in placements]
+        self._by_place = dict(zip(places, placements, strict=True))
+        self._places = np.array(places, dtype=np.int64)
+        self._parameters = np.array([each.parameters for each in placements], dtype=np.float64)
+        self._placed = list(placements)
+
+    def _known(self, blueprint: str) -> tuple[float | None, ...]:
+        if blueprint not in self._facts:
+            self._facts[blueprint] = catalogue_facts(self._catalogue, blueprint)
+        return self._facts[blueprint]
+
+    def _seed_rows(self, view: View, seeds: Sequence[SeedView]) -> list[Row]:
+        return [_seed(seed, view, risk=self._known(seed.blueprint)[1]) for seed in seeds]
+
+    def _blueprints(
+        self,
+        structure: Structure,
+        seeds: Sequence[SeedView],
+        legal: NDArray[np.bool_],
+        parameters: NDArray[np.float64],
+    ) -> list[Row]:
+        sites = max(len(structure.sites), 1)
+        counts = legal.sum(axis=0)
+        smallest = np.where(legal, parameters, np.inf).min(axis=0)  # inf: nowhere, so not measured
+        largest = np.where(counts > 0, parameters.max(axis=0), np.inf)
+        columns = zip(counts.tolist(), smallest.tolist(), largest.tolist(), strict=True)
+        living = dict.fromkeys(structure.blueprints, 0)
+        kept = dict(living)
+        for seed in seeds:
+            (kept if seed.stage is Stage.FOSSILIZED else living)[seed.blueprint] += 1
+        return [
+            [*self._known(name), small, large, count / sites, living[name], kept[name]]
+            for name, (count, small, large) in zip(structure.blueprints, columns, strict=False)
+        ]
+
+
+def _tensor(node_type: NodeType, rows: Sequence[Row], pad_to: int) -> Tensor:
+    return torch.from_numpy(TABLES[node_type].tensorise(rows, pad_to))
+
+
+def _run(view: View, seeds: Sequence[SeedView]) -> Row:
+    in_training = sum(seed.stage in (Stage.GERMINATED, Stage.TRAINING) for seed in seeds)
+    kept = sum(seed.stage is Stage.FOSSILIZED for seed in seeds)
+    validation, training = _last(view.validation_losses), _last(view.training_losses)
+    last, machine = view.last_boundary, view.machine
+    return [
+        view.boundary,
+        view.boundary,
+        None if last is None else last - view.boundary,
+        float(view.time_for_a_trial()),
+        validation,
+        training,
+        _difference(validation, training),
+        _share(training, validation),
+        _difference(validation, _before(view.validation_losses, 1)),
+        _difference(validation, _before(view.validation_losses, 5)),
+        in_training,
+        float(in_training > 0),
+        float(view.on_trial()),
+        kept / max(view.max_seeds, 1),
+        view.free_candidates,
+        float(bool(view.placements)),
+        view.remaining_parameters / max(view.host_parameters, 1),
+        view.host_parameters,
+        None if machine is None else machine.memory_available,
+        None if machine is None else machine.utilisation,
+        None if machine is None else machine.temperature_celsius,
+        None if machine is None else machine.decision_ms,
+    ]
+
+
+def _last(losses: Sequence[float]) -> float | None:
+    return losses[-1] if losses else None
+
+
+def _before(losses: Sequence[float], boundaries: int) -> float | None:
+    return losses[-1 - boundaries] if len(losses) > boundaries else None
+
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    """Return a share of losses; there is none of what is not above 0."""
+    return part / whole if part is not None and whole is not None and whole > 0 <= part else None
+
+
+def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> list[Row]:
+    living = dict.fromkeys(structure.site_index, 0)
+    kept = dict(living)
+    for seed in seeds:
+        if seed.site in living:
+            (kept if seed.stage is Stage.FOSSILIZED else living)[seed.site] += 1
+    last = max(len(structure.sites) - 1, 1)
+    return [
+        [
+            place / last,
+            float(site.kind == "spatial"),
+            float(site.kind == "sequence"),
+            float(site.kind == "feature"),
+            float(site.name in view.resting),
+            living[site.name],
+            kept[site.name],
+        ]
+        for place, site in enumerate(structure.sites)
+    ]
+
+
+def _parameters(view: View, structure: Structure) -> Tensor:
+    """Return the layers' parameters (S, width): the structure's, with the last gradients."""
+    if not view.gradient_rms:
+        return structure.parameters
+    table = TABLES["parameter"]
+    known = structure.parameters.clone()
+    column = table.column("gradient_rms/1")
+    rms = [view.gradient_rms.get(site.name, math.nan) for site in structure.sites]
+    told = torch.tensor(rms, dtype=torch.float64)
+    sound = torch.isfinite(told)
+    told = torch.log1p(torch.where(sound, told * _MILLI, 0.0).clamp(0.0, table.high(column)))
+    known[: len(rms), column] = (told / math.log1p(table.high(column))).float()
+    known[: len(rms), len(table.features) + column] = (~sound).float()
+    return known
+
+
+def _seed(seed: SeedView, view: View, *, risk: float | None) -> Row:
+    clean, benefit, dependence = seed.clean_contribution, seed.benefit_vs_twin, seed.dependence
+    return [
+        *(float(seed.stage is stage) for stage in _STAGES),
+        seed.alpha,
+        seed.age_boundaries,
+        seed.stage_boundaries,
+        seed.parameters,
+        seed.parameters / max(view.host_parameters, 1),
+        _scaled(seed.gradient_norm, _MILLI),
+        _scaled(seed.learning_rate, _MICRO),
+        _mean(clean),
+        _low(clean),
+        _mean(dependence),
+        _mean(benefit),
+        _low(benefit),
+        None if benefit is None else float(benefit.estimated),
+        seed.windows,
+        float(seed.paused),
+        risk,
+    ]
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _mean(quantity: Quantity | None) -> float | None:
+    return None if quantity is None else quantity.mean
+
+
+def _low(quantity: Quantity | None) -> float | None:
+    return None if quantity is None or not math.isfinite(quantity.low) else quantity.low

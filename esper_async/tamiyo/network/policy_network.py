@@ -1,0 +1,112 @@
+"""The network of the graph policy, from a graph's tensors to the scores of its heads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_async.tamiyo.graph.builder import GraphState
+from esper_async.tamiyo.graph.features import NODE_TYPES, TABLES, NodeType
+from esper_async.tamiyo.graph.structure import Sizes
+from esper_async.tamiyo.network.heads import PolicyHeads, PolicyOutput
+from esper_async.tamiyo.network.transformer import GraphTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkForm:
+    """The size of a policy's network."""
+
+    hidden: int = 48
+    heads: int = 3
+    layers: int = 4
+    dropout: float = 0.1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphBatch:
+    """Graphs of the same padded sizes, stacked.
+
+    `features` by type (G, n, width), `pairs` (G, S, B, P), `relations` (G, N, N), `present` (G, N).
+    """
+
+    sizes: Sizes
+    features: Mapping[NodeType, Tensor]
+    pairs: Tensor
+    relations: Tensor
+    present: Tensor
+
+    @staticmethod
+    def of(states: Sequence[GraphState]) -> "GraphBatch":
+        """Stack graphs.
+
+        Raises:
+            ValueError: they are not of the same padded sizes.
+        """
+        sizes = states[0].structure.sizes
+        if len(states) == 1:
+            return GraphBatch._alone(states[0])
+        if any(state.structure.sizes != sizes for state in states):
+            found = sorted({str(state.structure.sizes) for state in states})
+            raise ValueError(f"graphs of different sizes cannot be stacked: {', '.join(found)}")
+        return GraphBatch(
+            sizes=sizes,
+            features={
+                node_type: torch.stack([state.features[node_type] for state in states])
+                for node_type in NODE_TYPES
+            },
+            pairs=torch.stack([state.pairs for state in states]),
+            relations=torch.stack([state.structure.relations for state in states]),
+            present=torch.stack([state.structure.present for state in states]),
+        )
+
+    @staticmethod
+    def _alone(state: GraphState) -> "GraphBatch":
+        """Return a batch of one graph, whose tensors it shares."""
+        structure = state.structure
+        features = {name: state.features[name].unsqueeze(0) for name in NODE_TYPES}
+        relations, present = structure.relations.unsqueeze(0), structure.present.unsqueeze(0)
+        return GraphBatch(structure.sizes, features, state.pairs.unsqueeze(0), relations, present)
+
+
+class PolicyNetwork(nn.Module):
+    """Encoders by node type, the trunk, and the heads.
+
+    In evaluation mode the same graph gives the same scores; dropout works in training mode alone.
+    """
+
+    def __init__(self, form: NetworkForm | None = None) -> None:
+        super().__init__()
+        self.form = form or NetworkForm()
+        hidden = self.form.hidden
+        self.encoders = nn.ModuleDict(
+            {node_type: nn.Linear(TABLES[node_type].width, hidden) for node_type in NODE_TYPES}
+        )
+        self.trunk = GraphTransformer(hidden, self.form.heads, self.form.layers, self.form.dropout)
+        self.heads = PolicyHeads(hidden)
+
+    def forward(self, batch: GraphBatch, biases: Tensor | None = None) -> PolicyOutput:
+        """Return the scores of a batch; `biases` are those of its structure, where known."""
+        if biases is None:
+            biases = self.trunk.biases(batch.relations, batch.present)
+        dtype = self.trunk.relation_bias.dtype
+        encoded = [self.encoders[name](batch.features[name].to(dtype)) for name in NODE_TYPES]
+        nodes = self.trunk(torch.cat(encoded, dim=1), biases)  # (G, N, D)
+        output: PolicyOutput = self.heads(
+            nodes[:, 0],
+            _of("layer", nodes, batch.sizes.sites, batch.sizes),
+            _of("seed", nodes, batch.sizes.seeds, batch.sizes),
+            _of("blueprint", nodes, batch.sizes.blueprints, batch.sizes),
+            batch.pairs.to(nodes.dtype),
+        )
+        return output
+
+
+def _of(node_type: NodeType, nodes: Tensor, count: int, sizes: Sizes) -> Tensor:
+    start = sizes.offset(node_type)
+    return nodes[:, start : start + count]

@@ -1,0 +1,64 @@
+"""`study FILE`, as a person types it: answers, the plan's hash, and exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = Path(__file__).parents[1] / "study" / "small_task.py"
+PLAN = f"""
+name = "two rates"
+question = "Is there a difference?"
+decision = "The interval says."
+seeds = 2
+resamples = 100
+[tuning]
+rates = [0.01]
+[tasks.small]
+task = "{SMALL}:make_task"
+epochs = 1
+[arms.slow]
+[arms.quick]
+rates = [0.02]
+[[comparisons]]
+treated = "quick"
+control = "slow"
+more_than = 1000.0
+"""
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "esper_async.cli", "study", *map(str, arguments)],
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_a_study_is_answered_and_with_check_its_answer_is_the_exit_code(tmp_path: Path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN)
+    told = command(plan, "--state-dir", tmp_path / "state", "--json", "--workers", 1)
+    assert told.returncode == 0, told.stderr
+    document = json.loads(told.stdout)
+    assert (document["ran"], document["known"]) == (4, 0)
+    assert document["answers"][0]["holds"] is False
+    assert f"plan {document['plan_hash']} is written" in told.stderr
+    assert Path(document["folder"], "index.html").is_file()
+
+    again = command(plan, "--state-dir", tmp_path / "state", "--check")
+    assert again.returncode == 1
+    assert f"plan {document['plan_hash']}" in again.stdout
+    assert "0 runs made, 4 known before" in again.stdout
+    assert "quick over slow on small: not lower bound > 1000" in again.stderr
+
+
+def test_a_plan_that_is_wrong_is_a_wrong_request(tmp_path: Path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN.replace("resamples", "resample"))
+    told = command(plan, "--state-dir", tmp_path / "state")
+    assert told.returncode == 2
+    assert "did you mean 'resamples'?" in told.stderr
+    assert not (tmp_path / "state").exists()

@@ -1,0 +1,51 @@
+"""What moved a decision is named by node and feature, the strongest first."""
+
+import torch
+
+from esper_async.kasmina.stage import Stage
+from esper_async.tamiyo.controller import Controller
+from esper_async.tamiyo.graph.features import TABLES
+from esper_async.tamiyo.network import PolicyNetwork
+from esper_async.tamiyo.policies.graph import GraphPolicy
+from tests.tamiyo.graph_views import seed, view
+
+
+def policy(**settings: bool) -> GraphPolicy:
+    torch.manual_seed(0)
+    return GraphPolicy(0, PolicyNetwork(), version="test", **settings)
+
+
+def test_the_strongest_features_are_named_with_their_nodes() -> None:
+    deciding = policy()
+    deciding.decide(view(seeds=[seed("s1", Stage.TRAINING)]))
+    told = deciding.explain()
+    effects = [abs(entry["effect"]) for entry in told]
+    assert effects == sorted(effects, reverse=True)
+    known = {feature.name for table in TABLES.values() for feature in table.features}
+    assert {entry["feature"] for entry in told} <= known
+    nodes = {"run run", "seed s1", "layer first", "blueprint BP002"}
+    assert {entry["node"].split()[0] for entry in told} <= {n.split()[0] for n in nodes} | {
+        "activation", "parameter",
+    }  # fmt: skip
+    assert len(told) == 5
+
+
+def test_explaining_changes_no_weight_and_no_decision_to_come() -> None:
+    one, other = policy(), policy()
+    for boundary in (14, 15, 16):
+        assert one.decide(view(boundary)) == other.decide(view(boundary))
+        one.explain()
+    assert all(parameter.grad is None for parameter in one.network.parameters())
+
+
+def test_the_controller_explains_what_it_answers() -> None:
+    controller, deciding = Controller(), policy()
+    try:
+        for boundary in range(4, 30):
+            controller.ask(deciding, view(boundary), timeout_s=30.0)
+    finally:
+        assert controller.close(timeout_s=30.0)
+    told = controller.take_explanation()
+    assert told is not None
+    assert told.moved
+    assert controller.take_explanation() is None
