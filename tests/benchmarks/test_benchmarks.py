@@ -1,4 +1,10 @@
-"""Every benchmark's short form meets its bars, and every bar has mutants that fail it."""
+"""Every benchmark's short form meets its bars, and every bar has mutants that fail it.
+
+A machine that is busy for a minute can spoil what is timed. A timed benchmark that fails is
+therefore measured once more, after all the others; what fails twice, so far apart, fails.
+"""
+
+import warnings
 
 import pytest
 
@@ -8,15 +14,39 @@ from esper_async.study.bench.runner import run_benchmarks
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
+_FIRST, _AGAIN = "first", "again"
+_TIMED = [name for name in CASES if load_benchmark(name).timed]
+_complaints: dict[str, list[str]] = {}
+"""What was wrong with a benchmark when it was measured first; nothing where it was well."""
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_short_form_meets_its_bars_and_every_bar_catches_its_mutants(name: str) -> None:
+
+def _complaints_about(name: str) -> list[str]:
     (result,) = run_benchmarks([name], mutants=True, short=True)
-    missed = [row for row in result.rows if row.verdict is Verdict.MISS]
-    assert not missed
-    escaped = {mutant.name: mutant.escapes for mutant in result.mutants if not mutant.caught}
-    assert escaped == {}
-    assert result.unguarded == []
+    return [
+        *(f"missed: {row}" for row in result.rows if row.verdict is Verdict.MISS),
+        *(f"escaped: {each.name}: {each.escapes}" for each in result.mutants if not each.caught),
+        *(f"no mutant fails it: {figure}" for figure in result.unguarded),
+    ]
+
+
+@pytest.mark.filterwarnings("default:.* is measured once more")
+@pytest.mark.parametrize(
+    ("turn", "name"),
+    [*((_FIRST, name) for name in CASES), *((_AGAIN, name) for name in _TIMED)],
+)
+def test_the_short_form_meets_its_bars_and_every_bar_catches_its_mutants(
+    turn: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    if turn == _AGAIN and _complaints.get(name) == []:
+        return
+    complaints = _complaints_about(name)
+    _complaints.setdefault(name, complaints)
+    chosen = {item.name for item in request.session.items}
+    comes_again = request.node.name.replace(f"[{_FIRST}-", f"[{_AGAIN}-") in chosen
+    if complaints and turn == _FIRST and comes_again and name in _TIMED:
+        warnings.warn(f"{name} is measured once more: {complaints}", stacklevel=1)
+        return
+    assert complaints == []
 
 
 @pytest.mark.parametrize("name", CASES)
