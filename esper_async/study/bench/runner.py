@@ -105,27 +105,60 @@ def run_benchmarks(
 
 def _run(benchmark: Benchmark, effort: Effort, mutants: bool, tell: Progress) -> BenchmarkResult:
     tell(f"{benchmark.name}: {benchmark.question}")
-    started = time.perf_counter()
     if mutants and not benchmark.timed and effort is Effort.SHORT:
-        rows, broken = _side_by_side(benchmark, tell)
-    else:
-        rows = benchmark.measure(effort)
-        broken = _run_mutants(benchmark, tell) if mutants else []
-    wall_s = time.perf_counter() - started
-    result = BenchmarkResult(benchmark.name, benchmark.question, effort, rows, wall_s, broken)
-    if mutants:
+        with SideBySide([benchmark.name], tell) as together:
+            return together.result(benchmark.name)
+    started = time.perf_counter()
+    rows = benchmark.measure(effort)
+    broken = _run_mutants(benchmark, tell) if mutants else None
+    return _result_of(benchmark, effort, rows, broken, time.perf_counter() - started)
+
+
+def _result_of(
+    benchmark: Benchmark,
+    effort: Effort,
+    rows: list[Row],
+    broken: list[MutantResult] | None,
+    wall_s: float,
+) -> BenchmarkResult:
+    """Put a result together; `broken` is None where mutants were not run."""
+    result = BenchmarkResult(benchmark.name, benchmark.question, effort, rows, wall_s, broken or [])
+    if broken is not None:
         short = [row for mutant in broken for row in mutant.rows]
         short += rows if effort is Effort.SHORT else []
         result.unguarded = _unguarded(benchmark, short)
     return result
 
 
-def _side_by_side(benchmark: Benchmark, tell: Progress) -> tuple[list[Row], list[MutantResult]]:
-    """Run the short form and its mutants in processes of their own, one a core."""
-    with workers() as pool:
-        whole = pool.submit(_measure_short, benchmark.name)
-        broken = _submit_mutants(benchmark, pool, tell)
-        return whole.result(), [each.result() for each in broken]
+class SideBySide:
+    """Short forms of untimed benchmarks with their mutants, in processes of their own, one a core.
+
+    A context manager: leaving it gives up what has not begun.
+    """
+
+    def __init__(self, names: Sequence[str], tell: Progress | None = None) -> None:
+        self._pool = workers()
+        self._begun_s = time.perf_counter()
+        self._pending = {name: self._submit(name, tell or (lambda _: None)) for name in names}
+
+    def __enter__(self) -> "SideBySide":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _submit(
+        self, name: str, tell: Progress
+    ) -> tuple[Future[list[Row]], list[Future[MutantResult]]]:
+        whole = self._pool.submit(_measure_short, name)
+        return whole, _submit_mutants(load_benchmark(name), self._pool, tell)
+
+    def result(self, name: str) -> BenchmarkResult:
+        """Wait for a benchmark's result; its wall-clock time is since all of them began."""
+        whole, broken = self._pending[name]
+        rows, mutants = whole.result(), [each.result() for each in broken]
+        wall_s = time.perf_counter() - self._begun_s
+        return _result_of(load_benchmark(name), Effort.SHORT, rows, mutants, wall_s)
 
 
 def _run_mutants(benchmark: Benchmark, tell: Progress) -> list[MutantResult]:

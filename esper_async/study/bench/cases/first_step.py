@@ -92,7 +92,7 @@ def _rows(name: str, folder: Path, bytecode: Path, count: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _judged(name: str, warm: Sequence[Start], plain_s: float, proving: Start) -> Row:
+def _judged(name: str, warm: Sequence[Start], plain_s: float, proving: Start | None) -> Row:
     """Judge the best start; its interval's low end is the best without waiting for a core.
 
     On a slow or busy machine that may be late as well, by as much as a plain script is: doubtful.
@@ -102,7 +102,9 @@ def _judged(name: str, warm: Sequence[Start], plain_s: float, proving: Start) ->
     slowness = plain_s / CALM_S
     explained = slowness > 1.0 and unhindered_s / slowness <= MOST_FIRST_STEP_S < best_s
     note = f"best of {len(warm)}, slowest {max(start.step_s for start in warm):.1f} s; the low end "
-    note += f"is without waiting for a core; proving, it was {proving.step_s:.1f} s"
+    note += "is without waiting for a core"
+    if proving is not None:
+        note += f"; proving, it was {proving.step_s:.1f} s"
     return judged(
         f"{name}: warm `up` to its first step",
         best_s,
