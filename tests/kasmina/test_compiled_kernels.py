@@ -360,3 +360,14 @@ def test_a_kernel_that_is_not_there_is_asked_for_once_and_one_that_stays_eager_i
     assert (swap.compiled, swap.reason) == (False, "it broke")
     assert swaps.boundary(plot.executor.seeds.values()) == []
     swaps.close()
+
+
+def test_nothing_is_compiled_for_a_seed_that_has_yet_to_win_its_place(tmp_path: Path):
+    plot = Plot("mlp", twin=False)
+    plot.plant("BP014")
+    plot.until("TRAINING")
+    shop = Shop(None)
+    swaps = KernelSwaps(shop, tmp_path, batch=BATCH, threads=1)
+    swaps.boundary(plot.executor.seeds.values())
+    swaps.close()  # ends the thread that asks
+    assert shop.asked == []

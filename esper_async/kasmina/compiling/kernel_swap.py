@@ -18,7 +18,7 @@ from esper_async.kasmina.compiling.kernel_forward import (
 )
 from esper_async.kasmina.compiling.kernel_loader import Answer, KernelLoader, Supplier, Wanted
 from esper_async.kasmina.seed import Seed
-from esper_async.kasmina.stage import ACTIVE, Stage
+from esper_async.kasmina.stage import Stage
 
 _IN_FORWARD = (Stage.BLENDING, Stage.SHADOWING, Stage.PROBATIONARY, Stage.FOSSILIZED)
 
@@ -58,20 +58,21 @@ class KernelSwaps:
         self._loader = KernelLoader(supplier, scratch)
 
     def boundary(self, seeds: Iterable[Seed]) -> list[Swap]:
-        """Ask for what the seeds may need, and swap what is ready; return what changed.
+        """Ask for what the seeds need, and swap what is ready; return what changed.
 
-        Of a seed that stays eager it is told once.
+        Nothing is asked for a seed that trains in shadow: compiling takes half a minute of a core,
+        and most of a tournament lose it. Of a seed that stays eager it is told once.
         """
         swaps = []
         for seed in seeds:
-            if seed.body is None or seed.stage not in (*ACTIVE, Stage.FOSSILIZED):
+            if seed.body is None or seed.stage not in _IN_FORWARD:
                 self._swapped.pop(seed.id, None)
                 continue
             wanted = self._wanted(seed)
             answer = self._loader.answer(wanted)
             if answer is None:
                 self._loader.look_for(wanted)
-            elif seed.stage in _IN_FORWARD and not is_compiled(seed.kernel):
+            elif not is_compiled(seed.kernel):
                 swap = self._swap(seed, answer)
                 swaps += [swap] if swap.compiled or seed.id not in self._told else []
                 self._told.add(seed.id)
