@@ -18,16 +18,19 @@ MOST_TOLD = 5
 
 
 def strongest(
-    network: PolicyNetwork, state: GraphState, action: Action
+    network: PolicyNetwork, state: GraphState, action: Action, biases: Tensor
 ) -> list[dict[str, str | float]]:
-    """Return the features with the largest effects on an action, by node and name."""
+    """Return the features with the largest effects on an action, by node and name.
+
+    `biases` are those of attention in this state.
+    """
     batch = GraphBatch.of([state])
     features = {name: batch.features[name].detach().clone() for name in NODE_TYPES}
     for tensor in features.values():
         tensor.requires_grad_()
     told = GraphBatch(batch.sizes, features, batch.pairs, batch.relations, batch.present)
     with torch.enable_grad():  # type: ignore[no-untyped-call]
-        score = _score(network(told), state, action)
+        score = _score(network(told, biases), state, action)
         gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
     found: list[tuple[float, str, str]] = []
     for (name, tensor), gradient in zip(features.items(), gradients, strict=True):

@@ -1,7 +1,11 @@
 """What a policy sees of a run at a boundary: plain values, nothing it could change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from esper_async.kasmina.interface import InterfaceKind
 from esper_async.kasmina.kernels.graft import BlendMode
@@ -23,6 +27,36 @@ class Placement:
     def candidate(self) -> Candidate:
         """Return the placement as a command's candidate."""
         return Candidate(site=self.site, blueprint=self.blueprint, blend=self.blend)
+
+
+class Offer(Sequence[Placement]):
+    """Some of a run's placements: all of them, listed once, and the places of those on offer.
+
+    Who knows the list already need only look at the places.
+
+    Args:
+        every: what there is; the same object at every boundary.
+        places: (P,), which of it are offered, in ascending order.
+    """
+
+    def __init__(self, every: tuple[Placement, ...], places: NDArray[np.int64]) -> None:
+        self.every = every
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Placement: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Placement]: ...
+    def __getitem__(self, index: int | slice) -> Placement | list[Placement]:
+        if isinstance(index, slice):
+            return [self.every[place] for place in self.places[index].tolist()]
+        return self.every[int(self.places[index])]
+
+    def __iter__(self) -> Iterator[Placement]:
+        return map(self.every.__getitem__, self.places.tolist())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.seed_memory import SeedMemory
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import ACTIVE, ON_TRIAL, Stage
-from esper_async.tamiyo.view import MachineView, Placement, SeedView, SiteView, View
+from esper_async.tamiyo.view import MachineView, Offer, Placement, SeedView, SiteView, View
 
 MOST_MEASURED = 4_000_000
 """Gradients of a host's sites are looked at where they have no more elements than this together."""
@@ -29,10 +29,10 @@ class ViewMaker:
 
     def __init__(self, legal: Sequence[LegalPair]) -> None:
         self._legal = list(legal)
-        self._placements = [
+        self._placements = tuple(
             Placement(pair.site.name, pair.site.depth, pair.blueprint, pair.blend, pair.parameters)
             for pair in self._legal
-        ]
+        )
         self._parameters = np.array([pair.parameters for pair in self._legal], dtype=np.int64)
         self._saved = np.array([pair.saved_bytes for pair in self._legal], dtype=np.int64)
         self._weights = np.array(
@@ -87,10 +87,10 @@ class ViewMaker:
 
     def _fitting(
         self, executor: Executor, resting: set[str], batch_size: int
-    ) -> tuple[list[Placement], int]:
+    ) -> tuple[Sequence[Placement], int]:
         """Return the placements there is memory for, and for how many of the largest there is."""
         if not executor.room_for_a_seed():
-            return [], executor.options.max_candidates
+            return (), executor.options.max_candidates
         open_sites = np.array([name not in resting for name in self._names], dtype=np.bool_)
         plantable = self._parameters <= executor.remaining_parameters
         plantable &= open_sites[self._sites]
@@ -98,14 +98,13 @@ class ViewMaker:
             banned = executor.quarantined
             plantable &= np.array([p.blueprint not in banned for p in self._legal], dtype=np.bool_)
         if not plantable.any():
-            return [], executor.options.max_candidates
+            return (), executor.options.max_candidates
         memory = SeedMemory(executor, batch_size)
         left = memory.left()
         needed = memory.needed_each(self._weights, self._saved)
         fitting = plantable & (needed <= left)
         largest = int(needed[fitting].max(initial=1))
-        offered = [self._placements[place] for place in np.flatnonzero(fitting).tolist()]
-        return offered, left // largest
+        return Offer(self._placements, np.flatnonzero(fitting)), left // largest
 
     def _gradients(self, executor: Executor) -> Mapping[str, float]:
         if not self._own:

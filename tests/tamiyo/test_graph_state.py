@@ -12,7 +12,7 @@ from esper_async.kasmina.stage import Stage
 from esper_async.tamiyo.graph.builder import GraphBuilder
 from esper_async.tamiyo.graph.features import NODE_TYPES, PAIR_FEATURES, TABLES, schema_digest
 from esper_async.tamiyo.graph.relations import Relation
-from esper_async.tamiyo.view import MachineView
+from esper_async.tamiyo.view import MachineView, Offer
 from tests.tamiyo.graph_views import drawn_views, seed, view
 
 
@@ -106,6 +106,19 @@ def test_a_builder_that_has_seen_others_gives_the_graph_that_a_fresh_one_gives()
         assert torch.equal(one.operation_legal, other.operation_legal)
         for node_type, features in one.features.items():
             assert torch.equal(features, other.features[node_type])
+
+
+def test_an_offer_of_a_list_gives_the_graph_that_its_placements_give() -> None:
+    every, builder = tuple(view().placements), GraphBuilder()
+    for places in ([0, 4, 5], [0, 4, 5], [1], [], list(range(9))):
+        offer = Offer(every, np.array(places, dtype=np.int64))
+        one = builder.state(replace(view(), placements=offer))
+        other = GraphBuilder().state(replace(view(), placements=list(offer)))
+        assert torch.equal(one.pairs, other.pairs)
+        assert torch.equal(one.pair_legal, other.pair_legal)
+        assert torch.equal(one.features["blueprint"], other.features["blueprint"])
+        assert dict(one.placements) == dict(other.placements)
+        assert list(one.placements.values()) == list(offer)
 
 
 def test_edges_are_those_of_the_topology() -> None:

@@ -7,7 +7,9 @@ import torch
 
 from esper_async.kasmina.stage import Stage
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
+from esper_async.tamiyo.graph.structure import SEED_STEP
 from esper_async.tamiyo.network import GraphBatch, PolicyNetwork
+from esper_async.tamiyo.network.transformer import KeptBiases
 from tests.tamiyo.graph_views import drawn_views, seed, view
 
 
@@ -68,7 +70,7 @@ def test_what_is_padding_changes_nothing() -> None:
         after = network(GraphBatch.of([state]))
     assert torch.equal(before.operation, after.operation)
     assert torch.equal(before.pair[:, :3, :3], after.pair[:, :3, :3])
-    assert sizes.seeds == 8
+    assert sizes.seeds == SEED_STEP
 
 
 def test_any_number_of_sites_and_blueprints_can_be_scored() -> None:
@@ -84,3 +86,13 @@ def test_graphs_of_different_sizes_cannot_be_stacked() -> None:
     small, large = GraphBuilder().state(view()), GraphBuilder().state(view(sites=20))
     with pytest.raises(ValueError, match="different sizes"):
         GraphBatch.of([small, large])
+
+
+def test_kept_biases_are_those_that_the_network_would_make() -> None:
+    network, builder = PolicyNetwork(), GraphBuilder()
+    kept = KeptBiases(network.trunk)
+    planted = [seed("s1", Stage.TRAINING), seed("s2", Stage.BLENDING, "second")]
+    for seeds in ([], planted, planted[1:], planted * 7, []):
+        structure = builder.state(view(seeds=seeds)).structure
+        fresh = network.trunk.biases(structure.relations[None], structure.present[None])
+        assert torch.equal(kept.of(structure), fresh)

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from esper_async.karn.catalogue import Catalogue
@@ -23,7 +25,7 @@ from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
 from esper_async.tamiyo.network import PolicyNetwork
 from esper_async.tamiyo.policies.graph import GraphPolicy
-from esper_async.tamiyo.view import Placement, View
+from esper_async.tamiyo.view import Offer, Placement, View
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.options import RunOptions
@@ -102,7 +104,9 @@ class _TimedPolicy(GraphPolicy):
         self.last_cpu_ms = 0.0
         known = {record.id: record for record in Catalogue().records}
         self._others = [known[name] for name in OFFERED if name not in CERTIFIED]
-        self._offered: dict[tuple[tuple[str, int], ...], list[Placement]] = {}
+        self._certified_ones: tuple[Placement, ...] = ()
+        self._every: tuple[Placement, ...] = ()
+        self._sites: NDArray[np.str_] = np.array([], dtype=np.str_)
 
     def decide(self, view: View) -> Decision:
         """Decide on the padded view, and leave out what has no certificate."""
@@ -118,16 +122,30 @@ class _TimedPolicy(GraphPolicy):
         super().warm(self._padded(view))
 
     def _padded(self, view: View) -> View:
-        """Offer the others, too; the same objects each time, as a run does of what it has."""
-        sites = tuple(dict.fromkeys((p.site, p.depth) for p in view.placements))
-        if sites not in self._offered:
-            self._offered[sites] = [
+        """Offer the others, too, wherever there is an offer; of one list, as a run does."""
+        offered = view.placements
+        if not isinstance(offered, Offer):
+            return replace(view, blueprints=OFFERED)
+        if self._certified_ones is not offered.every:
+            self._list(offered.every)
+        certified = len(self._certified_ones)
+        open_sites = np.unique(self._sites[offered.places])
+        others = certified + np.flatnonzero(np.isin(self._sites[certified:], open_sites))
+        places = np.concatenate([offered.places, others])
+        return replace(view, placements=Offer(self._every, places), blueprints=OFFERED)
+
+    def _list(self, certified: tuple[Placement, ...]) -> None:
+        sites = dict.fromkeys((each.site, each.depth) for each in certified)
+        self._certified_ones = certified
+        self._every = (
+            *certified,
+            *(
                 Placement(name, depth, record.id, "residual", 50 * (record.stage + 1))
                 for name, depth in sites
                 for record in self._others
-            ]
-        placements = [*view.placements, *self._offered[sites]]
-        return replace(view, placements=placements, blueprints=OFFERED)
+            ),
+        )
+        self._sites = np.array([each.site for each in self._every])
 
     def _certified(self, decision: Decision) -> Decision:
         if not isinstance(decision.command, Germinate):

@@ -1,7 +1,7 @@
 """From a view to tensors: what changes at every boundary, in a structure that stays."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,18 @@ from torch import Tensor
 from esper_async.karn.catalogue import Catalogue
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.stage import Stage
-from esper_async.tamiyo.graph.features import PAIR_FEATURES, TABLES, NodeType
+from esper_async.tamiyo.graph.features import TABLES, Floats, NodeType
+from esper_async.tamiyo.graph.pairs import OfferedPairs, PairTable
 from esper_async.tamiyo.graph.structure import (
+    Ground,
     Structure,
     blueprints_of,
     catalogue_facts,
+    ground_key,
+    lay_ground,
     lay_out,
+    planted_in,
     sites_of,
-    topology_key,
 )
 from esper_async.tamiyo.legality import OPERATIONS, legal_operations, seed_operations
 from esper_async.tamiyo.view import Placement, SeedView, View
@@ -33,6 +37,7 @@ _STAGES = (
     Stage.FOSSILIZED,
 )
 _MILLI, _MICRO = 1e3, 1e6
+_GRADIENT = TABLES["parameter"].column("gradient_rms/1")
 Row = list[float | None]
 
 
@@ -58,7 +63,7 @@ class GraphState:
     pair_legal: Tensor
     operation_legal: Tensor
     seed_legal: Tensor
-    placements: dict[int, Placement]
+    placements: Mapping[int, Placement]
     seeds: tuple[SeedView, ...]
     most_candidates: int
 
@@ -67,6 +72,8 @@ class GraphState:
 class _Settled:
     """What of a state stays from boundary to boundary until a stage or a placement changes."""
 
+    structure: Structure
+    offered: OfferedPairs
     key: tuple[object, ...]
     features: dict[NodeType, Tensor]
     pairs: Tensor
@@ -86,29 +93,27 @@ class GraphBuilder:
 
     def __init__(self, catalogue: Catalogue | None = None) -> None:
         self._catalogue = catalogue or Catalogue()
+        self._ground: Ground | None = None
         self._structure: Structure | None = None
+        self._offered: OfferedPairs | None = None
         self._settled: _Settled | None = None
         self._facts: dict[str, tuple[float | None, ...]] = {}
-        self._placed: list[Placement] | None = None
-        self._places: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._parameters: NDArray[np.float64] = np.zeros(0)
-        self._by_place: dict[int, Placement] = {}
         self.layouts = 0
 
     def state(self, view: View) -> GraphState:
         """Return a view as tensors, all float32 or bool."""
         structure = self._structure_for(view)
-        self._place(view.placements, structure)
+        offered = self._offered_of(view.placements, structure.ground)
         seeds = tuple(view.seeds)
         most = min(view.free_candidates, view.max_candidates) if view.placements else 0
-        settled = self._settle(view, structure, seeds, may_germinate=most > 0)
+        settled = self._settle(view, structure, offered, seeds, may_germinate=most > 0)
         sizes = structure.sizes
         return GraphState(
             structure=structure,
             features={
                 **settled.features,
                 "run": _tensor("run", [_run(view, seeds)], 1),
-                "activation": structure.activations,
+                "activation": structure.ground.activations,
                 "parameter": _parameters(view, structure),
                 "seed": _tensor("seed", self._seed_rows(view, seeds), sizes.seeds),
             },
@@ -116,62 +121,72 @@ class GraphBuilder:
             pair_legal=settled.pair_legal,
             operation_legal=settled.operation_legal,
             seed_legal=settled.seed_legal,
-            placements=self._by_place,
+            placements=offered,
             seeds=seeds,
             most_candidates=max(most, 0),
         )
 
     def _settle(
-        self, view: View, structure: Structure, seeds: Sequence[SeedView], *, may_germinate: bool
+        self,
+        view: View,
+        structure: Structure,
+        offered: OfferedPairs,
+        seeds: Sequence[SeedView],
+        *,
+        may_germinate: bool,
     ) -> _Settled:
-        stages = tuple(seed.stage for seed in seeds)
+        stages = tuple([seed.stage for seed in seeds])
         key = (stages, view.resting, view.remaining_parameters, may_germinate)
-        if self._settled is not None and self._settled.key == key:
-            return self._settled
+        settled = self._settled
+        if (
+            settled is not None
+            and settled.structure is structure
+            and settled.offered is offered
+            and settled.key == key
+        ):
+            return settled
         sizes = structure.sizes
-        shape = (sizes.sites, sizes.blueprints)
-        legal = np.zeros(shape, dtype=np.bool_)
-        parameters = np.zeros(shape)
-        legal.flat[self._places] = True
-        parameters.flat[self._places] = self._parameters
-        pairs = np.zeros((*shape, len(PAIR_FEATURES)), dtype=np.float32)
-        pairs[..., 0] = np.log1p(parameters)
-        pairs[..., 1] = np.minimum(parameters / max(view.remaining_parameters, 1), 1.0)
         seed_legal = np.zeros((len(OPERATIONS), sizes.seeds), dtype=np.bool_)
         for index, stage in enumerate(stages):
             seed_legal[:, index] = seed_operations(stage)
         operations = legal_operations(seed_legal, may_germinate=may_germinate)
-        blueprints = self._blueprints(structure, seeds, legal, parameters)
+        blueprints = self._blueprints(structure, seeds, offered)
         features: dict[NodeType, Tensor] = {
             "layer": _tensor("layer", _layers(view, structure, seeds), sizes.sites),
             "blueprint": _tensor("blueprint", blueprints, sizes.blueprints),
         }
-        masks = [torch.from_numpy(each) for each in (pairs, legal, operations, seed_legal)]
-        self._settled = _Settled(key, features, *masks)
+        pairs = offered.features(view.remaining_parameters)
+        masks = [torch.from_numpy(each) for each in (pairs, offered.legal, operations, seed_legal)]
+        self._settled = _Settled(structure, offered, key, features, *masks)
         return self._settled
 
     def _structure_for(self, view: View) -> Structure:
-        sites, blueprints = sites_of(view), blueprints_of(view)
-        key = topology_key(sites, view.seeds, blueprints, host_parameters=view.host_parameters)
-        if self._structure is None or self._structure.key != key:
-            self._structure = lay_out(
-                sites, view.seeds, blueprints, host_parameters=view.host_parameters
-            )
-            self._placed = self._settled = None
+        key = ground_key(
+            sites_of(view),
+            blueprints_of(view),
+            host_parameters=view.host_parameters,
+            seeds=len(view.seeds),
+        )
+        if self._ground is None or self._ground.key != key:
+            self._ground = lay_ground(key)
+            self._structure = None
+        planted = planted_in(view.seeds)
+        if self._structure is None or self._structure.planted != planted:
+            self._structure = lay_out(self._ground, planted)
             self.layouts += 1
         return self._structure
 
-    def _place(self, placements: Sequence[Placement], structure: Structure) -> None:
-        """Find the places of placements; of the very same ones as before they are known."""
-        if self._placed is not None and self._placed == list(placements):
-            return
-        self._settled = None
-        index = structure.pair_index
-        places = [index[(each.site, each.blueprint)] for each in placements]
-        self._by_place = dict(zip(places, placements, strict=True))
-        self._places = np.array(places, dtype=np.int64)
-        self._parameters = np.array([each.parameters for each in placements], dtype=np.float64)
-        self._placed = list(placements)
+    def _offered_of(self, placements: Sequence[Placement], ground: Ground) -> OfferedPairs:
+        """Return where placements stand; of the very same ones as before that is known."""
+        before = self._offered
+        if before is not None and before.table.ground is ground and before.table.holds(placements):
+            if before.are(placements):
+                return before
+            table = before.table
+        else:
+            table = PairTable(placements, ground)
+        self._offered = OfferedPairs(table, placements)
+        return self._offered
 
     def _known(self, blueprint: str) -> tuple[float | None, ...]:
         if blueprint not in self._facts:
@@ -182,28 +197,22 @@ class GraphBuilder:
         return [_seed(seed, view, risk=self._known(seed.blueprint)[1]) for seed in seeds]
 
     def _blueprints(
-        self,
-        structure: Structure,
-        seeds: Sequence[SeedView],
-        legal: NDArray[np.bool_],
-        parameters: NDArray[np.float64],
-    ) -> list[Row]:
-        sites = max(len(structure.sites), 1)
-        counts = legal.sum(axis=0)
-        smallest = np.where(legal, parameters, np.inf).min(axis=0)  # inf: nowhere, so not measured
-        largest = np.where(counts > 0, parameters.max(axis=0), np.inf)
-        columns = zip(counts.tolist(), smallest.tolist(), largest.tolist(), strict=True)
-        living = dict.fromkeys(structure.blueprints, 0)
-        kept = dict(living)
+        self, structure: Structure, seeds: Sequence[SeedView], offered: OfferedPairs
+    ) -> NDArray[np.float64]:
+        """Return (B, width) of the blueprints that there are; what is not finite is not known."""
+        names = structure.blueprints
+        count = len(names)
+        rows = np.zeros((count, len(TABLES["blueprint"].features)))
+        rows[:, :4] = [self._known(name) for name in names]
+        rows[:, 4], rows[:, 5] = offered.smallest[:count], offered.largest[:count]
+        rows[:, 6] = offered.counts[:count] / max(len(structure.sites), 1)
         for seed in seeds:
-            (kept if seed.stage is Stage.FOSSILIZED else living)[seed.blueprint] += 1
-        return [
-            [*self._known(name), small, large, count / sites, living[name], kept[name]]
-            for name, (count, small, large) in zip(structure.blueprints, columns, strict=False)
-        ]
+            column = 8 if seed.stage is Stage.FOSSILIZED else 7
+            rows[structure.blueprint_index[seed.blueprint], column] += 1.0
+        return rows
 
 
-def _tensor(node_type: NodeType, rows: Sequence[Row], pad_to: int) -> Tensor:
+def _tensor(node_type: NodeType, rows: Sequence[Row] | NDArray[np.float64], pad_to: int) -> Tensor:
     return torch.from_numpy(TABLES[node_type].tensorise(rows, pad_to))
 
 
@@ -255,41 +264,29 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole is not None and whole > 0 <= part else None
 
 
-def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> list[Row]:
-    living = dict.fromkeys(structure.site_index, 0)
-    kept = dict(living)
+def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> NDArray[np.float64]:
+    """Return (S, width) of the sites that there are."""
+    index = structure.site_index
+    rows = structure.ground.layers.copy()
+    for site in view.resting & index.keys():
+        rows[index[site], 4] = 1.0
     for seed in seeds:
-        if seed.site in living:
-            (kept if seed.stage is Stage.FOSSILIZED else living)[seed.site] += 1
-    last = max(len(structure.sites) - 1, 1)
-    return [
-        [
-            place / last,
-            float(site.kind == "spatial"),
-            float(site.kind == "sequence"),
-            float(site.kind == "feature"),
-            float(site.name in view.resting),
-            living[site.name],
-            kept[site.name],
-        ]
-        for place, site in enumerate(structure.sites)
-    ]
+        if seed.site in index:
+            rows[index[seed.site], 6 if seed.stage is Stage.FOSSILIZED else 5] += 1.0
+    return rows
 
 
 def _parameters(view: View, structure: Structure) -> Tensor:
-    """Return the layers' parameters (S, width): the structure's, with the last gradients."""
+    """Return the layers' parameters (S, width): the ground's, with the last gradients."""
+    ground = structure.ground
     if not view.gradient_rms:
-        return structure.parameters
+        return ground.parameters
+    known: Floats = ground.parameters.numpy().copy()
+    rms = [view.gradient_rms.get(site.name, math.nan) for site in ground.sites]
     table = TABLES["parameter"]
-    known = structure.parameters.clone()
-    column = table.column("gradient_rms/1")
-    rms = [view.gradient_rms.get(site.name, math.nan) for site in structure.sites]
-    told = torch.tensor(rms, dtype=torch.float64)
-    sound = torch.isfinite(told)
-    told = torch.log1p(torch.where(sound, told * _MILLI, 0.0).clamp(0.0, table.high(column)))
-    known[: len(rms), column] = (told / math.log1p(table.high(column))).float()
-    known[: len(rms), len(table.features) + column] = (~sound).float()
-    return known
+    told = table.tensorise_column(_GRADIENT, _MILLI * np.array(rms))
+    known[: len(rms), _GRADIENT], known[: len(rms), _GRADIENT + len(table.features)] = told
+    return torch.from_numpy(known)
 
 
 def _seed(seed: SeedView, view: View, *, risk: float | None) -> Row:

@@ -170,7 +170,18 @@ class Table:
         """Return the upper end of a feature's range."""
         return self.features[column].high
 
-    def tensorise(self, rows: Sequence[Sequence[float | None]], pad_to: int) -> Floats:
+    def tensorise_column(
+        self, column: int, raw: NDArray[np.float64]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return one feature of nodes (n,), normalised, and the flags of what was not measured."""
+        rows = np.zeros((len(raw), len(self.features)))
+        rows[:, column] = raw
+        found = self.tensorise(rows, len(raw))
+        return found[:, column], found[:, len(self.features) + column] > 0.0
+
+    def tensorise(
+        self, rows: Sequence[Sequence[float | None]] | NDArray[np.float64], pad_to: int
+    ) -> Floats:
         """Return (pad_to, width): normalised values, then flags; padding is all 0.
 
         What is None or not finite was not measured.

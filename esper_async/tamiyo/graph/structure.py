@@ -1,7 +1,7 @@
 """A topology laid out: which node stands where, how nodes are related, what never changes of them.
 
-It is made once and kept until sites, seeds or blueprints change. Sizes are padded to steps, so
-that a run sees few shapes.
+The ground of it, sites and blueprints, is made once; seeds are planted in it as they come and go.
+Sizes are padded to steps, so that a run sees few shapes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from esper_async.karn.catalogue import Catalogue
@@ -16,8 +17,10 @@ from esper_async.tamiyo.graph.features import TABLES, NodeType
 from esper_async.tamiyo.graph.relations import Relation
 from esper_async.tamiyo.view import SeedView, SiteView, View
 
-SITE_STEP, SEED_STEP, BLUEPRINT_STEP = 8, 8, 16
-TopologyKey = tuple[tuple[SiteView, ...], tuple[tuple[str, str, str], ...], tuple[str, ...], int]
+SITE_STEP, SEED_STEP, BLUEPRINT_STEP = 8, 12, 6
+GroundKey = tuple[tuple[SiteView, ...], tuple[str, ...], int, int]
+Planted = tuple[tuple[str, str, str], ...]
+"""Of every seed its id, its site and its blueprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +49,70 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Structure:
-    """What of a graph stays as long as its topology does.
+class Ground:
+    """What of a graph stays as long as its sites, its blueprints and its padded sizes do.
 
-    `relations` (N, N) holds how node i sees node j; `present` (N,) which nodes are no padding;
-    `activations` and `parameters` (S, width) are features that never change, but for gradients,
-    which are missing here; `pair_index` finds (site, blueprint).
+    `pair_index` finds (site, blueprint); `activations` and `parameters` (S, width) are features
+    that never change, but for gradients, which are missing here. `relations` (N, N) and `present`
+    (N,) are those of a graph without seeds, `layers` (sites, features) what is known of a layer
+    before it is normalised, without seeds and at no rest.
     """
 
-    key: TopologyKey
+    key: GroundKey
     sizes: Sizes
     sites: tuple[SiteView, ...]
     blueprints: tuple[str, ...]
     site_index: Mapping[str, int]
     blueprint_index: Mapping[str, int]
     pair_index: Mapping[tuple[str, str], int]
-    relations: Tensor
-    present: Tensor
+    relations: NDArray[np.int64]
+    present: NDArray[np.bool_]
+    layers: NDArray[np.float64]
     activations: Tensor
     parameters: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What of a graph stays as long as its topology does: the ground, and what is planted in it.
+
+    `relations` (N, N) holds how node i sees node j; `present` (N,) which nodes are no padding.
+    """
+
+    ground: Ground
+    planted: Planted
+    relations: Tensor
+    present: Tensor
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many nodes there are of each type, with the padding."""
+        return self.ground.sizes
+
+    @property
+    def sites(self) -> tuple[SiteView, ...]:
+        """The sites in the order of their nodes."""
+        return self.ground.sites
+
+    @property
+    def blueprints(self) -> tuple[str, ...]:
+        """The blueprints in the order of their nodes."""
+        return self.ground.blueprints
+
+    @property
+    def site_index(self) -> Mapping[str, int]:
+        """The place of a site among them."""
+        return self.ground.site_index
+
+    @property
+    def blueprint_index(self) -> Mapping[str, int]:
+        """The place of a blueprint among them."""
+        return self.ground.blueprint_index
+
+    @property
+    def pair_index(self) -> Mapping[tuple[str, str], int]:
+        """The place of (site, blueprint) among all pairs."""
+        return self.ground.pair_index
 
 
 def padded(count: int, step: int) -> int:
@@ -84,35 +132,25 @@ def sites_of(view: View) -> tuple[SiteView, ...]:
     )
 
 
-def topology_key(
+def ground_key(
     sites: tuple[SiteView, ...],
-    seeds: Sequence[SeedView],
     blueprints: tuple[str, ...],
     *,
     host_parameters: int,
-) -> TopologyKey:
-    """Return what a structure depends on."""
-    planted = tuple((seed.id, seed.site, seed.blueprint) for seed in seeds)
-    return (sites, planted, blueprints, host_parameters)
+    seeds: int,
+) -> GroundKey:
+    """Return what a ground for so many seeds depends on."""
+    return (sites, blueprints, host_parameters, padded(seeds, SEED_STEP))
 
 
-def lay_out(
-    sites: tuple[SiteView, ...],
-    seeds: Sequence[SeedView],
-    blueprints: tuple[str, ...],
-    *,
-    host_parameters: int,
-) -> Structure:
-    """Lay a topology out."""
-    sizes = Sizes(
-        padded(len(sites), SITE_STEP),
-        padded(len(seeds), SEED_STEP),
-        padded(len(blueprints), BLUEPRINT_STEP),
-    )
+def lay_ground(key: GroundKey) -> Ground:
+    """Lay sites and blueprints out."""
+    sites, blueprints, host_parameters, seeds = key
+    sizes = Sizes(padded(len(sites), SITE_STEP), seeds, padded(len(blueprints), BLUEPRINT_STEP))
     site_index = {site.name: index for index, site in enumerate(sites)}
     blueprint_index = {name: index for index, name in enumerate(blueprints)}
-    return Structure(
-        key=topology_key(sites, seeds, blueprints, host_parameters=host_parameters),
+    return Ground(
+        key=key,
         sizes=sizes,
         sites=sites,
         blueprints=blueprints,
@@ -123,8 +161,9 @@ def lay_out(
             for site, s in site_index.items()
             for blueprint, b in blueprint_index.items()
         },
-        relations=_relations(sizes, sites, seeds, site_index, blueprint_index),
-        present=_present(sizes, len(sites), len(seeds), len(blueprints)),
+        relations=_relations(sizes, len(sites), len(blueprints)),
+        present=_present(sizes, len(sites), len(blueprints)),
+        layers=np.array([_layer(site, place, len(sites)) for place, site in enumerate(sites)]),
         activations=torch.from_numpy(
             TABLES["activation"].tensorise([_activation(site) for site in sites], sizes.sites)
         ),
@@ -136,10 +175,30 @@ def lay_out(
     )
 
 
+def planted_in(seeds: Sequence[SeedView]) -> Planted:
+    """Return what of seeds a structure depends on."""
+    return tuple([(seed.id, seed.site, seed.blueprint) for seed in seeds])
+
+
+def lay_out(ground: Ground, planted: Planted) -> Structure:
+    """Plant seeds in a ground that has room for them."""
+    relations, present = ground.relations.copy(), ground.present.copy()
+    start = ground.sizes.offset("seed")
+    present[start : start + len(planted)] = True
+    if planted:
+        _relate_seeds(relations, ground, planted)
+    return Structure(ground, planted, torch.from_numpy(relations), torch.from_numpy(present))
+
+
 def blueprints_of(view: View) -> tuple[str, ...]:
     """Return the blueprints that may be planted somewhere, or live, in order of id."""
     names = set(view.blueprints or (placement.blueprint for placement in view.placements))
     return tuple(sorted(names | {seed.blueprint for seed in view.seeds}))
+
+
+def _layer(site: SiteView, place: int, sites: int) -> list[float]:
+    kinds = [float(site.kind == kind) for kind in ("spatial", "sequence", "feature")]
+    return [place / max(sites - 1, 1), *kinds, 0.0, 0.0, 0.0]
 
 
 def _activation(site: SiteView) -> list[float | None]:
@@ -157,14 +216,13 @@ def _parameters(site: SiteView, host_parameters: int) -> list[float | None]:
     return [site.layer_parameters, share, site.layer_tensors, site.trainable, None]
 
 
-def _present(sizes: Sizes, sites: int, seeds: int, blueprints: int) -> Tensor:
-    present = torch.zeros(sizes.nodes, dtype=torch.bool)
+def _present(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.bool_]:
+    present = np.zeros(sizes.nodes, dtype=np.bool_)
     counts: dict[NodeType, int] = {
         "run": 1,
         "layer": sites,
         "activation": sites,
         "parameter": sites,
-        "seed": seeds,
         "blueprint": blueprints,
     }
     for node_type, count in counts.items():
@@ -173,21 +231,13 @@ def _present(sizes: Sizes, sites: int, seeds: int, blueprints: int) -> Tensor:
     return present
 
 
-def _relations(
-    sizes: Sizes,
-    sites: Sequence[SiteView],
-    seeds: Sequence[SeedView],
-    site_index: Mapping[str, int],
-    blueprint_index: Mapping[str, int],
-) -> Tensor:
-    """Return (N, N): how the node of a row sees the node of a column."""
+def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.int64]:
+    """Return (N, N): how the node of a row sees the node of a column, without any seed."""
     table = np.zeros((sizes.nodes, sizes.nodes), dtype=np.int64)
     table[:, 0] = table[0, :] = Relation.RUN
-    layer, seed_at = sizes.offset("layer"), sizes.offset("seed")
-    blueprint_at = sizes.offset("blueprint")
-    everywhere = np.arange(len(sites))
-    layers = layer + everywhere
-    kinds = np.arange(len(blueprint_index)) + blueprint_at
+    everywhere = np.arange(sites)
+    layers = sizes.offset("layer") + everywhere
+    kinds = sizes.offset("blueprint") + np.arange(blueprints)
     table[np.ix_(kinds, layers)] = Relation.LAYER_BLUEPRINT
     table[np.ix_(layers, kinds)] = Relation.BLUEPRINT_LAYER
     table[layers[:-1], layers[1:]] = Relation.NEXT_LAYER
@@ -198,30 +248,25 @@ def _relations(
     table[layers, activations] = Relation.ACTIVATION_LAYER
     table[layers, parameters] = Relation.PARAMETER_LAYER
     table[parameters, layers] = Relation.LAYER_PARAMETER
-    _relate_seeds(table, seeds, layer, seed_at, blueprint_at, site_index, blueprint_index)
     np.fill_diagonal(table, Relation.SELF)
-    return torch.from_numpy(table)
+    return table
 
 
-def _relate_seeds(
-    table: "np.ndarray[tuple[int, int], np.dtype[np.int64]]",
-    seeds: Sequence[SeedView],
-    layer: int,
-    seed_at: int,
-    blueprint_at: int,
-    site_index: Mapping[str, int],
-    blueprint_index: Mapping[str, int],
-) -> None:
-    for index, seed in enumerate(seeds):
-        node = seed_at + index
-        for other, beside in enumerate(seeds):
-            same = seed.site == beside.site
-            table[node, seed_at + other] = Relation.SAME_SITE if same else Relation.SEED_SEED
-        if seed.site in site_index:
-            home = layer + site_index[seed.site]
-            table[node, home], table[home, node] = Relation.LAYER_SEED, Relation.SEED_LAYER
-        kind = blueprint_at + blueprint_index[seed.blueprint]
-        table[node, kind], table[kind, node] = Relation.BLUEPRINT_SEED, Relation.SEED_BLUEPRINT
+def _relate_seeds(table: NDArray[np.int64], ground: Ground, planted: Planted) -> None:
+    """Write into (N, N) how seeds see each other and their surroundings, and are seen."""
+    sizes = ground.sizes
+    nodes = sizes.offset("seed") + np.arange(len(planted))
+    homes = np.array([ground.site_index.get(site, -1) for _, site, _ in planted])
+    names = np.array([site for _, site, _ in planted])
+    same = names[:, None] == names[None, :]
+    table[np.ix_(nodes, nodes)] = np.where(same, Relation.SAME_SITE, Relation.SEED_SEED)
+    table[nodes, nodes] = Relation.SELF
+    known, layers = nodes[homes >= 0], sizes.offset("layer") + homes[homes >= 0]
+    table[known, layers], table[layers, known] = Relation.LAYER_SEED, Relation.SEED_LAYER
+    kinds = sizes.offset("blueprint") + np.array(
+        [ground.blueprint_index[blueprint] for _, _, blueprint in planted]
+    )
+    table[nodes, kinds], table[kinds, nodes] = Relation.BLUEPRINT_SEED, Relation.SEED_BLUEPRINT
 
 
 def catalogue_facts(catalogue: Catalogue, blueprint: str) -> tuple[float | None, ...]:

@@ -3,6 +3,7 @@
 Nothing here knows how many of each there are: every head scores the nodes that it is given.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from esper_async.kasmina.kernels.graft import BLEND_MODES
 from esper_async.kasmina.ramp import RAMP_SCHEDULES
 from esper_async.tamiyo.legality import OPERATIONS
+from esper_async.tamiyo.network.transformer import linear
 
 MOST_CANDIDATES = 8
 TURNS = 4
@@ -57,6 +59,8 @@ class PolicyOutput:
 
     def float(self) -> "PolicyOutput":
         """Return the same in float32."""
+        if self.operation.dtype is torch.float32:
+            return self
         return PolicyOutput(
             **{each.name: getattr(self, each.name).float() for each in fields(self)}
         )
@@ -106,11 +110,11 @@ class PolicyHeads(nn.Module):
         Nodes: run (G, D), layers (G, S, D), seeds (G, M, D), blueprints (G, B, D); `pairs`
         (G, S, B, P) are the features of blueprints at sites.
         """
-        of_run = self.run(torch.relu(self.run_inner(run))).split(self._of_run, dim=-1)
+        of_run = _parts(linear(torch.relu(linear(run, self.run_inner)), self.run), self._of_run)
         operation, turn, stop, value, risk = of_run
-        seed, tune = self.seed(seeds).split(self._of_seed, dim=-1)
-        query, blend_site, ramp_site = self.site(layers).split(self._of_site, dim=-1)
-        of_blueprint = self.blueprint(blueprints).split(self._of_blueprint, dim=-1)
+        seed, tune = _parts(linear(seeds, self.seed), self._of_seed)
+        query, blend_site, ramp_site = _parts(linear(layers, self.site), self._of_site)
+        of_blueprint = _parts(linear(blueprints, self.blueprint), self._of_blueprint)
         key, score, blend_blueprint, ramp_blueprint = of_blueprint
         pointed = self.scale * (query @ key.transpose(1, 2))  # (G, S, B)
         return PolicyOutput(
@@ -125,6 +129,10 @@ class PolicyHeads(nn.Module):
             value=value.squeeze(-1),
             risk=risk,
         ).float()
+
+
+def _parts(columns: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+    return torch.split_with_sizes(columns, widths, dim=-1)
 
 
 def _everywhere(sites: Tensor, blueprints: Tensor) -> Tensor:

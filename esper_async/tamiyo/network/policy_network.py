@@ -11,7 +11,7 @@ from esper_async.tamiyo.graph.builder import GraphState
 from esper_async.tamiyo.graph.features import NODE_TYPES, TABLES, NodeType
 from esper_async.tamiyo.graph.structure import Sizes
 from esper_async.tamiyo.network.heads import PolicyHeads, PolicyOutput
-from esper_async.tamiyo.network.transformer import GraphTransformer
+from esper_async.tamiyo.network.transformer import GraphTransformer, linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class PolicyNetwork(nn.Module):
         if biases is None:
             biases = self.trunk.biases(batch.relations, batch.present)
         dtype = self.trunk.relation_bias.dtype
-        encoded = [self.encoders[name](batch.features[name].to(dtype)) for name in NODE_TYPES]
+        encoders: dict[str, Any] = dict(self.encoders.items())
+        encoded = [linear(batch.features[name].to(dtype), encoders[name]) for name in NODE_TYPES]
         nodes = self.trunk(torch.cat(encoded, dim=1), biases)  # (G, N, D)
         output: PolicyOutput = self.heads(
             nodes[:, 0],

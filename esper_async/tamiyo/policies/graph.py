@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from esper_async.kasmina.operations import Tuning, Verb
 from esper_async.tamiyo.command import (
@@ -20,7 +19,6 @@ from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.evidence import pack
 from esper_async.tamiyo.explaining import strongest
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
-from esper_async.tamiyo.graph.structure import Structure
 from esper_async.tamiyo.legality import Operation
 from esper_async.tamiyo.network import GraphBatch, PolicyNetwork, PolicyOutput
 from esper_async.tamiyo.network.choosing import (
@@ -33,6 +31,7 @@ from esper_async.tamiyo.network.choosing import (
     most_likely,
 )
 from esper_async.tamiyo.network.policy_file import load_policy
+from esper_async.tamiyo.network.transformer import KeptBiases
 from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.view import View
 
@@ -73,7 +72,7 @@ class GraphPolicy:
         self._draw = Draw(seed, self.name)
         self._floor = floor
         self._greedy = greedy
-        self._biases: tuple[Structure, Tensor] | None = None
+        self._biases = KeptBiases(network.trunk)
 
     @classmethod
     def load(cls, seed: int, path: Path = SHIPPED) -> "GraphPolicy":
@@ -119,12 +118,8 @@ class GraphPolicy:
     def scores(self, state: GraphState) -> PolicyOutput:
         """Return the network's scores of a graph, a batch of one, without gradients."""
         with torch.inference_mode():
-            batch = GraphBatch.of([state])
-            if self._biases is None or self._biases[0] is not state.structure:
-                biases = self.network.trunk.biases(batch.relations, batch.present)
-                self._biases = state.structure, biases
-            output: PolicyOutput = self.network(batch, self._biases[1])
-        return output
+            biases = self._biases.of(state.structure)
+            return self.network.forward(GraphBatch.of([state]), biases)
 
     def explain(self) -> list[dict[str, Any]]:
         """Return which features moved the last decision most, the strongest first.
@@ -132,7 +127,10 @@ class GraphPolicy:
         The effect of a feature is its value times the gradient of the action's log-probability:
         what the action would lose, to first order, if the feature read 0.
         """
-        return [] if self._last is None else strongest(self.network, *self._last)
+        if self._last is None:
+            return []
+        state, action = self._last
+        return strongest(self.network, state, action, self._biases.of(state.structure))
 
     def first_candidate(self, view: View) -> dict[tuple[str, str], float]:
         """Return how likely each placement is the first candidate, if one is germinated at all."""
