@@ -7,10 +7,12 @@ journal keeps them compressed, and the message for the bus is made from them.
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from esper_async.leyline import DecisionRecord
+from esper_async.leyline import DecisionRecord, EdgeSet, NodeSet, PolicyHead
 from esper_async.tamiyo.graph.builder import GraphState
 from esper_async.tamiyo.graph.features import PAIR_FEATURES, TABLES, NodeType
 from esper_async.tamiyo.graph.structure import Structure
@@ -18,6 +20,10 @@ from esper_async.tamiyo.network.choosing import HeadChoice
 from esper_async.tamiyo.view import SeedView
 
 _FAST = 1
+_NODE_FEATURES = NodeSet.FEATURES_FIELD_NUMBER
+_EDGE_FEATURES = EdgeSet.FEATURES_FIELD_NUMBER
+_LEGAL = PolicyHead.LEGAL_FIELD_NUMBER
+_LOG_PROBABILITIES = PolicyHead.LOG_PROBABILITIES_FIELD_NUMBER
 
 
 def pack(state: GraphState, heads: Sequence[HeadChoice], value: float) -> str:
@@ -28,9 +34,10 @@ def pack(state: GraphState, heads: Sequence[HeadChoice], value: float) -> str:
     _add_edges(message, state)
     for head in heads:
         entry = message.heads.add(name=head.name, chosen=head.chosen)
-        entry.legal.extend(head.legal.tolist())
+        entry.MergeFromString(_packed(_LEGAL, head.legal.tobytes()))
         with np.errstate(divide="ignore"):
-            entry.log_probabilities.extend(np.log(head.probabilities).tolist())
+            told = np.log(head.probabilities)
+        entry.MergeFromString(_packed(_LOG_PROBABILITIES, _floats(told)))
     return base64.b64encode(zlib.compress(message.SerializeToString(), _FAST)).decode()
 
 
@@ -44,6 +51,22 @@ def unpack(evidence: str) -> DecisionRecord:
         return DecisionRecord.FromString(zlib.decompress(base64.b64decode(evidence, validate=True)))
     except (ValueError, zlib.error) as error:
         raise ValueError(f"the evidence of a decision cannot be read: {error}") from error
+
+
+def _floats(values: "NDArray[np.floating[Any]]") -> bytes:
+    return values.astype("<f4", order="C").tobytes()
+
+
+def _packed(field: int, content: bytes) -> bytes:
+    """Return a packed repeated field as it is on the wire: tag, length, content.
+
+    Many numbers reach a message so in a tenth of the time that a list of them takes.
+    """
+    head, length = [field << 3 | 2], len(content)
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes((*head, length)) + content
 
 
 def _names(structure: Structure, seeds: Sequence[SeedView]) -> Mapping[NodeType, list[str]]:
@@ -64,7 +87,7 @@ def _add_nodes(
     width = len(TABLES[node_type].features)
     rows = state.features[node_type][: len(names)].numpy()
     nodes = message.graph.nodes.add(type=node_type, width=width, names=names)
-    nodes.features.extend(rows[:, :width].ravel().tolist())
+    nodes.MergeFromString(_packed(_NODE_FEATURES, _floats(rows[:, :width])))
     nodes.missing.extend(np.flatnonzero(rows[:, width:].ravel()).tolist())
 
 
@@ -77,7 +100,7 @@ def _add_edges(message: DecisionRecord, state: GraphState) -> None:
     )  # fmt: skip
     edges.sources.extend(blueprints.tolist())
     edges.targets.extend(sites.tolist())
-    edges.features.extend(state.pairs.numpy()[sites, blueprints].ravel().tolist())
+    edges.MergeFromString(_packed(_EDGE_FEATURES, _floats(state.pairs.numpy()[sites, blueprints])))
     structure = state.structure
     placed = [index for index, seed in enumerate(state.seeds) if seed.site in structure.site_index]
     edges = message.graph.edges.add(relation="grows_at", source_type="seed", target_type="layer")

@@ -8,7 +8,8 @@ order in which it was drawn, which is what a learner weighs.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -77,92 +78,131 @@ class Scored:
     def __init__(self, state: GraphState, output: PolicyOutput, *, floor: float = FLOOR) -> None:
         self.state = state
         self.floor = floor
-        self._scores = {each.name: getattr(output, each.name)[0].numpy() for each in fields(output)}
-        self._pair = self._scores["pair"].astype(np.float64)
+        self._output = output
+        self._pair = output.pair[0].numpy().astype(np.float64)
         self._pair_legal = state.pair_legal.numpy()
         self._operation_legal = state.operation_legal.numpy()
         self._seed_legal = state.seed_legal.numpy()
+        self._operation: Scores | None = None
+        self._whole: Pool | None = None
 
     def operation(self) -> tuple[Mask, Scores]:
         """Return what is legal and the probabilities (O,) of the operation head."""
         legal = self._operation_legal
-        return legal, self._spread(self._scores["operation"], legal)
+        if self._operation is None:
+            self._operation = self._spread(self._output.operation[0].numpy(), legal)
+        return legal, self._operation
 
     def target(self, operation: int) -> tuple[Mask, Scores]:
         """Return the same (M,) of the seed that an operation acts on."""
         legal = self._seed_legal[operation]
-        return legal, self._spread(self._scores["seed"][operation], legal)
+        return legal, self._spread(self._output.seed[0, operation].numpy(), legal)
 
     def tune(self, seed: int) -> tuple[Mask, Scores]:
         """Return the same (3,) of the ramp that a seed gets."""
         legal = np.ones(len(RAMP_SCHEDULES), dtype=np.bool_)
-        return legal, self._spread(self._scores["tune"][seed], legal)
+        return legal, self._spread(self._output.tune[0, seed].numpy(), legal)
 
     def go_on(self, drawn: int) -> tuple[Mask, Scores]:
         """Return the same (2,) of stopping and drawing another, after `drawn` candidates."""
-        stop = self._scores["stop"][drawn - 1]
+        stop = float(self._output.stop[0, drawn - 1])
         legal = np.ones(2, dtype=np.bool_)
         return legal, self._spread(np.array([stop, 0.0]), legal)
 
-    def site(self, open_pairs: Mask, counts: NDArray[np.int64]) -> tuple[Mask, Scores]:
-        """Return the same (S,) of the next candidate's site.
+    def pool(self) -> "Pool":
+        """Return what a tournament is drawn from, nothing drawn yet."""
+        if self._whole is None:
+            self._whole = Pool(self._pair, self._pair_legal)
+        return self._whole.copy()
 
-        `open_pairs` (S, B) are the pairs that may still be drawn, `counts` (S,) how many of each
-        site were.
-        """
-        legal: Mask = np.any(open_pairs, axis=1)
-        scores = np.where(open_pairs, self._pair, -np.inf)
-        peaks = scores.max(axis=1, initial=-np.inf, keepdims=True)
-        peaks[~np.isfinite(peaks)] = 0.0
-        with np.errstate(divide="ignore"):
-            together = np.log(np.exp(scores - peaks).sum(axis=1)) + peaks[:, 0]
-        least = counts[legal].min() if legal.any() else 0
-        turns = np.minimum(counts - least, TURNS - 1).clip(0)
-        return legal, self._spread(together + self._scores["turn"][turns], legal)
+    def site(self, pool: "Pool") -> tuple[Mask, Scores]:
+        """Return the same (S,) of the next candidate's site."""
+        legal = pool.sites
+        least = pool.counts[legal].min() if legal.any() else 0
+        turns = np.minimum(pool.counts - least, TURNS - 1).clip(0)
+        return legal, self._spread(pool.together + self._output.turn[0].numpy()[turns], legal)
 
-    def blueprint(self, site: int, open_pairs: Mask) -> tuple[Mask, Scores]:
+    def blueprint(self, site: int, pool: "Pool") -> tuple[Mask, Scores]:
         """Return the same (B,) of the blueprint at a site."""
-        return open_pairs[site], self._spread(self._pair[site], open_pairs[site])
+        return pool.pairs[site], self._spread(self._pair[site], pool.pairs[site])
 
     def first_candidate(self) -> Scores:
         """Return (S, B): how likely each placement is the first to be drawn."""
-        legal = self._pair_legal
-        _, sites = self.site(legal, np.zeros(legal.shape[0], dtype=np.int64))
-        scores = np.where(legal, self._pair, -np.inf)
-        peaks = scores.max(axis=1, keepdims=True)
-        weights = np.exp(scores - np.where(np.isfinite(peaks), peaks, 0.0))
-        counts = np.maximum(legal.sum(axis=1, keepdims=True), 1)
-        totals = np.where(np.isfinite(peaks), weights.sum(axis=1, keepdims=True), 1.0)
-        found: Scores = sites[:, None] * (
-            (1.0 - self.floor) * weights / totals + self.floor * legal / counts
-        )
+        pool = self.pool()
+        _, sites = self.site(pool)
+        counts = np.maximum(pool.pairs.sum(axis=1), 1)
+        totals = np.where(pool.sites, pool.totals, 1.0)
+        found: Scores = pool.weights * ((1.0 - self.floor) * sites / totals)[:, None]
+        found += pool.pairs * (self.floor * sites / counts)[:, None]
         return found
 
     def blend(self, site: int, blueprint: int, placement: Placement) -> tuple[Mask, Scores]:
         """Return the same (4,) of how a candidate is blended: what fits its kernel is legal."""
         unfit = "convex" if placement.blend == "residual" else "residual"
         legal = np.array([mode != unfit for mode in BLEND_MODES])
-        return legal, self._spread(self._scores["blend"][site, blueprint], legal)
+        return legal, self._spread(self._output.blend[0, site, blueprint].numpy(), legal)
 
     def ramp(self, site: int, blueprint: int) -> tuple[Mask, Scores]:
         """Return the same (4,) of the ramp of a candidate."""
         legal = np.ones(len(RAMPS), dtype=np.bool_)
-        return legal, self._spread(self._scores["ramp"][site, blueprint], legal)
-
-    def open_pairs(self) -> Mask:
-        """Return a copy of (S, B), where something may be planted."""
-        return self._pair_legal.copy()
+        return legal, self._spread(self._output.ramp[0, site, blueprint].numpy(), legal)
 
     def _spread(self, scores: "NDArray[np.floating[Any]]", legal: Mask) -> Scores:
         """Return probabilities over what is legal; exactly 0 elsewhere."""
         known = scores[legal].astype(np.float64)
-        if not np.isfinite(known).all():
+        if not math.isfinite(known.sum()):
             raise UnsoundScoresError("the policy's network returned scores that are not finite")
         weights = np.exp(known - known.max())
         found = np.zeros(scores.shape)
         own = weights / weights.sum()
         found[legal] = (1.0 - self.floor) * own + self.floor / known.size
         return found
+
+
+class Pool:
+    """The placements that may still be drawn for a tournament, and what they weigh together.
+
+    Attributes:
+        pairs: (S, B), which they are.
+        sites: (S,), which sites have any.
+        counts: (S,), how many of each site were drawn.
+        weights: (S, B), exp(score - the site's largest), 0 where nothing may be drawn; before the
+            first draw.
+        totals: (S,), their sums.
+        together: (S,), the logarithm of the sum of a site's exp(score); now.
+    """
+
+    def __init__(self, scores: Scores, legal: Mask) -> None:
+        self._scores = scores
+        self.pairs = legal
+        self.sites: Mask = np.any(legal, axis=1)
+        self.counts = np.zeros(len(legal), dtype=np.int64)
+        masked = np.where(legal, scores, -np.inf)
+        peaks = masked.max(axis=1, initial=-np.inf, keepdims=True)
+        peaks[~np.isfinite(peaks)] = 0.0
+        self.weights: Scores = np.exp(masked - peaks)
+        self.totals: Scores = self.weights.sum(axis=1)
+        with np.errstate(divide="ignore"):
+            self.together: Scores = np.log(self.totals) + peaks[:, 0]
+
+    def copy(self) -> "Pool":
+        """Return the same, to be drawn from."""
+        found = copy(self)
+        found.pairs, found.sites = self.pairs.copy(), self.sites.copy()
+        found.counts, found.together = self.counts.copy(), self.together.copy()
+        return found
+
+    def take(self, site: int, blueprint: int) -> None:
+        """Draw one."""
+        self.pairs[site, blueprint] = False
+        self.counts[site] += 1
+        left = self._scores[site][self.pairs[site]]
+        self.sites[site] = left.size > 0
+        if left.size == 0:
+            self.together[site] = -np.inf
+            return
+        peak = left.max()
+        self.together[site] = np.log(np.exp(left - peak).sum()) + peak
 
 
 Pick = Callable[[Scores], int]
@@ -204,20 +244,18 @@ def choose(scored: Scored, pick: Pick) -> Action:
 
 def _draw(scored: Scored, heads: list[HeadChoice], pick: Pick) -> tuple[Candidate, ...]:
     """Draw the candidates of a tournament one after the other."""
-    open_pairs = scored.open_pairs()
-    counts = np.zeros(open_pairs.shape[0], dtype=np.int64)
+    pool = scored.pool()
     most = min(scored.state.most_candidates, MOST_CANDIDATES)
     found: list[Candidate] = []
-    while len(found) < most and open_pairs.any():
+    while len(found) < most and pool.sites.any():
         if found and _ask(heads, "candidates", scored.go_on(len(found)), pick) == 0:
             break
-        site = _ask(heads, "site", scored.site(open_pairs, counts), pick)
-        blueprint = _ask(heads, "blueprint", scored.blueprint(site, open_pairs), pick)
-        placement = scored.state.placements[site * open_pairs.shape[1] + blueprint]
+        site = _ask(heads, "site", scored.site(pool), pick)
+        blueprint = _ask(heads, "blueprint", scored.blueprint(site, pool), pick)
+        placement = scored.state.placements[site * pool.pairs.shape[1] + blueprint]
         blend = _ask(heads, "blend", scored.blend(site, blueprint, placement), pick)
         ramp = _ask(heads, "ramp", scored.ramp(site, blueprint), pick)
-        open_pairs[site, blueprint] = False
-        counts[site] += 1
+        pool.take(site, blueprint)
         found.append(
             Candidate(
                 placement.site, placement.blueprint, blend=BLEND_MODES[blend], ramp=RAMPS[ramp]
@@ -242,31 +280,35 @@ def likeliest(
     """
     _, operations = scored.operation()
     found: list[tuple[Operation, str | None, str | None, float]] = []
-    for index in np.flatnonzero(operations):
+    for index in np.argsort(-operations, kind="stable").tolist():
         name, chance = OPERATIONS[index], float(operations[index])
+        if chance == 0.0 or (len(found) >= most and chance < found[most - 1][3]):
+            break  # no alternative of this operation, or of one after it, is among the likeliest
         if index == NO_OP:
             found.append((name, None, None, chance))
         elif index == GERMINATE:
             found += _placements(scored, chance, most)
         else:
-            _, targets = scored.target(int(index))
+            _, targets = scored.target(index)
             found += [
                 (name, scored.state.seeds[place].id, None, chance * float(targets[place]))
-                for place in np.flatnonzero(targets)
+                for place in np.flatnonzero(targets).tolist()
             ]
-    return sorted(found, key=lambda entry: -entry[3])[:most]
+        found.sort(key=lambda entry: -entry[3])
+    return found[:most]
 
 
 def _placements(
     scored: Scored, chance: float, most: int
 ) -> list[tuple[Operation, str | None, str | None, float]]:
-    together = chance * scored.first_candidate()  # (S, B)
-    width = together.shape[1]
-    order = np.argsort(-together, axis=None, kind="stable")[:most]
+    together = (chance * scored.first_candidate()).ravel()  # (S B)
+    least = np.partition(together, -most)[-most] if together.size > most else 0.0
+    places = np.flatnonzero(together >= least)
+    places = places[np.argsort(-together[places], kind="stable")[:most]]
     found: list[tuple[Operation, str | None, str | None, float]] = []
-    for place in order.tolist():
-        if place in scored.state.placements:
+    for place in places.tolist():
+        if together[place] > 0.0:
             placement = scored.state.placements[place]
-            probability = float(together[place // width, place % width])
+            probability = float(together[place])
             found.append(("GERMINATE", placement.site, placement.blueprint, probability))
     return found
