@@ -36,7 +36,7 @@ class SeedMemory:
         self._executor = executor
         self._batch_size = batch_size
         self._state_share = _state_share(executor)
-        self._buffers = bytes_in(list(executor.branch.model.buffers()))
+        self._buffers = sum(buffer.nbytes for buffer in executor.branch.model.buffers())
 
     def taken(self) -> int:
         """Return the bytes of the seeds that live, and of a twin."""
@@ -84,7 +84,7 @@ class SeedMemory:
             )
 
     def _held(self, seed: Seed) -> int:
-        weights = bytes_in(list(seed.graft.parameters()))
+        weights = sum(parameter.nbytes for parameter in seed.graft.parameters())
         return self._lasting(weights) + bytes_in(seed.buffers)
 
     def _lasting(self, weights: int) -> int:

@@ -108,7 +108,7 @@ def bytes_in(value: Any) -> int:
     if isinstance(value, PLAIN):
         return 0
     if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
+        return value.nbytes
     if isinstance(value, Mapping):
         return sum(map(bytes_in, value.values()))
     if isinstance(value, list | tuple):

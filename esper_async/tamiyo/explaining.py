@@ -30,7 +30,7 @@ def strongest(
         tensor.requires_grad_()
     told = GraphBatch(batch.sizes, features, batch.pairs, batch.relations, batch.present)
     with torch.enable_grad():  # type: ignore[no-untyped-call]
-        score = _score(network(told, biases), state, action)
+        score = _score(network.forward(told, biases), state, action)
         gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
     found: list[tuple[float, str, str]] = []
     for (name, tensor), gradient in zip(features.items(), gradients, strict=True):

@@ -1,6 +1,7 @@
 """What the policy gets to see: the executor's state as plain values."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -177,23 +178,24 @@ def gradient_rms(parameters: Mapping[str, Sequence[nn.Parameter]]) -> Mapping[st
     A site without gradients is left out, and so are all of them where they have too many elements
     to be looked at at every boundary.
     """
-    found: dict[str, list[Tensor]] = {}
+    every: list[Tensor] = []
+    spans: list[tuple[str, int, int]] = []  # site, tensors, elements
     for site, trained in parameters.items():
-        gradients = [each.grad for each in trained if each.grad is not None]
-        if gradients:
-            found[site] = gradients
-    if sum(gradient.numel() for own in found.values() for gradient in own) > MOST_MEASURED:
+        own = [gradient for each in trained if (gradient := each.grad) is not None]
+        if own:
+            spans.append((site, len(own), sum(map(Tensor.numel, own))))
+            every += own
+    if not every or sum(elements for _, _, elements in spans) > MOST_MEASURED:
         return {}
-    every = [gradient for own in found.values() for gradient in own]
-    if not every:
-        return {}
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(every)]).tolist()
-    rms = {}
-    for name, own in found.items():
-        mine, norms = norms[: len(own)], norms[len(own) :]
-        count = sum(gradient.numel() for gradient in own)
-        rms[name] = (sum(norm**2 for norm in mine) / count) ** 0.5
-    return rms
+    norms = iter(torch.stack(_as_float(torch._foreach_norm(every))).tolist())
+    return {
+        site: (sum(norm**2 for norm in islice(norms, tensors)) / elements) ** 0.5
+        for site, tensors, elements in spans
+    }
+
+
+def _as_float(norms: Sequence[Tensor]) -> list[Tensor]:
+    return [norm if norm.dtype is torch.float32 else norm.float() for norm in norms]
 
 
 def _own_parameters(model: nn.Module, site: Site) -> list[nn.Parameter]:

@@ -4,6 +4,7 @@ Eight blueprints are certified; the policy is offered all forty-two of the live 
 as a run with every certificate would offer them, and what it plants of the others is left out.
 """
 
+import gc
 import subprocess
 import sys
 import time
@@ -199,9 +200,11 @@ def timed_run(*, sites: int, boundaries: int) -> Timings:
             policy=policy,
             listener=lambda record: told.append(dict(record)),
         )  # fmt: skip
+        gc.freeze()  # as the training process does
         try:
             engine.run()
         finally:
+            gc.unfreeze()
             engine.close()
     found = policy.timings
     rows = [record["boundary_ms"]["total"] for record in told if record["kind"] == "boundary"]

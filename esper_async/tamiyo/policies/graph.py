@@ -46,7 +46,8 @@ class GraphPolicy:
 
     Args:
         seed: the choices derive from it.
-        network: what decides; its mode is set to evaluation.
+        network: what decides; its mode is set to evaluation, and its weights to need no gradient:
+            an explanation wants those of its features alone.
         version: as records name it.
         floor: share of every head that is spread over what is legal.
         greedy: take the likeliest of every head, for comparisons; the probabilities stay those of
@@ -66,7 +67,7 @@ class GraphPolicy:
         greedy: bool = False,
     ) -> None:
         self.version = version
-        self.network = network.eval()
+        self.network = network.eval().requires_grad_(False)
         self.builder = GraphBuilder()
         self._last: tuple[GraphState, Action] | None = None
         self._draw = Draw(seed, self.name)
