@@ -81,6 +81,10 @@ class Catalogue:
         """Every record, quarantined ones included, in order of id: to show, not to plant."""
         return tuple(self._records.values())
 
+    def find(self, blueprint_id: str) -> BlueprintRecord | None:
+        """Return a record to read its grades; None if there is none."""
+        return self._records.get(blueprint_id)
+
     def describe(self, blueprint_id: str) -> BlueprintRecord:
         """Return a record to show it.
 

@@ -52,6 +52,11 @@ def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return what is averaged of a module, by name: the live tensors themselves."""
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and bool(torch.isfinite(buffer).all()):
+        if is_averaged(buffer):
             tensors[name] = buffer.detach()
     return tensors
+
+
+def is_averaged(buffer: Tensor) -> bool:
+    """Whether a buffer has an average: its values are numbers that may be between two others."""
+    return buffer.is_floating_point() and bool(torch.isfinite(buffer).all())

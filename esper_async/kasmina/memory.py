@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from esper_async.kasmina.averaging import averaged_tensors
+from esper_async.kasmina.averaging import is_averaged
 from esper_async.kasmina.branch import Branch
 from esper_async.kasmina.snapshot import bytes_in
 from esper_async.leyline.limits import LIMITS
@@ -76,7 +76,8 @@ def share_bytes(share: str, device: torch.device) -> int:
 
 def twin_bytes(branch: Branch) -> int:
     """Return what a twin of a branch would hold: weights, buffers, optimizer state, average."""
-    model = [*branch.model.parameters(), *branch.model.buffers()]
-    averages = list(averaged_tensors(branch.model).values())
+    weights = sum(parameter.nbytes for parameter in branch.model.parameters())
+    buffers = list(branch.model.buffers())
+    averaged = sum(buffer.nbytes for buffer in buffers if is_averaged(buffer))
     states = [optimizer.state for optimizer in branch.optimizers().values()]
-    return bytes_in([model, averages, states])
+    return 2 * weights + bytes_in([buffers, states]) + averaged

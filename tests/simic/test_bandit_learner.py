@@ -25,6 +25,7 @@ from esper_async.tamiyo.policies.linear_belief import (
 from esper_async.tamiyo.policies.placement_features import (
     PLACEMENT_VERSION,
     PLACEMENT_WIDTH,
+    deepest_of,
     placement_features,
 )
 from tests.simic.experiences import decision, quantity, report
@@ -145,7 +146,10 @@ def test_the_policy_plants_by_what_was_learned_and_says_by_which(tmp_path: Path)
     here = view(14)
     policy = BanditPolicy(0)
     offered = np.array(
-        [placement_features(each, here, policy._catalogue) for each in here.placements]
+        [
+            placement_features(each, here, policy._catalogue, deepest=deepest_of(here))
+            for each in here.placements
+        ]
     )
     belief = learn_belief(lessons_from(history(200, arms=offered)))
     save_belief(belief, tmp_path / "bandit.json", lineage={})

@@ -271,7 +271,7 @@ def _relate_seeds(table: NDArray[np.int64], ground: Ground, planted: Planted) ->
 
 def catalogue_facts(catalogue: Catalogue, blueprint: str) -> tuple[float | None, ...]:
     """Return grade, risk, whether it is experimental and replaces; None of what is not known."""
-    known = {record.id: record for record in catalogue.records}.get(blueprint)
+    known = catalogue.find(blueprint)
     if known is None:
         return (None, None, None, None)
     replaces = None if known.output is None else float(known.output == "replacement")

@@ -15,7 +15,7 @@ from esper_async.kasmina.quantity import Quantity
 from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.policies.linear_belief import NOISE_NATS, LinearBelief
-from esper_async.tamiyo.policies.placement_features import placement_features
+from esper_async.tamiyo.policies.placement_features import deepest_of, placement_features
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tamiyo.view import SeedView, View
 
@@ -57,8 +57,12 @@ class BanditPolicy:
             return Decision(NoOp(), f"before boundary {self._start}", 1.0)
         if not view.may_plant():
             return Decision(NoOp(), "nothing may be planted now", 1.0)
+        deepest = deepest_of(view)
         features = np.array(
-            [placement_features(each, view, self._catalogue) for each in view.placements]
+            [
+                placement_features(each, view, self._catalogue, deepest=deepest)
+                for each in view.placements
+            ]
         )
         bounds = self._belief.lower_bounds(features, pessimism=PESSIMISM)
         best = int(bounds.argmax())

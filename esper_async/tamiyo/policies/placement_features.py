@@ -17,12 +17,21 @@ PLACEMENT_VERSION = "placement-1"
 PLACEMENT_WIDTH = 8
 
 
-def placement_features(placement: Placement, view: View, catalogue: Catalogue) -> list[float]:
-    """Return (8,): 1, size, size of the host's, depth, grade, risk, experimental, replaces."""
+def deepest_of(view: View) -> int:
+    """Return the depth of the deepest site where something may be planted; 0 where nothing may."""
+    return max((each.depth for each in view.placements), default=0)
+
+
+def placement_features(
+    placement: Placement, view: View, catalogue: Catalogue, *, deepest: int
+) -> list[float]:
+    """Return (8,): 1, size, size of the host's, depth, grade, risk, experimental, replaces.
+
+    `deepest` is that of the view: it is the same for all of its placements.
+    """
     stage, risk, experimental, replaces = (
         0.5 if fact is None else fact for fact in catalogue_facts(catalogue, placement.blueprint)
     )
-    deepest = max((each.depth for each in view.placements), default=0)
     return [
         1.0,
         float(np.log1p(placement.parameters)) / 10.0,
@@ -44,7 +53,12 @@ def planted_features(command: Command, view: View, catalogue: Catalogue) -> dict
         return None
     offered = {(each.site, each.blueprint): each for each in view.placements}
     placements = [offered.get((each.site, each.blueprint)) for each in command.candidates]
-    found = [placement_features(each, view, catalogue) for each in placements if each is not None]
+    deepest = deepest_of(view)
+    found = [
+        placement_features(each, view, catalogue, deepest=deepest)
+        for each in placements
+        if each is not None
+    ]
     if len(found) != len(command.candidates):
         return None
     return {"version": PLACEMENT_VERSION, "values": found}

@@ -174,8 +174,10 @@ def _blueprints(view: View, command: Command, catalogue: Catalogue) -> Signal:
 
 def blueprint_risks(names: Sequence[str], catalogue: Catalogue) -> Mapping[str, float]:
     """Return the catalogue's grades; a blueprint it does not know counts as middling."""
-    known = {record.id: record.risk for record in catalogue.records}
-    return {name: known.get(name, _UNKNOWN_RISK) for name in names}
+    records = {name: catalogue.find(name) for name in names}
+    return {
+        name: _UNKNOWN_RISK if record is None else record.risk for name, record in records.items()
+    }
 
 
 def _within(value: float) -> float:
