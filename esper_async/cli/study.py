@@ -31,10 +31,10 @@ def study(file: Path, root: Path, output: Output, *, workers: int | None, check:
 
 def _lines(result: StudyResult) -> list[str]:
     arms = table(
-        ("TASK", "ARM", "RATE", "IQM", "LOW", "HIGH", "PARAMETERS", "GMAC", "S A RUN", "RUNS"),
+        ("TASK", "ARM", "SETTING", "IQM", "LOW", "HIGH", "PARAMETERS", "GMAC", "S A RUN", "RUNS"),
         [
             (
-                row.task, row.arm, row.rate, *_interval(row.score), f"{row.parameters:.0f}",
+                row.task, row.arm, row.setting, *_interval(row.score), f"{row.parameters:.0f}",
                 number(row.total_macs / 1e9, 3), number(row.wall_s, 1), row.runs,
             )
             for row in result.arms
@@ -83,6 +83,8 @@ def _document(result: StudyResult) -> dict[str, Any]:
                 "task": each.task,
                 "difference": None if each.difference is None else asdict(each.difference),
                 "chance": None if each.chance is None else asdict(each.chance),
+                "parameters": each.parameters,
+                "rule": each.asked.rule,
                 "holds": each.holds,
                 "reason": each.reason,
             }

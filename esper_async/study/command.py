@@ -81,11 +81,7 @@ def unanswered(found: Sequence[Answer]) -> list[str]:
     """Return in words which comparisons do not hold, or were not measured."""
     return [
         f"{each.asked.treated} over {each.asked.control} on {each.task}: "
-        + (
-            "not measured"
-            if each.holds is None
-            else f"not {each.asked.by} > {each.asked.more_than:g}"
-        )
+        + ("not measured" if each.holds is None else f"this does not hold: {each.asked.rule}")
         for each in found
         if not each.holds
     ]

@@ -83,7 +83,7 @@ def _answers_table(answers: Sequence[Answer]) -> str:
                 escape(each.task),
                 _estimate(each.difference) if each.difference else escape(each.reason),
                 _estimate(each.chance, digits=2),
-                f"{asked.by} &gt; {asked.more_than:g}",
+                escape(asked.rule),
                 "not measured" if each.holds is None else verdict[each.holds],
             )
         )
@@ -104,11 +104,15 @@ def _arms_table(arms: Sequence[ArmRow], findings: Findings) -> str:
             escape(row.arm),
             escape(row.task),
             _estimate(row.score),
-            "-" if row.rate is None else f"{row.rate:g}",
+            "-" if row.setting is None else escape(str(row.setting)),
             f"{row.parameters:,.0f}",
             f"{row.total_macs / 1e9:,.2f}",
             f"{row.total_macs / static[row.task]:.2f}" if static.get(row.task) else "-",
-            f"{row.shadow_share:.0%} / {row.twin_share:.0%}",
+            f"{row.shadow_share:.0%} / {row.judging_share:.0%} / {row.twin_share:.0%}",
+            f"{row.culled_share:.0%}",
+            f"{row.planted:.1f} / {row.kept:.1f}",
+            f"{row.helped} of {row.judged}" if row.judged else "-",
+            f"{row.steps:,.0f}",
             f"{row.wall_s:,.1f}",
             f"{row.peak_memory_bytes / 2**20:,.0f}",
             f"{row.runs}" + (f" ({row.diverged} diverged)" if row.diverged else ""),
@@ -116,10 +120,16 @@ def _arms_table(arms: Sequence[ArmRow], findings: Findings) -> str:
         for row in arms
     ]
     header = (
-        "arm", "task", f"{findings.plan.primary}, IQM [95 %]", "rate", "parameters", "GMAC",
-        "times static", "shadow / twin", "s a run", "MiB", "runs",
+        "arm", "task", f"{findings.plan.primary}, IQM [95 %]", "setting", "parameters", "GMAC",
+        "times static", "shadow / judging / twin", "culled", "planted / kept", "helped", "steps",
+        "s a run", "MiB", "runs",
     )  # fmt: skip
-    return _table(header, rows)
+    return _table(header, rows) + (
+        "<p>Multiply-accumulates are of everything that a run computes to train; shares are of "
+        "shadow passes, of measuring candidates, of twins, and of shadow passes for what was not "
+        "kept. Helped: seeds whose benefit against their twin lies above 0 with its whole "
+        "interval, of those that were compared with one.</p>"
+    )
 
 
 def _task_section(findings: Findings, arms: Sequence[ArmRow], task: str) -> list[str]:
@@ -232,12 +242,13 @@ def _tuning(findings: Findings) -> str:
     if not findings.tuning:
         return ""
     rows = [
-        (escape(arm), escape(task), f"{rate:g}", "diverged" if np.isnan(mean) else f"{mean:.4g}",
-         "chosen" if findings.rates.get((task, arm)) == rate else "")
-        for (task, arm, rate), mean in findings.tuning.items()
+        (escape(arm), escape(task), escape(str(tried)),
+         "diverged" if np.isnan(mean) else f"{mean:.4g}",
+         "chosen" if findings.settings.get((task, arm)) == tried else "")
+        for (task, arm, tried), mean in findings.tuning.items()
     ]  # fmt: skip
-    header = ("arm", "task", "rate", "mean on the decision split", "")
-    return f"<details><summary>How rates were tuned</summary>{_table(header, rows)}</details>"
+    header = ("arm", "task", "setting", "mean on the decision split", "")
+    return f"<details><summary>How settings were tuned</summary>{_table(header, rows)}</details>"
 
 
 def _plan(findings: Findings) -> str:
