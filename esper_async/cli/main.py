@@ -486,7 +486,7 @@ def letters_purge(
 @app.command()
 @reported
 def study(
-    file: Annotated[Path, typer.Argument(help="The study's plan (TOML).")],
+    files: Annotated[list[Path], typer.Argument(help="Plans (TOML), run one after the other.")],
     workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
     ] = None,
@@ -497,10 +497,10 @@ def study(
 ) -> None:
     """Compare ways of training over many runs; what is interrupted goes on where it was."""
     from esper_async.cli.running import state_dir_of
-    from esper_async.cli.study import study as run_it
+    from esper_async.cli.study import studies
 
     root = state_dir_of(state_dir) / "studies"
-    raise typer.Exit(run_it(file, root, _output(), workers=workers, check=check))
+    raise typer.Exit(studies(files, root, _output(), workers=workers, check=check))
 
 
 @app.command()

@@ -1,6 +1,7 @@
-"""`study FILE`: a plan is run, and its answers are shown with the plan's hash."""
+"""`study FILE...`: plans are run, and their answers are shown with the plans' hashes."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,24 @@ from typing import Any
 from esper_async.cli.failure import EXIT_FAILED
 from esper_async.cli.output import Output, number, table
 from esper_async.study.command import StudyResult, run_study, unanswered
+from esper_async.study.plan import load_plan
 from esper_async.study.statistics import Estimate
 
 
-def study(file: Path, root: Path, output: Output, *, workers: int | None, check: bool) -> int:
-    """Run a study and show what it found; the exit code.
+def studies(
+    files: Sequence[Path], root: Path, output: Output, *, workers: int | None, check: bool
+) -> int:
+    """Run studies one after the other and show what each found; the exit code.
 
-    1 when a run has no result, or with `check` when a comparison of the plan does not hold.
+    1 when a run has no result, or with `check` when a comparison of a plan does not hold. Nothing
+    is run when one of the plans is wrong.
     """
+    for file in files:
+        load_plan(file)
+    return max(_study(file, root, output, workers=workers, check=check) for file in files)
+
+
+def _study(file: Path, root: Path, output: Output, *, workers: int | None, check: bool) -> int:
     result = run_study(file, root, workers=workers, tell=_tell)
     output.result(_document(result), _lines(result))
     failures = result.findings.failures

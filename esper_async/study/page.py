@@ -23,6 +23,7 @@ th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(
 th:first-child, td:first-child { text-align: left; }
 svg { max-width: 100%; height: auto; display: block; }
 svg text { font-size: 11px; fill: var(--ink); }
+.frontier { stroke: var(--ink); fill: none; stroke-dasharray: 2 3; }
 .axis { stroke: var(--ink); fill: none; } .grid { stroke: var(--soft); fill: none; }
 .yes { color: #2b8a3e; } .no { color: #c92a2a; } .none { opacity: .7; }
 code { overflow-wrap: anywhere; } details { margin: 1rem 0; } .scroll { overflow-x: auto; }
@@ -146,7 +147,14 @@ def _task_section(findings: Findings, arms: Sequence[ArmRow], task: str) -> list
         f"<h3>Test {escape(label)} against parameters</h3>",
         dot_chart(size, x_label="parameters at the end", y_label=label, log_x=True),
         f"<h3>Test {escape(label)} against total compute</h3>",
-        dot_chart(cost, x_label="multiply-accumulates in all", y_label=label, log_x=True),
+        dot_chart(
+            cost,
+            x_label="multiply-accumulates in all",
+            y_label=label,
+            log_x=True,
+            frontier="highest" if findings.plan.larger_is_better else "lowest",
+        ),
+        "<p>The line joins the arms that none of less compute betters.</p>",
         "<h3>Share of runs that reach a score</h3>",
         _profile(findings, [task]),
         "<h3>Seeds</h3>",
@@ -206,16 +214,25 @@ def _timelines(findings: Findings, task: str) -> str:
     names: list[str] = []
     bars: list[Bar] = []
     end = 1.0
-    for arm in findings.plan.arms:
-        for seed, run in zip(findings.plan.seeds_of_runs, findings.of(task, arm), strict=True):
-            if run is None or not run.transitions or len(names) >= _MOST_TIMELINES:
-                continue
+    grown = {arm: _grown(findings, task, arm) for arm in findings.plan.arms}
+    each_arm = max(1, _MOST_TIMELINES // max(1, sum(map(bool, grown.values()))))
+    for arm, runs in grown.items():
+        for seed, run in runs[:each_arm]:
             last = float(len(run.history))
             end = max(end, last)
             names.append(f"{arm[:9]} {seed}")
             bars += _bars(run, len(names) - 1, last)
-    note = "<p>One row a run: green from where a kernel was kept, red where one was culled.</p>"
+    note = (
+        "<p>One row a run, the first few of each arm: green from where a kernel was kept, red "
+        "where one was culled.</p>"
+    )
     return timeline(names, bars, x_label="boundary", end=end) + note
+
+
+def _grown(findings: Findings, task: str, arm: str) -> list[tuple[int, CellResult]]:
+    """Return the runs of an arm in which anything was planted, with their seeds."""
+    runs = zip(findings.plan.seeds_of_runs, findings.of(task, arm), strict=True)
+    return [(seed, run) for seed, run in runs if run is not None and run.transitions]
 
 
 def _bars(run: CellResult, row: int, last: float) -> list[Bar]:
