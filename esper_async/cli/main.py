@@ -493,6 +493,10 @@ def study(
     check: Annotated[
         bool, typer.Option("--check", help="Fail unless every comparison of the plan holds.")
     ] = False,
+    first_seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Repeat with seeds from here on, against the first time."),
+    ] = None,
     state_dir: StateDir = None,
 ) -> None:
     """Compare ways of training over many runs; what is interrupted goes on where it was."""
@@ -500,7 +504,9 @@ def study(
     from esper_async.cli.study import studies
 
     root = state_dir_of(state_dir) / "studies"
-    raise typer.Exit(studies(files, root, _output(), workers=workers, check=check))
+    raise typer.Exit(
+        studies(files, root, _output(), workers=workers, check=check, first_seed=first_seed)
+    )
 
 
 @app.command()

@@ -9,12 +9,18 @@ from typing import Any
 from esper_async.cli.failure import EXIT_FAILED
 from esper_async.cli.output import Output, number, table
 from esper_async.study.command import StudyResult, run_study, unanswered
-from esper_async.study.plan import load_plan
+from esper_async.study.plan import load_plan, with_first_seed
 from esper_async.study.statistics import Estimate
 
 
 def studies(
-    files: Sequence[Path], root: Path, output: Output, *, workers: int | None, check: bool
+    files: Sequence[Path],
+    root: Path,
+    output: Output,
+    *,
+    workers: int | None,
+    check: bool,
+    first_seed: int | None,
 ) -> int:
     """Run studies one after the other and show what each found; the exit code.
 
@@ -22,12 +28,17 @@ def studies(
     is run when one of the plans is wrong.
     """
     for file in files:
-        load_plan(file)
-    return max(_study(file, root, output, workers=workers, check=check) for file in files)
+        plan = load_plan(file)
+        if first_seed is not None:
+            with_first_seed(plan, first_seed)
+    return max(
+        _shown(run_study(file, root, first_seed=first_seed, workers=workers, tell=_tell), output,
+               check=check)
+        for file in files
+    )  # fmt: skip
 
 
-def _study(file: Path, root: Path, output: Output, *, workers: int | None, check: bool) -> int:
-    result = run_study(file, root, workers=workers, tell=_tell)
+def _shown(result: StudyResult, output: Output, *, check: bool) -> int:
     output.result(_document(result), _lines(result))
     failures = result.findings.failures
     for what, why in failures.items():
@@ -67,9 +78,17 @@ def _lines(result: StudyResult) -> list[str]:
         "",
         *(asked or ["the plan asks no question"]),
         "",
+        *_repetition(result),
         f"plan {result.findings.plan.hash}",
         f"{result.ran} runs made, {result.known} known before; {result.folder / 'index.html'}",
     ]
+
+
+def _repetition(result: StudyResult) -> list[str]:
+    found = result.overlap
+    if found is None:
+        return []
+    return [f"{found.overlapping} of {found.count} intervals overlap those of {found.against}"]
 
 
 def _interval(estimate: Estimate | None) -> tuple[str | None, str | None, str | None]:
@@ -101,6 +120,7 @@ def _document(result: StudyResult) -> dict[str, Any]:
             }
             for each in result.answers
         ],
+        "overlap": None if result.overlap is None else result.overlap.share,
         "failures": result.findings.failures,
     }
 

@@ -256,6 +256,18 @@ def load_plan(path: Path) -> StudyPlan:
     return _absolute(plan, path.parent)
 
 
+def with_first_seed(plan: StudyPlan, first_seed: int) -> StudyPlan:
+    """Return the same plan for other seeds: another study, with a hash of its own.
+
+    Raises:
+        ConfigurationError: one of those seeds tunes, or is out of range.
+    """
+    try:
+        return StudyPlan.model_validate(plan.model_dump() | {"first_seed": first_seed})
+    except ValidationError as error:
+        raise ConfigurationError(plan.name, problems_of(error, StudyPlan)) from None
+
+
 def _absolute(plan: StudyPlan, base: Path) -> StudyPlan:
     """Make the paths of task files absolute: they are relative to the study file."""
     tasks = {}
