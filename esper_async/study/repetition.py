@@ -18,9 +18,9 @@ class Overlap:
     against: Path
 
     @property
-    def share(self) -> float:
-        """The part of them that overlaps; not a number where there are none."""
-        return self.overlapping / self.count if self.count else float("nan")
+    def share(self) -> float | None:
+        """The part of them that overlaps; None where there are none."""
+        return self.overlapping / self.count if self.count else None
 
 
 def overlap(one: Path, first: Path) -> Overlap:

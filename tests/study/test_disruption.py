@@ -1,5 +1,7 @@
 """How an event is judged: the rise after it, against what a static host does at that age."""
 
+import dataclasses
+
 import pytest
 
 from esper_async.study.bench.benchmark import Effort, Verdict
@@ -74,3 +76,17 @@ def test_a_waived_gate_s_events_are_not_growths(monkeypatch):
     """Noise that is waved through to its trial disturbs; no run would have blended it."""
     noise = {Plan("noise", 3, RECIPE): run([1.0, 1.0, 1.0, 9.0, 9.0, 9.0], Event("blend", 3, None))}
     assert rows(monkeypatch, CALM | blended(1.0) | noise)["blend: within the noise"] is Verdict.PASS
+
+
+def test_a_run_that_is_restless_anyway_is_told_apart_from_one_that_is_disturbed(monkeypatch):
+    def own(*validation: float) -> float:
+        fine = dataclasses.replace(RECIPE, boundary_steps=16)
+        calm = {Plan("static", 1, fine): run([1.0, 1.01] * 5)}
+        seen = calm | {Plan("random", 3, fine): run(list(validation), Event("blend", 5, None))}
+        monkeypatch.setattr(disruption, "run_all", lambda *_: seen)
+        found = {row.figure: row.value for row in disruption.measure(Effort.FULL)}
+        return found["blend: within the run's own noise"]
+
+    restless = (1.0, 1.4, 1.0, 1.4, 1.0, 1.4, 1.0, 1.4, 1.0, 1.4)
+    assert own(*restless) == 1.0
+    assert own(1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0) == 0.0

@@ -5,6 +5,9 @@ is within the noise where it is at most the 95th percentile of what a static hos
 and schedule does at that age, a few boundaries to either side, over all seeds. Germination, and a
 cull before the blend, must leave the network bitwise as it is.
 
+A network that has grown has a noise of its own, which is not a static host's: the same is shown
+against the boundaries of the same run at which nothing happens.
+
 Training loss, gradient norm and the time of a step around the events are shown beside the static
 host's own; so is naive insertion: kernels that are drawn as layers usually are, untrained, and in
 the forward pass at full strength at once. A candidate in shadow and a twin take time: a step is
@@ -48,6 +51,7 @@ from esper_async.study.bench.disruption_runs import (
 SEEDS = range(20, 28)
 """Fixed in advance."""
 AFTER, AROUND_STEPS, PERCENTILE = 3, 128, 95.0
+LEAST_CALM = 4
 LEAST_WITHIN = {Effort.SHORT: 0.75, Effort.FULL: 0.9}
 """Even of a static host's own rises one in twenty is over its percentile: few events tell less."""
 _QUICK = Recipe("constant", 0.01, 54, boundary_steps=8)
@@ -142,6 +146,7 @@ def _around(kind: Kind, runs: Mapping[Plan, Watched], bar: Bar) -> list[Row]:
             f"{max(rises):+.3f}; a static host's 95th percentile there {np.median(limits):+.3f}",
         )
     ]
+    rows += _within_own(kind, events, runs)
     rows += [_beside(kind, name, series, events, runs) for name, series in _SERIES.items()]
     if naive := list(_events(kind, runs, ("naive",))):
         over = [
@@ -154,6 +159,40 @@ def _around(kind: Kind, runs: Mapping[Plan, Watched], bar: Bar) -> list[Row]:
                   note=f"{len(naive)} events")
         )  # fmt: skip
     return rows
+
+
+def _within_own(
+    kind: Kind, events: Sequence[tuple[Plan, Event]], runs: Mapping[Plan, Watched]
+) -> list[Row]:
+    """Show how many events are within the noise of their own run, where it has calm boundaries."""
+    pairs = [
+        (_rise(runs[plan].validation, event.boundary), limit)
+        for plan, event in events
+        if (limit := _own_limit(plan, runs[plan], event.boundary)) is not None
+    ]
+    if not pairs:
+        return []
+    return [
+        shown(
+            f"{kind}: within the run's own noise",
+            float(np.mean([rise <= limit for rise, limit in pairs])),
+            "of events",
+            note=f"{len(pairs)} events; the noise is that of boundaries at which nothing happens",
+        )
+    ]
+
+
+def _own_limit(plan: Plan, run: Watched, boundary: int) -> float | None:
+    """Return the 95th percentile of a run's own rises about a boundary; None from few of them."""
+    around = AROUND_STEPS // plan.recipe.boundary_steps
+    # what the three boundaries after it show of an event is no calm noise
+    busy = {event.boundary - early for event in run.events for early in range(AFTER)}
+    noise = [
+        _rise(run.validation, other)
+        for other in range(boundary - around, boundary + around + 1)
+        if other not in busy and 1 <= other <= len(run.validation) - AFTER
+    ]
+    return float(np.percentile(noise, PERCENTILE)) if len(noise) >= LEAST_CALM else None
 
 
 def _beside(
