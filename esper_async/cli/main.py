@@ -486,21 +486,27 @@ def letters_purge(
 @app.command()
 @reported
 def study(
-    file: Annotated[Path, typer.Argument(help="The study's plan (TOML).")],
+    files: Annotated[list[Path], typer.Argument(help="Plans (TOML), run one after the other.")],
     workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Fail unless every comparison of the plan holds.")
     ] = False,
+    first_seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Repeat with seeds from here on, against the first time."),
+    ] = None,
     state_dir: StateDir = None,
 ) -> None:
     """Compare ways of training over many runs; what is interrupted goes on where it was."""
     from esper_async.cli.running import state_dir_of
-    from esper_async.cli.study import study as run_it
+    from esper_async.cli.study import studies
 
     root = state_dir_of(state_dir) / "studies"
-    raise typer.Exit(run_it(file, root, _output(), workers=workers, check=check))
+    raise typer.Exit(
+        studies(files, root, _output(), workers=workers, check=check, first_seed=first_seed)
+    )
 
 
 @app.command()

@@ -1,6 +1,7 @@
-"""`study FILE`: a plan is run, and its answers are shown with the plan's hash."""
+"""`study FILE...`: plans are run, and their answers are shown with the plans' hashes."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,36 @@ from typing import Any
 from esper_async.cli.failure import EXIT_FAILED
 from esper_async.cli.output import Output, number, table
 from esper_async.study.command import StudyResult, run_study, unanswered
+from esper_async.study.plan import load_plan, with_first_seed
 from esper_async.study.statistics import Estimate
 
 
-def study(file: Path, root: Path, output: Output, *, workers: int | None, check: bool) -> int:
-    """Run a study and show what it found; the exit code.
+def studies(
+    files: Sequence[Path],
+    root: Path,
+    output: Output,
+    *,
+    workers: int | None,
+    check: bool,
+    first_seed: int | None,
+) -> int:
+    """Run studies one after the other and show what each found; the exit code.
 
-    1 when a run has no result, or with `check` when a comparison of the plan does not hold.
+    1 when a run has no result, or with `check` when a comparison of a plan does not hold. Nothing
+    is run when one of the plans is wrong.
     """
-    result = run_study(file, root, workers=workers, tell=_tell)
+    for file in files:
+        plan = load_plan(file)
+        if first_seed is not None:
+            with_first_seed(plan, first_seed)
+    return max(
+        _shown(run_study(file, root, first_seed=first_seed, workers=workers, tell=_tell), output,
+               check=check)
+        for file in files
+    )  # fmt: skip
+
+
+def _shown(result: StudyResult, output: Output, *, check: bool) -> int:
     output.result(_document(result), _lines(result))
     failures = result.findings.failures
     for what, why in failures.items():
@@ -31,10 +53,10 @@ def study(file: Path, root: Path, output: Output, *, workers: int | None, check:
 
 def _lines(result: StudyResult) -> list[str]:
     arms = table(
-        ("TASK", "ARM", "RATE", "IQM", "LOW", "HIGH", "PARAMETERS", "GMAC", "S A RUN", "RUNS"),
+        ("TASK", "ARM", "SETTING", "IQM", "LOW", "HIGH", "PARAMETERS", "GMAC", "S A RUN", "RUNS"),
         [
             (
-                row.task, row.arm, row.rate, *_interval(row.score), f"{row.parameters:.0f}",
+                row.task, row.arm, row.setting, *_interval(row.score), f"{row.parameters:.0f}",
                 number(row.total_macs / 1e9, 3), number(row.wall_s, 1), row.runs,
             )
             for row in result.arms
@@ -56,9 +78,17 @@ def _lines(result: StudyResult) -> list[str]:
         "",
         *(asked or ["the plan asks no question"]),
         "",
+        *_repetition(result),
         f"plan {result.findings.plan.hash}",
         f"{result.ran} runs made, {result.known} known before; {result.folder / 'index.html'}",
     ]
+
+
+def _repetition(result: StudyResult) -> list[str]:
+    found = result.overlap
+    if found is None:
+        return []
+    return [f"{found.overlapping} of {found.count} intervals overlap those of {found.against}"]
 
 
 def _interval(estimate: Estimate | None) -> tuple[str | None, str | None, str | None]:
@@ -83,11 +113,14 @@ def _document(result: StudyResult) -> dict[str, Any]:
                 "task": each.task,
                 "difference": None if each.difference is None else asdict(each.difference),
                 "chance": None if each.chance is None else asdict(each.chance),
+                "parameters": each.parameters,
+                "rule": each.asked.rule,
                 "holds": each.holds,
                 "reason": each.reason,
             }
             for each in result.answers
         ],
+        "overlap": None if result.overlap is None else result.overlap.share,
         "failures": result.findings.failures,
     }
 

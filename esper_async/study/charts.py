@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 WIDTH, HEIGHT = 640.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 150.0, 16.0, 44.0
+_LEGEND_STEP = 18.0
 COLOURS = (
     "#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5",
     "#9c6b4e", "#9498a0",
@@ -47,7 +49,10 @@ class Bar:
 class _Frame:
     """A plotting area with its scales."""
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, log_x: bool = False) -> None:
+    def __init__(
+        self, xs: Sequence[float], ys: Sequence[float], *, names: int, log_x: bool = False
+    ) -> None:
+        self.height = max(HEIGHT, _TOP + _LEGEND_STEP * names + 10.0)
         self.log_x = log_x and min(xs) > 0
         self._x0, self._x1 = _range([math.log10(x) for x in xs] if self.log_x else xs)
         self._y0, self._y1 = _range(ys)
@@ -59,10 +64,10 @@ class _Frame:
 
     def y(self, value: float) -> float:
         share = (value - self._y0) / (self._y1 - self._y0)
-        return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
+        return self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM)
 
     def axes(self, x_label: str, y_label: str) -> list[str]:
-        right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+        right, bottom = WIDTH - _RIGHT, self.height - _BOTTOM
         parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>']
         for tick in _ticks(self._y0, self._y1):
             at = self.y(tick)
@@ -72,7 +77,7 @@ class _Frame:
             value = 10**tick if self.log_x else tick
             parts.append(_text(self.x(value), bottom + 16, _short(value), "middle"))
         middle = (_LEFT + right) / 2
-        parts.append(_text(middle, HEIGHT - 6, x_label, "middle"))
+        parts.append(_text(middle, self.height - 6, x_label, "middle"))
         parts.append(
             f'<text transform="translate(14 {(_TOP + bottom) / 2:.1f}) rotate(-90)" '
             f'text-anchor="middle">{escape(y_label)}</text>'
@@ -88,10 +93,11 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
     ys += [edge for line in drawn for band in line.band for edge in band]
-    frame = _Frame(xs, ys)
+    frame = _Frame(xs, ys, names=len(drawn))
     parts = frame.axes(x_label, y_label)
     for number, line in enumerate(drawn):
         colour = COLOURS[number % len(COLOURS)]
+        dashes = ' stroke-dasharray="6 3"' if _is_second(number) else ""
         places = [(frame.x(x), frame.y(y)) for x, y in line.points]
         if line.band:
             upper = [
@@ -102,32 +108,60 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
             ]
             outline = _path([*upper, *reversed(lower)])
             parts.append(f'<path d="{outline}Z" fill="{colour}" opacity="0.15"/>')
-        parts.append(f'<path d="{_path(places)}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(_legend(number, colour, line.name))
-    return _svg(parts, f"{y_label} against {x_label}")
+        parts.append(
+            f'<path d="{_path(places)}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
+        )
+        parts.append(_legend(number, line.name))
+    return _svg(parts, f"{y_label} against {x_label}", height=frame.height)
 
 
-def dot_chart(dots: Sequence[Dot], *, x_label: str, y_label: str, log_x: bool = False) -> str:
-    """Return a chart of points with their intervals."""
+def dot_chart(
+    dots: Sequence[Dot],
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    frontier: Literal["", "highest", "lowest"] = "",
+) -> str:
+    """Return a chart of points with their intervals.
+
+    With a `frontier` a line joins the points that no point further to the left betters.
+    """
     drawn = [dot for dot in dots if all(map(math.isfinite, (dot.x, dot.y, dot.low, dot.high)))]
     if not drawn:
         return _nothing()
     edges = [edge for dot in drawn for edge in (dot.low, dot.high)]
-    frame = _Frame([dot.x for dot in drawn], edges, log_x=log_x)
+    frame = _Frame([dot.x for dot in drawn], edges, names=len(drawn), log_x=log_x)
     parts = frame.axes(x_label, y_label)
+    if frontier:
+        best = frontier_of(drawn, lowest=frontier == "lowest")
+        line = _path([(frame.x(dot.x), frame.y(dot.y)) for dot in best])
+        parts.append(f'<path class="frontier" d="{line}"/>')
     for number, dot in enumerate(drawn):
         colour = COLOURS[number % len(COLOURS)]
+        hollow = f'fill="var(--paper)" stroke="{colour}" stroke-width="2"'
+        look = hollow if _is_second(number) else f'fill="{colour}"'
         x = frame.x(dot.x)
         parts.append(
             f'<path d="M{x:.1f} {frame.y(dot.low):.1f}V{frame.y(dot.high):.1f}" '
             f'stroke="{colour}" stroke-width="2"/>'
         )
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{frame.y(dot.y):.1f}" r="5" fill="{colour}">'
+            f'<circle cx="{x:.1f}" cy="{frame.y(dot.y):.1f}" r="5" {look}>'
             f"<title>{escape(dot.name)}: {_short(dot.y)} at {_short(dot.x)}</title></circle>"
         )
-        parts.append(_legend(number, colour, dot.name))
-    return _svg(parts, f"{y_label} against {x_label}")
+        parts.append(_legend(number, dot.name))
+    return _svg(parts, f"{y_label} against {x_label}", height=frame.height)
+
+
+def frontier_of(dots: Sequence[Dot], *, lowest: bool) -> list[Dot]:
+    """Return the points, from left to right, that none at most as far to the right betters."""
+    sign = -1.0 if lowest else 1.0
+    found: list[Dot] = []
+    for dot in sorted(dots, key=lambda each: (each.x, -sign * each.y)):
+        if not found or sign * dot.y > sign * found[-1].y:
+            found.append(dot)
+    return found
 
 
 def timeline(rows: Sequence[str], bars: Sequence[Bar], *, x_label: str, end: float) -> str:
@@ -169,10 +203,18 @@ def _path(places: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
 
-def _legend(number: int, colour: str, name: str) -> str:
-    top = _TOP + 18 * number
+def _is_second(number: int) -> bool:
+    """Whether a colour is used for the second time, and so drawn in another manner."""
+    return number // len(COLOURS) % 2 == 1
+
+
+def _legend(number: int, name: str) -> str:
+    colour = COLOURS[number % len(COLOURS)]
+    top = _TOP + _LEGEND_STEP * number
     left = WIDTH - _RIGHT + 14
-    box = f'<rect x="{left}" y="{top}" width="12" height="12" fill="{colour}"/>'
+    fill = f'fill="none" stroke="{colour}" stroke-width="2"'
+    look = fill if _is_second(number) else f'fill="{colour}"'
+    box = f'<rect x="{left}" y="{top}" width="12" height="12" {look}/>'
     return box + _text(left + 18, top + 10, name, "start")
 
 

@@ -12,14 +12,18 @@ from esper_async.study.analysis import Answer, ArmRow, answers, arm_rows
 from esper_async.study.conduct import Conductor, Findings
 from esper_async.study.ledger import Ledger, code_fingerprint
 from esper_async.study.page import page
-from esper_async.study.plan import StudyPlan, load_plan
+from esper_async.study.plan import StudyPlan, load_plan, with_first_seed
 from esper_async.study.pool import Pool, Tally, worker_spec
+from esper_async.study.repetition import Overlap, overlap
 from esper_async.study.tables import write_tables
 
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """What a study has found, and where it is written."""
+    """What a study has found, and where it is written.
+
+    `overlap` is that with the study of the plan's own seeds, where this one repeats it with others.
+    """
 
     findings: Findings
     arms: list[ArmRow]
@@ -27,12 +31,14 @@ class StudyResult:
     folder: Path
     ran: int
     known: int
+    overlap: Overlap | None = None
 
 
 def run_study(
     file: Path,
     root: Path,
     *,
+    first_seed: int | None = None,
     workers: int | None = None,
     nice: int = 10,
     tell: Callable[[str], None],
@@ -41,14 +47,17 @@ def run_study(
 
     Results of single runs lie under `root`, where every study finds those that it shares with
     another; the study's own folder is named by its plan. What was interrupted goes on from there.
-    Workers run at the priority `nice`, behind everybody else's work by default.
+    Workers run at the priority `nice`, behind everybody else's work by default. With another
+    `first_seed` than the plan's the study is repeated, and held against the first time.
 
     Raises:
         ConfigurationError: the plan is wrong; nothing was run.
         OSError: the results cannot be written.
     """
-    plan = load_plan(file)
-    folder = root / f"{plan.name.replace(' ', '-')}-{plan.hash[:8]}"
+    plan = written = load_plan(file)
+    if first_seed is not None:
+        plan = with_first_seed(plan, first_seed)
+    folder = _folder(root, plan)
     write_plan(folder, plan)
     tell(f"{plan.name}: plan {plan.hash} is written to {folder / 'plan.json'}")
     code = code_fingerprint()
@@ -64,10 +73,25 @@ def run_study(
     findings.failures |= tally.failures
     arms, found = arm_rows(findings), answers(findings)
     write_tables(folder, findings, arms, found)
-    command = f"bin/esper-supervisor study {file}"
+    again = "" if first_seed is None else f" --first-seed {first_seed}"
+    command = f"bin/esper-supervisor study {file}{again}"
     document = page(findings, arms, found, command=command)
     write_atomically(folder / "index.html", document.encode())
-    return StudyResult(findings, arms, found, folder, tally.done - tally.cached, tally.cached)
+    first = _folder(root, written)
+    repeats = first != folder and (first / "comparisons.csv").exists()
+    return StudyResult(
+        findings,
+        arms,
+        found,
+        folder,
+        tally.done - tally.cached,
+        tally.cached,
+        overlap(folder, first) if repeats else None,
+    )
+
+
+def _folder(root: Path, plan: StudyPlan) -> Path:
+    return root / f"{plan.name.replace(' ', '-')}-{plan.hash[:8]}"
 
 
 def write_plan(folder: Path, plan: StudyPlan) -> None:
@@ -81,11 +105,7 @@ def unanswered(found: Sequence[Answer]) -> list[str]:
     """Return in words which comparisons do not hold, or were not measured."""
     return [
         f"{each.asked.treated} over {each.asked.control} on {each.task}: "
-        + (
-            "not measured"
-            if each.holds is None
-            else f"not {each.asked.by} > {each.asked.more_than:g}"
-        )
+        + ("not measured" if each.holds is None else f"this does not hold: {each.asked.rule}")
         for each in found
         if not each.holds
     ]

@@ -1,27 +1,29 @@
-"""Conducting a study: rates are tuned, then every arm is measured on the same seeds."""
+"""Conducting a study: settings are tuned, then every arm is measured on the same seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from esper_async.study.cell import Cell, CellResult, Reference
-from esper_async.study.plan import REFERENCED, StudyPlan
+from esper_async.study.plan import REFERENCED, Setting, StudyPlan
 from esper_async.study.pool import Pool
 
+SETTLED = {"rates", "schedules", "draws", "than"}
+"""What of an arm's plan is no part of a run: the run has what was chosen."""
 Place = tuple[str, str]
 """The name of a task and of an arm."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What came of a study: the rate of each arm on each task, and every run that was measured."""
+    """What came of a study: each arm's setting on each task, and every run that was measured."""
 
     plan: StudyPlan
     code: str
-    rates: dict[Place, float] = field(default_factory=dict)
+    settings: dict[Place, Setting] = field(default_factory=dict)
     runs: dict[tuple[str, str, int], CellResult] = field(default_factory=dict)
-    tuning: dict[tuple[str, str, float], float] = field(default_factory=dict)
+    tuning: dict[tuple[str, str, Setting], float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     def of(self, task: str, arm: str) -> list[CellResult | None]:
@@ -36,7 +38,7 @@ class Conductor:
         self._plan = plan
         self._pool = pool
         self.findings = Findings(plan, code)
-        self._tuned: dict[tuple[str, str, float, int], CellResult] = {}
+        self._tuned: dict[tuple[str, str, Setting, int], CellResult] = {}
 
     async def run(self) -> Findings:
         """Tune and measure everything that is not known yet."""
@@ -44,6 +46,8 @@ class Conductor:
         leaning = [place for place in self._places() if self._leans(place)]
         await self._run(self._tuning(alone))
         self._choose(alone)
+        await self._run(self._drawing(alone))
+        self._choose_draws(alone)
         await self._run([*self._tuning(leaning), *self._measured(alone)])
         self._choose(leaning)
         await self._run(self._measured(leaning))
@@ -56,32 +60,43 @@ class Conductor:
         return self._plan.arms[place[1]].kind in REFERENCED
 
     def _tuning(self, places: Sequence[Place]) -> list[Cell]:
-        """The cells that choose rates, and those that arms with several rates lean on."""
-        wanted = {place for place in places if len(self._plan.rates_of(place[1])) > 1}
+        """The cells that choose settings, and those that arms with several settings lean on."""
+        wanted = {place for place in places if len(self._plan.settings_of(place[1])) > 1}
         wanted |= {
             (task, self._plan.arms[arm].than)
             for task, arm in self._places()
-            if self._leans((task, arm)) and len(self._plan.rates_of(arm)) > 1
+            if self._leans((task, arm)) and self._plan.is_tuned(arm)
         } & set(places)
+        settings = self._plan.settings_of
+        return self._tried({place: settings(place[1]) for place in places if place in wanted})
+
+    def _drawing(self, places: Sequence[Place]) -> list[Cell]:
+        """The cells that choose draws, at the settings that were chosen before."""
+        return self._tried({place: self._draws(place) for place in places})
+
+    def _draws(self, place: Place) -> tuple[Setting, ...]:
+        chosen = self.findings.settings.get(place)
+        return () if chosen is None else self._plan.draws_of(place[1], chosen)
+
+    def _tried(self, settings: Mapping[Place, Sequence[Setting]]) -> list[Cell]:
         cells = [
-            self._cell(place, rate, seed, tunes=True)
-            for place in places
-            if place in wanted
-            for rate in self._plan.rates_of(place[1])
+            self._cell(place, setting, seed, tunes=True)
+            for place, tried in settings.items()
+            for setting in tried
             for seed in self._plan.tuning.seeds
         ]
         return [cell for cell in cells if cell is not None]
 
     def _measured(self, places: Sequence[Place]) -> list[Cell]:
         cells = [
-            self._cell(place, self.findings.rates[place], seed, tunes=False)
+            self._cell(place, self.findings.settings[place], seed, tunes=False)
             for place in places
-            if place in self.findings.rates
+            if place in self.findings.settings
             for seed in self._plan.seeds_of_runs
         ]
         return [cell for cell in cells if cell is not None]
 
-    def _cell(self, place: Place, rate: float, seed: int, *, tunes: bool) -> Cell | None:
+    def _cell(self, place: Place, setting: Setting, seed: int, *, tunes: bool) -> Cell | None:
         task, arm = place
         reference = None
         if self._leans(place):
@@ -96,9 +111,9 @@ class Conductor:
             task_name=task,
             arm_name=arm,
             task=self._plan.tasks[task].model_dump(mode="json"),
-            arm=self._plan.arms[arm].model_dump(mode="json", exclude={"rates", "than"}),
+            arm=self._plan.arms[arm].model_dump(mode="json", exclude=SETTLED),
             primary=self._plan.primary,
-            rate=rate,
+            setting=setting,
             seed=seed,
             tunes=tunes,
             reference=reference,
@@ -107,8 +122,8 @@ class Conductor:
     def _reference(self, place: Place, seed: int, *, tunes: bool) -> Reference | None:
         task, than = place[0], self._plan.arms[place[1]].than
         if tunes:
-            rate = self.findings.rates.get((task, than))
-            found = None if rate is None else self._tuned.get((task, than, rate, seed))
+            setting = self.findings.settings.get((task, than))
+            found = None if setting is None else self._tuned.get((task, than, setting, seed))
         else:
             found = self.findings.runs.get((task, than, seed))
         return None if found is None or found.score is None else found.reference
@@ -118,29 +133,40 @@ class Conductor:
             if result is None:
                 continue
             if cell.tunes:
-                self._tuned[cell.task_name, cell.arm_name, cell.rate, cell.seed] = result
+                self._tuned[cell.task_name, cell.arm_name, cell.setting, cell.seed] = result
             else:
                 self.findings.runs[cell.task_name, cell.arm_name, cell.seed] = result
 
     def _choose(self, places: Sequence[Place]) -> None:
-        """Take each arm's rate with the best mean score on the decision split."""
-        for task, arm in places:
-            rates = self._plan.rates_of(arm)
-            if len(rates) == 1:
-                self.findings.rates[task, arm] = rates[0]
-                continue
-            means = {rate: self._mean(task, arm, rate) for rate in rates}
-            self.findings.tuning |= {(task, arm, rate): mean for rate, mean in means.items()}
-            if np.isfinite(list(means.values())).any():
-                better = 1.0 if self._plan.larger_is_better else -1.0
-                self.findings.rates[task, arm] = max(
-                    rates, key=lambda rate: float(np.nan_to_num(better * means[rate], nan=-np.inf))
-                )
-            else:
-                self.findings.failures[f"{arm} on {task}"] = "it diverged at every rate"
+        """Take each arm's setting with the best mean score on the decision split."""
+        for place in places:
+            self._take_best(place, self._plan.settings_of(place[1]))
 
-    def _mean(self, task: str, arm: str, rate: float) -> float:
+    def _choose_draws(self, places: Sequence[Place]) -> None:
+        """Of an arm with several draws, take the best of them."""
+        for place in places:
+            draws = self._draws(place)
+            if draws:
+                self._take_best(place, draws)
+
+    def _take_best(self, place: Place, settings: Sequence[Setting]) -> None:
+        task, arm = place
+        if len(settings) == 1:
+            self.findings.settings[place] = settings[0]
+            return
+        means = {setting: self._mean(task, arm, setting) for setting in settings}
+        self.findings.tuning |= {(task, arm, tried): mean for tried, mean in means.items()}
+        if np.isfinite(list(means.values())).any():
+            better = 1.0 if self._plan.larger_is_better else -1.0
+            self.findings.settings[place] = max(
+                settings, key=lambda tried: float(np.nan_to_num(better * means[tried], nan=-np.inf))
+            )
+        else:
+            self.findings.settings.pop(place, None)
+            self.findings.failures[f"{arm} on {task}"] = "it diverged at every setting"
+
+    def _mean(self, task: str, arm: str, setting: Setting) -> float:
         """The mean over tuning seeds; not a number where one diverged or failed."""
-        found = [self._tuned.get((task, arm, rate, seed)) for seed in self._plan.tuning.seeds]
+        found = [self._tuned.get((task, arm, setting, seed)) for seed in self._plan.tuning.seeds]
         scores = [each.score for each in found if each is not None and each.score is not None]
         return float(np.mean(scores)) if len(scores) == len(found) else float("nan")

@@ -11,8 +11,8 @@ from esper_async.tezzeret.fingerprint import installed_torch
 
 _TRAINS = ("kasmina", "tamiyo", "tolaria", "tasks")
 _STUDY = (
-    "ablations.py", "bench/breaking.py", "cell.py", "oracle.py", "replanting.py", "running.py",
-    "sizing.py", "timing.py",
+    "ablations.py", "bench/breaking.py", "cell.py", "matched.py", "metering.py", "oracle.py",
+    "replanting.py", "running.py", "shuffled_labels.py", "sizing.py", "timing.py",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(
 th:first-child, td:first-child { text-align: left; }
 svg { max-width: 100%; height: auto; display: block; }
 svg text { font-size: 11px; fill: var(--ink); }
+.frontier { stroke: var(--ink); fill: none; stroke-dasharray: 2 3; }
 .axis { stroke: var(--ink); fill: none; } .grid { stroke: var(--soft); fill: none; }
 .yes { color: #2b8a3e; } .no { color: #c92a2a; } .none { opacity: .7; }
 code { overflow-wrap: anywhere; } details { margin: 1rem 0; } .scroll { overflow-x: auto; }
@@ -83,7 +84,7 @@ def _answers_table(answers: Sequence[Answer]) -> str:
                 escape(each.task),
                 _estimate(each.difference) if each.difference else escape(each.reason),
                 _estimate(each.chance, digits=2),
-                f"{asked.by} &gt; {asked.more_than:g}",
+                escape(asked.rule),
                 "not measured" if each.holds is None else verdict[each.holds],
             )
         )
@@ -104,11 +105,15 @@ def _arms_table(arms: Sequence[ArmRow], findings: Findings) -> str:
             escape(row.arm),
             escape(row.task),
             _estimate(row.score),
-            "-" if row.rate is None else f"{row.rate:g}",
+            "-" if row.setting is None else escape(str(row.setting)),
             f"{row.parameters:,.0f}",
             f"{row.total_macs / 1e9:,.2f}",
             f"{row.total_macs / static[row.task]:.2f}" if static.get(row.task) else "-",
-            f"{row.shadow_share:.0%} / {row.twin_share:.0%}",
+            f"{row.shadow_share:.0%} / {row.judging_share:.0%} / {row.twin_share:.0%}",
+            f"{row.culled_share:.0%}",
+            f"{row.planted:.1f} / {row.kept:.1f}",
+            f"{row.helped} of {row.judged}" if row.judged else "-",
+            f"{row.steps:,.0f}",
             f"{row.wall_s:,.1f}",
             f"{row.peak_memory_bytes / 2**20:,.0f}",
             f"{row.runs}" + (f" ({row.diverged} diverged)" if row.diverged else ""),
@@ -116,10 +121,16 @@ def _arms_table(arms: Sequence[ArmRow], findings: Findings) -> str:
         for row in arms
     ]
     header = (
-        "arm", "task", f"{findings.plan.primary}, IQM [95 %]", "rate", "parameters", "GMAC",
-        "times static", "shadow / twin", "s a run", "MiB", "runs",
+        "arm", "task", f"{findings.plan.primary}, IQM [95 %]", "setting", "parameters", "GMAC",
+        "times static", "shadow / judging / twin", "culled", "planted / kept", "helped", "steps",
+        "s a run", "MiB", "runs",
     )  # fmt: skip
-    return _table(header, rows)
+    return _table(header, rows) + (
+        "<p>Multiply-accumulates are of everything that a run computes to train; shares are of "
+        "shadow passes, of measuring candidates, of twins, and of shadow passes for what was not "
+        "kept. Helped: seeds whose benefit against their twin lies above 0 with its whole "
+        "interval, of those that were compared with one.</p>"
+    )
 
 
 def _task_section(findings: Findings, arms: Sequence[ArmRow], task: str) -> list[str]:
@@ -136,7 +147,14 @@ def _task_section(findings: Findings, arms: Sequence[ArmRow], task: str) -> list
         f"<h3>Test {escape(label)} against parameters</h3>",
         dot_chart(size, x_label="parameters at the end", y_label=label, log_x=True),
         f"<h3>Test {escape(label)} against total compute</h3>",
-        dot_chart(cost, x_label="multiply-accumulates in all", y_label=label, log_x=True),
+        dot_chart(
+            cost,
+            x_label="multiply-accumulates in all",
+            y_label=label,
+            log_x=True,
+            frontier="highest" if findings.plan.larger_is_better else "lowest",
+        ),
+        "<p>The line joins the arms that none of less compute betters.</p>",
         "<h3>Share of runs that reach a score</h3>",
         _profile(findings, [task]),
         "<h3>Seeds</h3>",
@@ -196,16 +214,25 @@ def _timelines(findings: Findings, task: str) -> str:
     names: list[str] = []
     bars: list[Bar] = []
     end = 1.0
-    for arm in findings.plan.arms:
-        for seed, run in zip(findings.plan.seeds_of_runs, findings.of(task, arm), strict=True):
-            if run is None or not run.transitions or len(names) >= _MOST_TIMELINES:
-                continue
+    grown = {arm: _grown(findings, task, arm) for arm in findings.plan.arms}
+    each_arm = max(1, _MOST_TIMELINES // max(1, sum(map(bool, grown.values()))))
+    for arm, runs in grown.items():
+        for seed, run in runs[:each_arm]:
             last = float(len(run.history))
             end = max(end, last)
             names.append(f"{arm[:9]} {seed}")
             bars += _bars(run, len(names) - 1, last)
-    note = "<p>One row a run: green from where a kernel was kept, red where one was culled.</p>"
+    note = (
+        "<p>One row a run, the first few of each arm: green from where a kernel was kept, red "
+        "where one was culled.</p>"
+    )
     return timeline(names, bars, x_label="boundary", end=end) + note
+
+
+def _grown(findings: Findings, task: str, arm: str) -> list[tuple[int, CellResult]]:
+    """Return the runs of an arm in which anything was planted, with their seeds."""
+    runs = zip(findings.plan.seeds_of_runs, findings.of(task, arm), strict=True)
+    return [(seed, run) for seed, run in runs if run is not None and run.transitions]
 
 
 def _bars(run: CellResult, row: int, last: float) -> list[Bar]:
@@ -232,12 +259,13 @@ def _tuning(findings: Findings) -> str:
     if not findings.tuning:
         return ""
     rows = [
-        (escape(arm), escape(task), f"{rate:g}", "diverged" if np.isnan(mean) else f"{mean:.4g}",
-         "chosen" if findings.rates.get((task, arm)) == rate else "")
-        for (task, arm, rate), mean in findings.tuning.items()
+        (escape(arm), escape(task), escape(str(tried)),
+         "diverged" if np.isnan(mean) else f"{mean:.4g}",
+         "chosen" if findings.settings.get((task, arm)) == tried else "")
+        for (task, arm, tried), mean in findings.tuning.items()
     ]  # fmt: skip
-    header = ("arm", "task", "rate", "mean on the decision split", "")
-    return f"<details><summary>How rates were tuned</summary>{_table(header, rows)}</details>"
+    header = ("arm", "task", "setting", "mean on the decision split", "")
+    return f"<details><summary>How settings were tuned</summary>{_table(header, rows)}</details>"
 
 
 def _plan(findings: Findings) -> str:

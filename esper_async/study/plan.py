@@ -7,6 +7,7 @@ changed is another study.
 import hashlib
 import json
 import tomllib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,27 +21,49 @@ from esper_async.runtime.strict_model import (
 )
 from esper_async.tolaria.run_file import POLICIES as RUN_POLICIES
 
-Kind = Literal["run", "longer", "wide", "costly", "scratch", "planted"]
-REFERENCED: tuple[Kind, ...] = ("longer", "wide", "costly", "scratch")
+Kind = Literal["run", "longer", "wide", "costly", "scratch", "matched", "planted"]
+REFERENCED: tuple[Kind, ...] = ("longer", "wide", "costly", "scratch", "matched")
 """Arms that take their measure from another arm's run with the same seed."""
 POLICIES = (*RUN_POLICIES, "stalled")
 """Those of a run file, and one that a study alone has: growth by timing."""
-Ablation = Literal["", "straight through", "gates read dependence"]
+Ablation = Literal["", "straight through", "gates read dependence", "no isolation"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
 Rate = Annotated[float, Field(gt=0, lt=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Schedule = Annotated[str, Field(min_length=1, max_length=60)]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What tuning settles of an arm.
+
+    `schedule` is empty where the task has its own; `draw` numbers the stream that the policy draws
+    from, None where each run draws from its own seed's.
+    """
+
+    rate: float
+    schedule: str = ""
+    draw: int | None = None
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        schedule = f", {self.schedule}" if self.schedule else ""
+        return f"rate {self.rate:g}{schedule}{'' if self.draw is None else f', draw {self.draw}'}"
 
 
 class TaskPlan(StrictModel):
     """A task on a host: a callable as in a run file, and what it is called with.
 
     `width` names the option that `wide` and `costly` arms turn, and `widest` is its upper end.
+    "shuffled" labels are dealt anew among the samples of each split: there is nothing to learn.
     """
 
     task: str = Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")
     epochs: int = Field(ge=1, le=100_000)
     options: dict[str, Any] = Field(default_factory=dict)
     rate_option: str = "learning_rate"
+    schedule_option: str = "schedule"
+    labels: Literal["true", "shuffled"] = "true"
     width: str = "width"
     widest: int = Field(default=512, ge=1)
 
@@ -59,8 +82,12 @@ class ArmPlan(StrictModel):
     run: train under `policy`, with `growth` over the defaults. longer: the host alone, for as many
     epochs as cost what `than` cost in all. wide: the host alone, as wide as gives `than`'s final
     parameters. costly: as wide as costs what `than` cost in all, in the same epochs. scratch: the
-    final network of `than`, newly initialised. planted: an oracle plants `plantings`. `ablation`
-    takes one idea of growth away.
+    final network of `than`, newly initialised. matched: as many candidates as `than` planted, at
+    the same boundaries, drawn evenly. planted: an oracle plants `plantings`. `ablation` takes one
+    idea of growth away.
+
+    With several `draws` the policy draws from so many streams on the seeds of tuning; the one that
+    does best there is the stream of every run that is measured.
     """
 
     kind: Kind = "run"
@@ -70,6 +97,8 @@ class ArmPlan(StrictModel):
     blueprints: tuple[str, ...] = ()
     plantings: tuple[Planting, ...] = ()
     rates: tuple[Rate, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    draws: int = Field(default=1, ge=1, le=1_000)
     ablation: Ablation = ""
 
     @field_validator("policy")
@@ -85,26 +114,46 @@ class ArmPlan(StrictModel):
             raise ValueError(f"an arm of kind {self.kind!r} and than = {self.than!r}")
         if (self.kind == "planted") != bool(self.plantings):
             raise ValueError("plantings are what an arm of kind 'planted' has, and no other")
+        if self.draws > 1 and self.kind != "run":
+            raise ValueError("several draws are for an arm of kind 'run'")
         return self
 
 
 class TuningPlan(StrictModel):
-    """The rates that every arm is tried with, on seeds of their own, judged on validation."""
+    """The rates and schedules that every arm is tried with, on seeds of their own.
+
+    Each rate with each schedule, judged on validation; without schedules the task keeps its own.
+    """
 
     rates: tuple[Rate, ...] = Field(min_length=1)
+    schedules: tuple[Schedule, ...] = ()
     seeds: tuple[Seed, ...] = ()
 
 
 class ComparisonPlan(StrictModel):
     """A question: does `treated` beat `control` by `more_than`, in the unit of the primary metric?
 
-    It is answered by the lower end of the interval, or by the value itself.
+    It is answered by the lower end of the interval, or by the value itself. "no gain" asks the
+    opposite, of what cannot help: is the lower end not above `more_than`? It is asked on each of
+    `tasks`; of all, and over all of them, where there are none. With `most_parameters` the treated
+    must also end with at most so many times the parameters of the control, on average.
     """
 
     treated: str
     control: str
     more_than: float = 0.0
-    by: Literal["lower bound", "value"] = "lower bound"
+    by: Literal["lower bound", "value", "no gain"] = "lower bound"
+    tasks: tuple[str, ...] = ()
+    most_parameters: float | None = Field(default=None, gt=0)
+
+    @property
+    def rule(self) -> str:
+        """What must be, in words."""
+        bound = f"not lower bound > {self.more_than:g}"
+        found = bound if self.by == "no gain" else f"{self.by} > {self.more_than:g}"
+        if self.most_parameters is None:
+            return found
+        return f"{found}, parameters ≤ {self.most_parameters:g} times"
 
 
 class StudyPlan(StrictModel):
@@ -135,11 +184,15 @@ class StudyPlan(StrictModel):
             for side in (each.treated, each.control):
                 if side not in self.arms:
                     raise ValueError(f"a comparison names {side!r}; {self._meant(side)}")
+            for task in each.tasks:
+                if task not in self.tasks:
+                    known = ", ".join(self.tasks)
+                    raise ValueError(f"a comparison names the task {task!r}; there are {known}")
         measured = set(self.seeds_of_runs)
         if measured & set(self.tuning.seeds):
             raise ValueError("a seed that tunes an arm cannot judge it: tuning.seeds overlap")
-        if not self.tuning.seeds and any(len(self.rates_of(name)) > 1 for name in self.arms):
-            raise ValueError("several rates and no tuning.seeds to choose one with")
+        if not self.tuning.seeds and any(self.is_tuned(name) for name in self.arms):
+            raise ValueError("several rates, schedules or draws, and no tuning.seeds to choose by")
         return self
 
     @property
@@ -158,9 +211,21 @@ class StudyPlan(StrictModel):
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def rates_of(self, arm: str) -> tuple[float, ...]:
-        """The rates that an arm is tried with."""
-        return self.arms[arm].rates or self.tuning.rates
+    def settings_of(self, arm: str) -> tuple[Setting, ...]:
+        """What an arm is tried with first: every rate with every schedule."""
+        own = self.arms[arm]
+        schedules = own.schedules or self.tuning.schedules or ("",)
+        rates = own.rates or self.tuning.rates
+        return tuple(Setting(rate, schedule) for schedule in schedules for rate in rates)
+
+    def draws_of(self, arm: str, chosen: Setting) -> tuple[Setting, ...]:
+        """What an arm of several draws is tried with then: the chosen setting with each of them."""
+        count = self.arms[arm].draws
+        return tuple(replace(chosen, draw=draw) for draw in range(count)) if count > 1 else ()
+
+    def is_tuned(self, arm: str) -> bool:
+        """Whether an arm has more than one setting to choose from."""
+        return len(self.settings_of(arm)) > 1 or self.arms[arm].draws > 1
 
     def _check_arm(self, name: str, arm: ArmPlan) -> None:
         if not arm.than:
@@ -189,6 +254,18 @@ def load_plan(path: Path) -> StudyPlan:
     except ValidationError as error:
         raise ConfigurationError(str(path), problems_of(error, StudyPlan)) from None
     return _absolute(plan, path.parent)
+
+
+def with_first_seed(plan: StudyPlan, first_seed: int) -> StudyPlan:
+    """Return the same plan for other seeds: another study, with a hash of its own.
+
+    Raises:
+        ConfigurationError: one of those seeds tunes, or is out of range.
+    """
+    try:
+        return StudyPlan.model_validate(plan.model_dump() | {"first_seed": first_seed})
+    except ValidationError as error:
+        raise ConfigurationError(plan.name, problems_of(error, StudyPlan)) from None
 
 
 def _absolute(plan: StudyPlan, base: Path) -> StudyPlan:

@@ -9,14 +9,19 @@ from typing import Any
 
 from esper_async.kasmina.legal import CertificateStore
 from esper_async.kasmina.options import GrowthOptions
+from esper_async.kasmina.seed import Seed
 from esper_async.runtime.import_path import append_working_directory
 from esper_async.study.ablations import ABLATIONS
 from esper_async.study.cell import Cell, CellResult, Reference
+from esper_async.study.matched import MatchedPolicy
+from esper_async.study.metering import shadow_macs_by_seed
 from esper_async.study.oracle import Oracle
+from esper_async.study.plan import REFERENCED
 from esper_async.study.replanting import kept_record, replant
+from esper_async.study.shuffled_labels import with_shuffled_labels
 from esper_async.study.sizing import MakeTask, macs_an_epoch, nearest_width, parameters
 from esper_async.study.timing import StalledPolicy
-from esper_async.tamiyo.policies import Policy
+from esper_async.tamiyo.policies import Policy, make_policy
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.global_random import seed_everything
 from esper_async.tolaria.options import RunOptions
@@ -55,18 +60,18 @@ def run_cell(cell: Cell, store: CertificateStore | None) -> CellResult:
         policy=_policy(cell),
     )
     try:
-        with closing(engine), ABLATIONS[cell.arm["ablation"]]():
+        with closing(engine), ABLATIONS[cell.arm["ablation"]](), shadow_macs_by_seed() as spent:
             outcome = engine.run()
     except LossError as error:
         return _diverged(str(error), task, epochs, time.perf_counter() - began)
-    return _result(cell, outcome, epochs, chosen, time.perf_counter() - began)
+    return _result(cell, outcome, spent, epochs, chosen, time.perf_counter() - began)
 
 
 def _prepared(cell: Cell) -> tuple[Task, int, dict[str, Any]]:
     """Return the task of a cell, for how many epochs, and what was chosen to get there."""
     kind, epochs = cell.arm["kind"], int(cell.task["epochs"])
     chosen: dict[str, Any] = {}
-    if kind in ("longer", "wide", "costly", "scratch") and cell.reference is None:
+    if kind in REFERENCED and cell.reference is None:
         raise ValueError(f"a cell of kind {kind!r} without its reference")
     reference = cell.reference or Reference(0, 0.0)
     if kind == "longer":
@@ -88,8 +93,15 @@ def _prepared(cell: Cell) -> tuple[Task, int, dict[str, Any]]:
 
 def _make(cell: Cell, **options: Any) -> Task:
     seed_everything(cell.seed)
-    given = {**cell.task["options"], cell.task["rate_option"]: cell.rate, **options}
-    return load_task(cell.task["task"], given, seed=cell.seed)
+    given = {**cell.task["options"], cell.task["rate_option"]: cell.setting.rate, **options}
+    if cell.setting.schedule:
+        given[cell.task["schedule_option"]] = cell.setting.schedule
+    task = load_task(cell.task["task"], given, seed=cell.seed)
+    return with_shuffled_labels(task, seed=cell.seed) if _is_null(cell) else task
+
+
+def _is_null(cell: Cell) -> bool:
+    return bool(cell.task["labels"] == "shuffled")
 
 
 def _at_width(cell: Cell) -> MakeTask:
@@ -102,17 +114,27 @@ def _policy_name(arm: Mapping[str, Any]) -> str:
 
 def _policy(cell: Cell) -> Policy | None:
     """Return a policy that only a study has; None where a run makes its own by its name."""
+    seed = cell.seed if cell.setting.draw is None else cell.setting.draw
     if cell.arm["kind"] == "planted":
         return Oracle(cell.arm["plantings"])
+    if cell.arm["kind"] == "matched" and cell.reference is not None:
+        return MatchedPolicy(seed, cell.reference.planted)
     if _policy_name(cell.arm) == StalledPolicy.name:
-        return StalledPolicy(cell.seed)
-    return None
+        return StalledPolicy(seed)
+    return None if cell.setting.draw is None else make_policy(_policy_name(cell.arm), seed)
 
 
 def _result(
-    cell: Cell, outcome: Outcome, epochs: int, chosen: Mapping[str, Any], wall_s: float
+    cell: Cell,
+    outcome: Outcome,
+    spent: Mapping[str, float],
+    epochs: int,
+    chosen: Mapping[str, Any],
+    wall_s: float,
 ) -> CellResult:
     executor = outcome.grower.executor
+    seeds = [] if executor is None else list(executor.seeds.values())
+    kept = [] if executor is None else executor.kept
     validation = float(outcome.history[-1][f"validation_{cell.primary}"])
     score: float | None = validation
     if not cell.tunes:
@@ -128,12 +150,15 @@ def _result(
         steps=int(outcome.history[-1]["step"]),
         host_macs=outcome.compute["host_macs"],
         shadow_macs=outcome.compute["shadow_macs"],
+        judging_macs=outcome.compute["judging_macs"],
         twin_macs=outcome.compute["twin_macs"],
+        culled_macs=sum(spent.values()) - sum(spent.get(seed.id, 0.0) for seed in kept),
         wall_s=wall_s,
         peak_memory_bytes=_peak_memory_bytes(),
         history=tuple(_plain(entry) for entry in outcome.history),
         transitions=tuple({name: each.get(name) for name in _TOLD} for each in outcome.transitions),
-        kept=() if executor is None else tuple(map(kept_record, executor.kept)),
+        kept=tuple(map(kept_record, kept)),
+        benefits=tuple(_benefit(seed) for seed in seeds if seed.benefit_vs_twin is not None),
         options=dict(chosen),
     )
 
@@ -147,11 +172,19 @@ def _diverged(why: str, task: Task, epochs: int, wall_s: float) -> CellResult:
         steps=0,
         host_macs=0.0,
         shadow_macs=0.0,
+        judging_macs=0.0,
         twin_macs=0.0,
+        culled_macs=0.0,
         wall_s=wall_s,
         peak_memory_bytes=_peak_memory_bytes(),
         failure=why,
     )
+
+
+def _benefit(seed: Seed) -> dict[str, Any]:
+    assert seed.benefit_vs_twin is not None
+    about = {"seed": seed.id, "site": seed.site.name, "blueprint": seed.candidate.blueprint}
+    return {**about, "stage": seed.stage.name, **seed.benefit_vs_twin.to_json()}
 
 
 def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from esper_async import Task
+from esper_async.tasks.recipe import scheduler_of
 
 
 class Net(nn.Module):
@@ -28,7 +29,9 @@ def accuracy(output, target):
     return (output.argmax(1) == target).float()
 
 
-def make_task(seed: int = 0, width: int = 4, learning_rate: float = 1e-2) -> Task:
+def make_task(
+    seed: int = 0, width: int = 4, learning_rate: float = 1e-2, schedule: str = "cosine"
+) -> Task:
     if width % 2:
         from esper_async.tolaria.task import TaskError
 
@@ -45,6 +48,7 @@ def make_task(seed: int = 0, width: int = 4, learning_rate: float = 1e-2) -> Tas
         model=model, train_loader=train, validation_loader=held_out[0], test_loader=held_out[1],
         loss=F.cross_entropy, metrics={"accuracy": accuracy}, primary_metric="accuracy",
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=learning_rate), name="small",
+        scheduler=scheduler_of(schedule),
     )  # fmt: skip
 
 

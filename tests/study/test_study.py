@@ -9,7 +9,7 @@ import pytest
 from esper_async.runtime.strict_model import ConfigurationError
 from esper_async.study.cell import CellResult
 from esper_async.study.command import run_study, unanswered
-from esper_async.study.plan import load_plan
+from esper_async.study.plan import Setting, load_plan
 
 SMALL = Path(__file__).parent / "small_task.py"
 PLAN = f"""
@@ -58,10 +58,40 @@ kind = "scratch"
 than = "growing"
 rates = [0.01]
 
+[arms."as often"]
+kind = "matched"
+than = "growing"
+rates = [0.01]
+blueprints = ["BP014"]
+[arms."as often".growth]
+dwell_steps = 2
+ramp_boundaries = 1
+window_boundaries = 1
+g2_margin = -100.0
+g4_margin = -100.0
+shadow_every = 1
+parameter_budget = 50.0
+
+[arms."best of two"]
+policy = "random"
+draws = 2
+rates = [0.01]
+schedules = ["constant"]
+blueprints = ["BP014"]
+growth = {{ dwell_steps = 2, parameter_budget = 50.0 }}
+
 [[comparisons]]
 treated = "growing"
 control = "static"
 more_than = 1000.0
+
+[[comparisons]]
+treated = "growing"
+control = "static"
+by = "no gain"
+more_than = 1000.0
+tasks = ["small"]
+most_parameters = 1.0
 """
 
 
@@ -91,7 +121,7 @@ def test_a_study_runs_every_arm_once_and_answers_what_was_asked(plan: Path, tmp_
     result = run_study(plan, tmp_path / "studies", workers=2, nice=0, tell=told.append)
     findings = result.findings
     assert findings.failures == {}
-    assert len(findings.runs) == 5 * 2
+    assert len(findings.runs) == 7 * 2
     kept = [run for (_, arm, _), run in findings.runs.items() if arm == "growing"]
     assert all(run.kept for run in kept)
     for seed in (5, 6):
@@ -102,15 +132,27 @@ def test_a_study_runs_every_arm_once_and_answers_what_was_asked(plan: Path, tmp_
         assert abs(wide.parameters - growing.parameters) <= 20
         assert abs(longer.total_macs / growing.total_macs - 1) < 0.2
         assert longer.epochs > growing.epochs
-    (answer,) = result.answers
-    assert answer.holds is False
-    assert unanswered(result.answers) == ["growing over static on small: not lower bound > 1000"]
-    assert findings.rates["small", "static"] in (0.01, 0.03)
+        matched = findings.runs["small", "as often", seed]
+        assert [count for _, count in matched.planted] == [count for _, count in growing.planted]
+        assert matched.planted[0] == growing.planted[0]
+    assert [each.holds for each in result.answers] == [False, False]
+    assert result.answers[1].parameters is not None
+    assert result.answers[1].parameters > 1
+    assert unanswered(result.answers) == [
+        "growing over static on small: this does not hold: lower bound > 1000",
+        "growing over static on small: this does not hold: not lower bound > 1000, "
+        "parameters ≤ 1 times",
+    ]
+    best = findings.settings["small", "best of two"]
+    assert best in (Setting(0.01, "constant", 0), Setting(0.01, "constant", 1))
+    tried = {setting for _, arm, setting in findings.tuning if arm == "best of two"}
+    assert tried == {Setting(0.01, "constant", draw) for draw in (0, 1)}
+    assert findings.settings["small", "static"] in (Setting(0.01), Setting(0.03))
     assert findings.plan.hash in told[0]
     document = json.loads((result.folder / "plan.json").read_text())
     assert document["hash"] == findings.plan.hash
-    assert len(rows(result.folder / "runs.csv")) == 10
-    assert len(rows(result.folder / "arms.csv")) == 5
+    assert len(rows(result.folder / "runs.csv")) == 14
+    assert len(rows(result.folder / "arms.csv")) == 7
     assert rows(result.folder / "comparisons.csv")[0]["holds"] == "False"
     page = (result.folder / "index.html").read_text()
     assert findings.plan.hash in page
@@ -170,6 +212,8 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(plan: Path, tmp_path: Pa
         ('treated = "growing"', 'treated = "nobody"', "a comparison names 'nobody'"),
         ("seeds = [50]", "seeds = [5]", "cannot judge it"),
         ("seeds = [50]", "", "no tuning.seeds"),
+        ('tasks = ["small"]', 'tasks = ["large"]', "names the task 'large'; there are small"),
+        ('policy = "random"', 'kind = "wide"\nthan = "growing"', "several draws are for"),
         (":make_task", "", "tasks.small.task"),
         ("small_task.py", "absent.py", "there is no file"),
         ("resamples = 100", "resample = 100", "did you mean 'resamples'?"),
@@ -197,7 +241,8 @@ def test_the_hash_is_of_what_the_plan_says_not_of_how_it_is_written(plan: Path):
 def test_a_result_survives_its_own_text():
     result = CellResult(
         score=0.5, validation=0.25, parameters=10, epochs=3, steps=9, host_macs=1.0,
-        shadow_macs=2.0, twin_macs=3.0, wall_s=0.5, peak_memory_bytes=7,
-        history=({"epoch": 1},), kept=({"site": "s"},),
+        shadow_macs=2.0, judging_macs=0.5, twin_macs=3.0, culled_macs=1.0, wall_s=0.5,
+        peak_memory_bytes=7, history=({"epoch": 1},), kept=({"site": "s"},),
     )  # fmt: skip
     assert CellResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert result.total_macs == 6.5

@@ -31,6 +31,7 @@ CASES = {
     "decision-cost": "decision_cost",
     "default-run": "default_run",
     "event-search": "event_search",
+    "disruption": "disruption",
     "everything-on": "everything_on",
     "experience": "experience",
     "first-step": "first_step",
