@@ -168,7 +168,7 @@ def test_a_store_is_learned_from_by_command(
     store.take_many([(step.reports[0], f"r{step.boundary}") for step in steps])
     store.close()
     output = tmp_path / "bandit.json"
-    assert main([str(tmp_path), str(output)]) == 0
+    assert main([str(tmp_path), str(output), "--learner", "bandit"]) == 0
     assert "from 50 placements of 1 runs" in capsys.readouterr().out
     assert load_belief(output).digest == learn_belief(lessons_from(history(50))).digest
     assert json.loads(output.read_text())["lineage"]["lessons"] == 50
