@@ -5,6 +5,7 @@ choice was recorded; `--learner bandit` a belief for the policy `bandit`, from e
 """
 
 import argparse
+import hashlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +35,12 @@ def planted(store: ExperienceStore) -> Iterator[Experience]:
     while page := store.experiences(_PLANTED, limit=_PAGE, after=after):
         after = page[-1][0]
         yield from (each for _, each in page)
+
+
+def kept_back(each: Experience, share: float) -> bool:
+    """Whether the run of an experience is kept back: always the same runs for the same share."""
+    name = hashlib.sha256(each.step.decision.run_id.encode()).digest()
+    return int.from_bytes(name[:8]) < share * 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +90,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="the file that is written")
     parser.add_argument("--learner", choices=sorted(LEARNERS), default="awr")
     parser.add_argument("--seed", type=int, default=0, help="of the members' draws")
+    parser.add_argument(
+        "--keep-back", type=float, default=0.0, metavar="SHARE",
+        help="of the runs, drawn by their names, that teach nothing and so can judge",
+    )  # fmt: skip
     asked = parser.parse_args(argv)
+    if not 0.0 <= asked.keep_back < 1.0:
+        parser.error(f"--keep-back {asked.keep_back} is no share below 1")
     try:
         with closing(ExperienceStore.of(asked.state_dir)) as store:
-            learned = LEARNERS[asked.learner](planted(store), seed=asked.seed)
+            taught = (each for each in planted(store) if not kept_back(each, asked.keep_back))
+            learned = LEARNERS[asked.learner](taught, seed=asked.seed)
     except FileNotFoundError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -105,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         "learner": f"{asked.learner}-1",
         "reward_version": FORMULA_VERSION,
         "seed": asked.seed,
+        "kept_back": asked.keep_back,
     }
     learned.save(asked.output, lineage)
     sys.stdout.write(
