@@ -38,12 +38,14 @@ class OverlapLimits:
         effective: the effective sample size, in trials.
         share: the same as a share of the trials.
         weight: the largest ratio of a policy's probability to the recorded one.
+        mean_weight: between what the mean of these ratios lies, which is 1 but for chance.
     """
 
     runs: int = 10
     effective: float = 10.0
     share: float = 0.05
     weight: float = 100.0
+    mean_weight: tuple[float, float] = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Difference:
         direct: what the model of the reward says alone: a second estimate.
         trials, runs: what it rests on.
         effective: the effective sample size of the trials (Kish), under the new policy.
-        largest_weight: the largest ratio of a probability to the recorded one.
+        largest_weight, mean_weight: of the ratios of its probability to the recorded one.
         refusals: why nothing can be said; empty if something can.
     """
 
@@ -67,6 +69,7 @@ class Difference:
     runs: int
     effective: float
     largest_weight: float
+    mean_weight: float
     refusals: tuple[str, ...]
 
     @property
@@ -89,7 +92,7 @@ def difference(
     if len(runs) < 2:
         nan = float("nan")
         why = (f"{len(runs)} runs, {limits.runs} are needed",)
-        return Difference(nan, nan, nan, nan, len(trials), len(runs), 0.0, nan, why)
+        return Difference(nan, nan, nan, nan, len(trials), len(runs), 0.0, nan, nan, why)
     place = {run: index for index, run in enumerate(runs)}
     run_of = np.array([place[trial.run] for trial in trials], dtype=np.int64)  # (N,)
     weights, robust, direct = _terms(trials, run_of, new, active)
@@ -98,7 +101,7 @@ def difference(
     effective = float(weights.sum()) ** 2 / squares if squares else 0.0
     found = Difference(
         float(robust.mean()), low, high, float(direct.mean()), len(trials), len(runs),
-        effective, float(weights.max()), (),
+        effective, float(weights.max()), float(weights.mean()), (),
     )  # fmt: skip
     return replace(found, refusals=tuple(_refusals(found, limits)))
 
@@ -156,6 +159,12 @@ def _refusals(found: Difference, limits: OverlapLimits) -> list[str]:
         told.append(
             f"one trial weighs {found.largest_weight:.1f}, {limits.weight:g} is the limit: the "
             "policy prefers what was hardly ever drawn"
+        )
+    lowest, highest = limits.mean_weight
+    if not lowest <= found.mean_weight <= highest:
+        told.append(
+            f"trials weigh {found.mean_weight:.2f} on average, and not about 1: what the policy "
+            "would do was not drawn, or not with the probability that was recorded"
         )
     if not np.isfinite((found.value, found.low, found.high)).all():
         told.append("the estimate is not finite")

@@ -16,7 +16,7 @@ from esper_async.simic.validate import even, judged, main
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH
 from tests.simic.test_awr import planted
 
-ANY = OverlapLimits(runs=2, effective=0.0, share=0.0, weight=float("inf"))
+ANY = OverlapLimits(runs=2, effective=0.0, share=0.0, weight=float("inf"), mean_weight=(0, 1e9))
 TRUTH = np.array([0.5, 2.0, 1.0, -0.5, 1.0, -1.0, 0.0, 0.5])
 Features = np.ndarray
 
@@ -118,6 +118,23 @@ def test_what_was_hardly_ever_done_is_refused() -> None:
     assert not found.passes
     assert any("100 is the limit" in why for why in found.refusals)
     assert any("hardly ever did" in why for why in found.refusals)
+
+
+def test_what_was_never_drawn_is_refused_though_no_trial_weighs_much() -> None:
+    """Each trial weighs the same, 0.1: they seem to count in full."""
+    trials = [dataclasses.replace(each, propensity=0.5) for each in world(3)[0]]
+
+    def elsewhere(features: Features) -> Features:
+        return np.full(len(features), 0.05)  # the rest of it where no trial was
+
+    found = difference(trials, elsewhere, even)
+    assert found.effective == pytest.approx(found.trials)
+    assert any("weigh 0.10 on average" in why for why in found.refusals)
+
+
+def test_probabilities_that_were_told_wrong_are_noticed() -> None:
+    found = difference(world(3, told_as=0.3)[0], largest_first, even)
+    assert any("not with the probability that was recorded" in why for why in found.refusals)
 
 
 @pytest.mark.parametrize("runs", [0, 1, 9])
