@@ -14,7 +14,7 @@ from esper_async.leyline import (
     spec_of,
 )
 from esper_async.leyline.validation import validate
-from esper_async.simic.draws import choices_problem
+from esper_async.simic.choices import choices_problem
 
 Record = FieldReport | DecisionRecord
 

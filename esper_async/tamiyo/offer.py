@@ -9,14 +9,16 @@ import base64
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esper_async.karn.catalogue import Catalogue
-from esper_async.leyline import ChoiceSet
-from esper_async.tamiyo.graph.structure import catalogue_facts
-from esper_async.tamiyo.view import Placement, View
+from esper_async.leyline import LIMITS, ChoiceSet
+
+if TYPE_CHECKING:  # the supervisor reads records, and has no torch
+    from esper_async.tamiyo.view import Placement, View
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,9 +26,6 @@ Ints = NDArray[np.int64]
 PLACEMENT_VERSION = "placement-1"
 PLACEMENT_WIDTH = 8
 FACTS = 4
-MOST_RECORDED = 8_192
-"""Placements of the largest offer that is recorded, as some 80 KiB: a part of a larger one would be
-worse than none."""
 _FAST = 1
 
 
@@ -52,7 +51,7 @@ class Offer:
     host_parameters: int
 
     @classmethod
-    def of(cls, view: View, catalogue: Catalogue) -> "Offer":
+    def of(cls, view: "View", catalogue: Catalogue) -> "Offer":
         """Return what a view offers, in its order."""
         placements = view.placements
         depths = {each.site: each.depth for each in placements}
@@ -134,7 +133,7 @@ def pack_draw(
         chosen: the place of what was drawn; None for nothing.
         idle: how likely nothing was.
     """
-    if len(offer) > MOST_RECORDED:
+    if len(offer) > LIMITS.recorded_choices:  # a part of it would be worse than none
         return None
     message = offer.to_message(np.asarray(probabilities, dtype=np.float64), chosen, idle)
     return base64.b64encode(zlib.compress(message.SerializeToString(), _FAST)).decode()
@@ -152,6 +151,15 @@ def unpack_draw(text: str) -> ChoiceSet:
         raise ValueError(f"the choices of a decision cannot be read: {error}") from error
 
 
-def place_of(placement: Placement, view: View) -> int:
+def place_of(placement: "Placement", view: "View") -> int:
     """Return the place of a placement in what a view offers."""
     return next(place for place, each in enumerate(view.placements) if each is placement)
+
+
+def catalogue_facts(catalogue: Catalogue, blueprint: str) -> tuple[float | None, ...]:
+    """Return grade, risk, whether it is experimental and replaces; None of what is not known."""
+    known = catalogue.find(blueprint)
+    if known is None:
+        return (None, None, None, None)
+    replaces = None if known.output is None else float(known.output == "replacement")
+    return (known.stage, known.risk, float(known.tier == "experimental"), replaces)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from esper_async.karn.catalogue import Catalogue
+from esper_async.leyline.limits import Limits
 from esper_async.tamiyo import offer as offers
 from esper_async.tamiyo.command import Decision, Germinate, decision_from_json
 from esper_async.tamiyo.offer import Offer, pack_draw, unpack_draw
@@ -105,9 +106,9 @@ def test_an_offer_that_is_too_large_is_not_recorded_in_part(
 ) -> None:
     offer = Offer.of(view(14), Catalogue())
     even = np.full(len(offer), 1 / len(offer))
-    monkeypatch.setattr(offers, "MOST_RECORDED", len(offer))
+    monkeypatch.setattr(offers, "LIMITS", Limits(recorded_choices=len(offer)))
     assert pack_draw(offer, even, 0) is not None
-    monkeypatch.setattr(offers, "MOST_RECORDED", len(offer) - 1)
+    monkeypatch.setattr(offers, "LIMITS", Limits(recorded_choices=len(offer) - 1))
     assert pack_draw(offer, even, 0) is None
 
 
