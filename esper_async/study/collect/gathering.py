@@ -15,7 +15,9 @@ from esper_async.study.cell import Cell, CellResult
 from esper_async.study.collect.haul import CollectedLedger
 from esper_async.study.collect.plan import CollectionPlan, load_collection
 from esper_async.study.command import write_plan
+from esper_async.study.conduct import SETTLED
 from esper_async.study.ledger import code_fingerprint
+from esper_async.study.plan import ArmPlan, Setting
 from esper_async.study.pool import Pool, Tally, worker_spec
 
 _WORKER = "esper_async.study.collect.worker:work"
@@ -95,21 +97,16 @@ def baseline_cells(plan: CollectionPlan) -> list[Cell]:
 
 
 def _cell(plan: CollectionPlan, task: str, policy: str, seed: int) -> Cell:
-    grows = policy != "static"
+    arm = ArmPlan(policy=policy)
+    if policy != "static":
+        arm = ArmPlan(policy=policy, growth=plan.growth, blueprints=plan.blueprints)
     return Cell(
         task_name=task,
         arm_name=policy,
         task=plan.tasks[task].model_dump(mode="json", exclude={"rate"}),
-        arm={
-            "kind": "run",
-            "policy": policy,
-            "growth": plan.growth if grows else {},
-            "blueprints": list(plan.blueprints) if grows else [],
-            "plantings": [],
-            "ablation": "",
-        },
+        arm=arm.model_dump(mode="json", exclude=SETTLED),
         primary="loss",
-        rate=plan.tasks[task].rate,
+        setting=Setting(plan.tasks[task].rate),
         seed=seed,
         tunes=True,  # the test split is for judging
     )
