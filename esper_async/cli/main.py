@@ -511,6 +511,22 @@ def study(
 
 @app.command()
 @reported
+def collect(
+    file: Annotated[Path, typer.Argument(help="The collection's plan (TOML).")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Gather experience with randomised policies; what is interrupted goes on where it was."""
+    from esper_async.cli.collect import collect as gather
+    from esper_async.cli.running import state_dir_of
+
+    raise typer.Exit(gather(file, state_dir_of(state_dir), _output(), workers=workers))
+
+
+@app.command()
+@reported
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
     mutants: Annotated[

@@ -46,6 +46,7 @@ from esper_async.leyline.v1.control_pb2 import (
 )
 from esper_async.leyline.v1.decisions_pb2 import (
     Alternative,
+    ChoiceSet,
     DecisionGraph,
     DecisionRecord,
     EdgeSet,
@@ -117,6 +118,7 @@ __all__ = [
     "BlueprintTier",
     "BreakerRequest",
     "CatalogueUpdate",
+    "ChoiceSet",
     "CircuitBreakerState",
     "CommandType",
     "CompileStrategy",

@@ -30,6 +30,8 @@ class Limits:
     pause_quota: int = 10_000
     """Pauses a controller may ask for. Nobody reads it yet: Tamiyo's risk engine will (issue 6)."""
     candidates: int = 8
+    recorded_choices: int = 8_192
+    """Placements of the largest offer that a decision record carries: some 80 KiB."""
     nonce_lifetime_s: float = 300.0
     nonce_capacity: int = 100_000
     command_age_s: float = 60.0

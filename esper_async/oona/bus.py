@@ -4,8 +4,8 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import anyio
 from google.protobuf.message import Message
@@ -17,11 +17,11 @@ from esper_async.leyline.nonces import NonceStore
 from esper_async.leyline.registry import PayloadSpec, Topic, spec_of
 from esper_async.leyline.signing import Signer
 from esper_async.leyline.v1.enums_pb2 import MESSAGE_PRIORITY_CRITICAL, MessagePriority
-from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.leyline.validation import validate
 from esper_async.oona.connection import connect
 from esper_async.oona.consumer import Consumer
 from esper_async.oona.courier import Courier
+from esper_async.oona.delivery import BatchHandler, Handler, one_at_a_time
 from esper_async.oona.depths import Depths
 from esper_async.oona.errors import FAULTS, Backpressure, BusUnavailable
 from esper_async.oona.metrics import BusMetrics
@@ -34,8 +34,6 @@ from esper_async.oona.spool import Spool, SpoolEntry
 from esper_async.oona.streams import lane_for
 from esper_async.runtime.breaker import BreakerPolicy
 from esper_async.runtime.errors import BreakerOpen
-
-Handler = Callable[[Any, EventEnvelope], Awaitable[None]]
 
 
 class _Draft(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
@@ -196,17 +194,25 @@ class Bus:
         and set aside as a dead letter after its attempts. `consumer` is a stable name; two live
         consumers of a group never share one. When cancelled, a running handler finishes first.
         """
-        await Consumer(
-            self._url,
-            topic=topic,
-            group=group,
-            consumer=consumer,
-            handler=handler,
-            optional=optional,
-            admission=self._admission,
-            settings=self.settings,
-            metrics=self.metrics,
-        ).run()
+        await self._consumer(topic, group, handler, None, consumer, optional=optional).run()
+
+    async def consume_batches(
+        self,
+        topic: str,
+        group: str,
+        handler: BatchHandler,
+        *,
+        consumer: str,
+        optional: bool = False,
+    ) -> None:
+        """As `consume`, but what waits together is handed over together, at most `batch` of it.
+
+        All of it is acknowledged after the handler returned. When it raised, none may have had an
+        effect: each is handed over again alone, so that a bad one fails by itself; so is what may
+        have been begun before. A critical message waits for the batch that is at work.
+        """
+        alone = one_at_a_time(handler)
+        await self._consumer(topic, group, alone, handler, consumer, optional=optional).run()
 
     def wake_courier(self) -> None:
         """Say, in the bus's own loop, that the spool was filled by somebody else."""
@@ -217,6 +223,29 @@ class Bus:
     def refusals(self) -> dict[str, int]:
         """How many messages this participant refused, by reason."""
         return {reason.value: count for reason, count in self._admission.refusals.items()}
+
+    def _consumer(
+        self,
+        topic: str,
+        group: str,
+        handler: Handler,
+        batch_handler: BatchHandler | None,
+        consumer: str,
+        *,
+        optional: bool,
+    ) -> Consumer:
+        return Consumer(
+            self._url,
+            topic=topic,
+            group=group,
+            consumer=consumer,
+            handler=handler,
+            batch_handler=batch_handler,
+            optional=optional,
+            admission=self._admission,
+            settings=self.settings,
+            metrics=self.metrics,
+        )
 
     def _parcel(self, draft: _Draft, numbering: Numbering) -> Parcel:
         topic = draft.spec.topic

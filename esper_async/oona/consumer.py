@@ -7,7 +7,7 @@ delivered but not acknowledged are read again (id 0) whenever a connection begin
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import anyio
@@ -16,9 +16,8 @@ from redis.exceptions import ResponseError
 
 from esper_async.leyline.admission import Admission
 from esper_async.leyline.registry import TOPICS
-from esper_async.leyline.v1.envelope_pb2 import EventEnvelope
 from esper_async.oona.connection import ReconnectGate, connect
-from esper_async.oona.delivery import Delivery, Entry
+from esper_async.oona.delivery import BatchHandler, Delivery, Entry, Handler
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.gaps import Gaps
 from esper_async.oona.groups import ensure_groups
@@ -47,7 +46,8 @@ class Consumer:
         topic: str,
         group: str,
         consumer: str,
-        handler: Callable[[Any, EventEnvelope], Awaitable[None]],
+        handler: Handler,
+        batch_handler: BatchHandler | None = None,
         optional: bool,
         admission: Admission,
         settings: BusSettings,
@@ -82,6 +82,7 @@ class Consumer:
             topic=topic,
             group=group,
             handler=handler,
+            batch_handler=batch_handler,
             admission=admission,
             settings=settings,
             metrics=metrics,
@@ -266,10 +267,14 @@ class Consumer:
     async def _deliver_all(self, batch: list[Entry]) -> None:
         """Deliver in order, letting emergencies pass in front of ordinary entries.
 
-        What is done is acknowledged along with the next read.
+        What is done is acknowledged along with the next read. Nothing passes within what is
+        delivered together.
         """
         emergency = self._streams[0]
         self._looked_at = time.monotonic()
+        if self._delivery.together and not self._stopping:
+            await self._delivery.deliver_together(batch)
+            batch = []
         for entry in batch:
             if self._stopping:
                 break

@@ -1,11 +1,11 @@
-"""What happens to one entry: admitted or refused, handled, acknowledged, retried or set aside."""
+"""What happens to entries: admitted or refused, handled, acknowledged, retried or set aside."""
 
 import heapq
 import itertools
 import random
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -38,6 +38,21 @@ _ANOTHER_KEY = (
 )
 
 
+Handler = Callable[[Any, EventEnvelope], Awaitable[None]]
+BatchHandler = Callable[[Sequence[tuple[Any, EventEnvelope]]], Awaitable[None]]
+"""Takes messages in the order of their stream: it returns once all have taken effect, and where it
+raises, none has. A message may be among them twice."""
+
+
+def one_at_a_time(handler: BatchHandler) -> Handler:
+    """Return a handler of single messages that hands each over as a batch of one."""
+
+    async def alone(message: Any, envelope: EventEnvelope) -> None:
+        await handler([(message, envelope)])
+
+    return alone
+
+
 class Entry(NamedTuple):  # made for every message: a frozen dataclass takes three times as long
     """One entry of a stream. `redelivered`: somebody may have begun to handle it before.
 
@@ -56,8 +71,16 @@ class Entry(NamedTuple):  # made for every message: a frozen dataclass takes thr
         return self.stream, self.entry_id
 
 
+class _Admitted(NamedTuple):
+    """An entry whose message may be handled."""
+
+    entry: Entry
+    message: Message
+    envelope: EventEnvelope
+
+
 class Delivery:
-    """Delivers entries of one topic to one handler, one at a time.
+    """Delivers entries of one topic to one handler, one at a time, or together to one that asks.
 
     `line()` is the consumer's connection: nothing else is on its way there while this one uses it.
     """
@@ -70,7 +93,8 @@ class Delivery:
         *,
         topic: str,
         group: str,
-        handler: Callable[[Any, EventEnvelope], Awaitable[None]],
+        handler: Handler,
+        batch_handler: BatchHandler | None = None,
         admission: Admission,
         settings: BusSettings,
         metrics: BusMetrics,
@@ -81,6 +105,7 @@ class Delivery:
         self._topic = topic
         self._group = group
         self._handler = handler
+        self._batch_handler = batch_handler
         self._admission = admission
         self._settings = settings
         self._metrics = metrics
@@ -120,25 +145,51 @@ class Delivery:
         self.in_hand.clear()
         self._waiting.clear()
 
+    @property
+    def together(self) -> bool:
+        """Whether the handler asked for batches."""
+        return self._batch_handler is not None
+
     async def deliver(self, entry: Entry) -> None:
         """Bring one entry, which was taken, to its end or to its next attempt."""
+        admitted = await self._admitted(entry)
+        if admitted is not None:
+            await self._attempt(*admitted, attempt=1)
+
+    async def deliver_together(self, entries: Sequence[Entry]) -> None:
+        """Bring entries, which were taken, to their end or next attempt with one call for all.
+
+        One that was delivered before comes alone: perhaps it ends its consumer's process, and then
+        it is known which it was.
+        """
+        fresh: list[_Admitted] = []
+        for entry in entries:
+            if entry.redelivered:
+                await self.deliver(entry)
+            elif (admitted := await self._admitted(entry)) is not None:
+                fresh.append(admitted)
+        if fresh:
+            await self._attempt_together(fresh)
+
+    async def _admitted(self, entry: Entry) -> _Admitted | None:
+        """Return what may be handled of an entry; None where its end has come already."""
         if entry.gone:
             await self._acknowledge(entry)
-            return
+            return None
         try:
             message, envelope = self._admission.admit(
                 entry.wire, topic=self._topic, delivery=entry.key
             )
         except Refused as refused:
             await self._refuse(entry, refused)
-            return
+            return None
         self._tracker.observe(
             entry.stream, envelope.incarnation, envelope.sequence, redelivered=entry.redelivered
         )
         if envelope.event_id in self._handled:
             self._metrics.duplicates.add(topic=self._topic, group=self._group)
             await self._acknowledge(entry)
-            return
+            return None
         if entry.redelivered and await self._died_before(entry, envelope):
             await self._give_up(
                 entry,
@@ -146,8 +197,8 @@ class Delivery:
                 "its handling ended without an answer each time",
                 attempts=envelope.attempts_allowed or LIMITS.retries,
             )
-            return
-        await self._attempt(entry, message, envelope, attempt=1)
+            return None
+        return _Admitted(entry, message, envelope)
 
     @property
     def is_due(self) -> bool:
@@ -195,6 +246,30 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - any failure is retried, then a dead letter
             await self._failed(entry, envelope, attempt, error)
             return
+        await self._succeeded(entry, envelope)
+
+    async def _attempt_together(self, admitted: Sequence[_Admitted]) -> None:
+        """Handle all with one call; if it fails, each alone: one that is bad then fails alone."""
+        if self._batch_handler is None:
+            raise RuntimeError("the handler did not ask for batches")
+        try:
+            await self._batch_handler([(message, envelope) for _, message, envelope in admitted])
+        except Exception as error:  # noqa: BLE001 - whatever it was, each is attempted alone
+            self._metrics.retried.add(topic=self._topic, group=self._group)
+            _LOG.warning(
+                "batch_failed",
+                topic=self._topic,
+                group=self._group,
+                messages=len(admitted),
+                error=repr(error),
+            )
+            for each in admitted:
+                await self._attempt(*each, attempt=1)
+            return
+        for entry, _, envelope in admitted:
+            await self._succeeded(entry, envelope)
+
+    async def _succeeded(self, entry: Entry, envelope: EventEnvelope) -> None:
         self._remember(envelope.event_id)
         self._handled_since += 1
         self._oldest = min(self._oldest, envelope.created_at)

@@ -2,8 +2,8 @@
 
 It never touches a live run. Field reports and decision records come from the bus into a durable
 store, each once, and are joined into trajectories; rewards are a versioned formula over the causal
-quantities alone. `simic.learn` makes a belief for the policy `bandit`; the supervisor side,
-`simic.service`, runs no learner yet.
+quantities alone. `simic.learn` makes an ensemble for the policy `awr` or a belief for `bandit`;
+the supervisor side, `simic.service`, runs no learner yet.
 """
 
 from esper_async.simic.experience import Experience, experiences_of

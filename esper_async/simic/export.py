@@ -12,7 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from esper_async.leyline import FieldReport
+from esper_async.leyline import DecisionRecord, FieldReport
+from esper_async.simic.draws import draw_of
 from esper_async.simic.evidence import Measured
 from esper_async.simic.experience import Experience
 from esper_async.simic.reward import FORMULA_VERSION
@@ -27,9 +28,9 @@ _OF_TYPE = {
         "run", "command", "operation", "policy", "policy_version", "report", "seed", "site",
         "blueprint", "outcome",
     ),
-    "int64": ("boundary", "global_step", "reward_version"),
+    "int64": ("chosen", "boundary", "global_step", "reward_version"),
     "float64": (
-        "decided_at", "log_probability", "value",
+        "idle_probability", "decided_at", "log_probability", "value",
         *(f"benefit_{bound}" for bound in _BOUNDS), *(f"contribution_{bound}" for bound in _BOUNDS),
         "parameter_ratio", "compute_boundaries", "terminal_gain",
         "reward_benefit", "reward_rent", "reward_terminal", "reward_budget", "reward",
@@ -52,8 +53,16 @@ def export_parquet(store: ExperienceStore, path: Path, query: Query | None = Non
         MissingExtraError: the extra `parquet` is not installed.
     """
     arrow, parquet = _pyarrow()
+    columns = [(name, getattr(arrow, kind)()) for kind, names in _OF_TYPE.items() for name in names]
+    texts, numbers = arrow.list_(arrow.string()), arrow.list_(arrow.float64())
     schema = arrow.schema(
-        [(name, getattr(arrow, kind)()) for kind, names in _OF_TYPE.items() for name in names],
+        [
+            *columns,
+            ("choice_sites", texts),
+            ("choice_blueprints", texts),
+            ("choice_features", arrow.list_(numbers)),
+            ("choice_probabilities", numbers),
+        ],
         metadata={VERSION_KEY: str(FORMULA_VERSION)},
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -104,6 +113,7 @@ def _row(each: Experience) -> dict[str, object]:
             decision.log_probability if decision.HasField("log_probability") else None
         ),
         "value": decision.value if decision.HasField("value") else None,
+        **_of_draw(decision),
         **(_of_report(each.step.reports[-1]) if each.step.reports else {}),
         **_of_effect("benefit", evidence.benefit),
         **_of_effect("contribution", evidence.contribution),
@@ -117,6 +127,22 @@ def _row(each: Experience) -> dict[str, object]:
         "reward_budget": each.reward.budget,
         "reward": each.reward.total,
         "reward_version": each.reward_version,
+    }
+
+
+def _of_draw(decision: DecisionRecord) -> dict[str, object]:
+    """Return what could have been planted, entry by entry, with features and probabilities."""
+    draw = draw_of(decision)
+    if draw is None:
+        return {}
+    offer = draw.offer
+    return {
+        "choice_sites": [offer.sites[place] for place in offer.site_of],
+        "choice_blueprints": [offer.blueprints[place] for place in offer.blueprint_of],
+        "choice_features": offer.features().tolist(),
+        "choice_probabilities": draw.probabilities.tolist(),
+        "idle_probability": draw.idle,
+        "chosen": draw.chosen,
     }
 
 

@@ -14,6 +14,7 @@ from esper_async.leyline import (
     spec_of,
 )
 from esper_async.leyline.validation import validate
+from esper_async.simic.choices import choices_problem
 
 Record = FieldReport | DecisionRecord
 
@@ -69,7 +70,7 @@ def _decision_problem(decision: DecisionRecord) -> str | None:
         return "decided_at is not a time"
     if decision.HasField("log_probability") and not _log_probability(decision.log_probability):
         return f"log_probability {decision.log_probability} is none"
-    return None
+    return choices_problem(decision) if decision.HasField("choices") else None
 
 
 def _finite(quantity: Quantity) -> bool:

@@ -1,17 +1,29 @@
-"""`python -m esper_async.simic.learn STATE_DIR FILE.json`: a belief for the `bandit` policy."""
+"""`python -m esper_async.simic.learn STATE_DIR FILE.json`: what a policy decides by, from runs.
+
+`--learner awr` (the default) makes an ensemble for the policy `awr`, from decisions whose whole
+choice was recorded; `--learner bandit` a belief for the policy `bandit`, from every germination.
+"""
 
 import argparse
+import hashlib
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from esper_async.simic.awr import learn_ensemble
 from esper_async.simic.bandit import learn_belief
 from esper_async.simic.experience import Experience
 from esper_async.simic.lessons import lessons_from
+from esper_async.simic.reward import FORMULA_VERSION
 from esper_async.simic.schema import Query
 from esper_async.simic.store import ExperienceStore
+from esper_async.simic.trials import trials_from
 from esper_async.tamiyo.policies.linear_belief import FeatureVersionError, save_belief
+from esper_async.tamiyo.policies.softmax_ensemble import save_ensemble
 
 _PAGE = 1_000
 _PLANTED = Query(operation="GERMINATE", reported=True)
@@ -25,33 +37,94 @@ def planted(store: ExperienceStore) -> Iterator[Experience]:
         yield from (each for _, each in page)
 
 
+def kept_back(each: Experience, share: float) -> bool:
+    """Whether the run of an experience is kept back: always the same runs for the same share."""
+    name = hashlib.sha256(each.step.decision.run_id.encode()).digest()
+    return int.from_bytes(name[:8]) < share * 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a learner made of the experience, in words, and how to write it down."""
+
+    digest: str
+    lessons: int
+    runs: frozenset[str]
+    skipped: Counter[str]
+    save: Callable[[Path, Mapping[str, Any]], None]
+
+
+def learn_awr(experiences: Iterable[Experience], *, seed: int) -> Learned:
+    """Learn an ensemble by advantage-weighted regression."""
+    told = trials_from(experiences)
+    ensemble = learn_ensemble(told.trials, seed=seed)
+    return Learned(
+        ensemble.digest,
+        len(told.trials),
+        told.runs,
+        told.skipped,
+        lambda path, lineage: save_ensemble(ensemble, path, lineage=lineage),
+    )
+
+
+def learn_bandit(experiences: Iterable[Experience], *, seed: int) -> Learned:
+    """Learn a belief as the pessimistic bandit does, which draws nothing at random."""
+    told = lessons_from(experiences)
+    belief = learn_belief(told)
+    return Learned(
+        belief.digest,
+        len(told),
+        told.runs,
+        told.skipped,
+        lambda path, lineage: save_belief(belief, path, lineage=lineage),
+    )
+
+
+LEARNERS = {"awr": learn_awr, "bandit": learn_bandit}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m esper_async.simic.learn")
     parser.add_argument("state_dir", type=Path, help="as .esper")
     parser.add_argument("output", type=Path, help="the file that is written")
+    parser.add_argument("--learner", choices=sorted(LEARNERS), default="awr")
+    parser.add_argument("--seed", type=int, default=0, help="of the members' draws")
+    parser.add_argument(
+        "--keep-back", type=float, default=0.0, metavar="SHARE",
+        help="of the runs, drawn by their names, that teach nothing and so can judge",
+    )  # fmt: skip
     asked = parser.parse_args(argv)
+    if not 0.0 <= asked.keep_back < 1.0:
+        parser.error(f"--keep-back {asked.keep_back} is no share below 1")
     try:
         with closing(ExperienceStore.of(asked.state_dir)) as store:
-            lessons = lessons_from(planted(store))
+            taught = (each for each in planted(store) if not kept_back(each, asked.keep_back))
+            learned = LEARNERS[asked.learner](taught, seed=asked.seed)
     except FileNotFoundError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except FeatureVersionError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    if not len(lessons):
-        why = "; ".join(f"{count}: {reason}" for reason, count in lessons.skipped.items())
+    if not learned.lessons:
+        why = "; ".join(f"{count}: {reason}" for reason, count in learned.skipped.items())
         sys.stderr.write(
             f"nothing to learn from in {asked.state_dir} ({why or 'nothing was planted'})\n"
         )
         return 1
-    belief = learn_belief(lessons)
-    lineage = {"lessons": len(lessons), "runs": sorted(lessons.runs), "learner": "bandit-1"}
-    save_belief(belief, asked.output, lineage=lineage)
+    lineage = {
+        "lessons": learned.lessons,
+        "runs": sorted(learned.runs),
+        "learner": f"{asked.learner}-1",
+        "reward_version": FORMULA_VERSION,
+        "seed": asked.seed,
+        "kept_back": asked.keep_back,
+    }
+    learned.save(asked.output, lineage)
     sys.stdout.write(
-        f"{asked.output}: {belief.digest}, from {len(lessons)} placements of "
-        f"{len(lessons.runs)} runs\n"
+        f"{asked.output}: {learned.digest}, from {learned.lessons} placements of "
+        f"{len(learned.runs)} runs\n"
     )
     return 0
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from esper_async.leyline import SeedOperation
 from esper_async.simic.experience import Experience
+from esper_async.tamiyo.offer import PLACEMENT_WIDTH
 from esper_async.tamiyo.policies.linear_belief import Floats, check_features
-from esper_async.tamiyo.policies.placement_features import PLACEMENT_WIDTH
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,9 +67,10 @@ class SimicService:
             async with anyio.create_task_group() as group:
                 for topic in _TOPICS:
                     handler = functools.partial(self._take, store)
-                    group.start_soon(
-                        functools.partial(self._bus.consume, topic, GROUP, handler, consumer=GROUP)
+                    consume = functools.partial(
+                        self._bus.consume_batches, topic, GROUP, handler, consumer=GROUP
                     )
+                    group.start_soon(consume)
                 group.start_soon(self._keep_count, store)
                 ready()
         finally:
@@ -91,13 +93,17 @@ class SimicService:
         return ExperienceStore(self._path, now=self._clock.time, bounds=self._bounds)
 
     async def _take(
-        self, store: ExperienceStore, message: "Message", envelope: EventEnvelope
+        self, store: ExperienceStore, arrived: Sequence[tuple["Message", EventEnvelope]]
     ) -> None:
-        """Store one message. Raises when the disk fails, so that the bus delivers it again."""
-        event = envelope.event_id
-        result = await self._disk.call(to_thread.run_sync, store.take, message, event)
-        self._metrics.experiences.add(1, result=result)
-        if result is not Intake.DUPLICATE:
+        """Store messages in one transaction, so that they wait for the disk once.
+
+        Raises when the disk fails, so that the bus delivers them again.
+        """
+        messages = [(message, envelope.event_id) for message, envelope in arrived]
+        results = await self._disk.call(to_thread.run_sync, store.take_many, messages)
+        for result, count in Counter(results).items():
+            self._metrics.experiences.add(count, result=result)
+        if any(result is not Intake.DUPLICATE for result in results):
             self._changed.set()
 
     async def _keep_count(self, store: ExperienceStore) -> None:

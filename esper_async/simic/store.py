@@ -52,8 +52,8 @@ class Bounds:
     seen_age_s: float = 30 * 86_400.0
 
 
-_UNBOUNDED = Bounds(entries=1 << 62, size_bytes=1 << 62, age_s=math.inf, seen_age_s=math.inf)
-"""For those who only read: they drop nothing."""
+UNBOUNDED = Bounds(entries=1 << 62, size_bytes=1 << 62, age_s=math.inf, seen_age_s=math.inf)
+"""For those who stand beside a supervisor: they drop nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class ExperienceStore:
         path = experience_path(state_dir)
         if not path.exists():
             raise FileNotFoundError(f"there is no experience at {path}")
-        return cls(path, now=time.time, bounds=_UNBOUNDED)
+        return cls(path, now=time.time, bounds=UNBOUNDED)
 
     @property
     def size_bytes(self) -> int:

@@ -100,6 +100,7 @@ class CellResult:
     kept: tuple[Mapping[str, Any], ...] = ()
     benefits: tuple[Mapping[str, Any], ...] = ()
     failure: str = ""
+    loss_in_nats: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

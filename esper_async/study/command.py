@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import anyio
 
@@ -94,7 +95,14 @@ def _folder(root: Path, plan: StudyPlan) -> Path:
     return root / f"{plan.name.replace(' ', '-')}-{plan.hash[:8]}"
 
 
-def write_plan(folder: Path, plan: StudyPlan) -> None:
+class _Plan(Protocol):
+    @property
+    def hash(self) -> str: ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+def write_plan(folder: Path, plan: _Plan) -> None:
     """Write the plan down before anything is run; one that is there already is the same."""
     path = folder / "plan.json"
     if not path.exists():

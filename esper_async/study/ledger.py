@@ -42,7 +42,7 @@ class Ledger:
     def read(self, cell: Cell) -> CellResult | None:
         """The result of a cell; None when there is none that can be read."""
         try:
-            document = json.loads(self._path(cell).read_bytes())
+            document = json.loads(self.path(cell).read_bytes())
             return CellResult.from_json(document["result"])
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
@@ -50,8 +50,9 @@ class Ledger:
     def write(self, cell: Cell, result: CellResult) -> None:
         """Keep the result of a cell, durable when this returns."""
         document = {"cell": cell.label, "result": result.to_json()}
-        write_atomically(self._path(cell), json.dumps(document).encode())
+        write_atomically(self.path(cell), json.dumps(document).encode())
 
-    def _path(self, cell: Cell) -> Path:
+    def path(self, cell: Cell) -> Path:
+        """Where the result of a cell is, once there is one."""
         key = cell.key(self._code)
         return self._folder / key[:2] / f"{key}.json"

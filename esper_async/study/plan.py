@@ -7,6 +7,7 @@ changed is another study.
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -253,7 +254,7 @@ def load_plan(path: Path) -> StudyPlan:
         plan = StudyPlan.model_validate(document)
     except ValidationError as error:
         raise ConfigurationError(str(path), problems_of(error, StudyPlan)) from None
-    return _absolute(plan, path.parent)
+    return plan.model_copy(update={"tasks": absolute_tasks(plan.name, plan.tasks, path.parent)})
 
 
 def with_first_seed(plan: StudyPlan, first_seed: int) -> StudyPlan:
@@ -268,15 +269,19 @@ def with_first_seed(plan: StudyPlan, first_seed: int) -> StudyPlan:
         raise ConfigurationError(plan.name, problems_of(error, StudyPlan)) from None
 
 
-def _absolute(plan: StudyPlan, base: Path) -> StudyPlan:
-    """Make the paths of task files absolute: they are relative to the study file."""
-    tasks = {}
-    for name, task in plan.tasks.items():
+def absolute_tasks(plan: str, tasks: Mapping[str, TaskPlan], base: Path) -> dict[str, TaskPlan]:
+    """Make the paths of task files absolute: they are relative to the folder of the plan's file.
+
+    Raises:
+        ConfigurationError: a file is not there.
+    """
+    found = {}
+    for name, task in tasks.items():
         place, _, function = task.task.rpartition(":")
         if place.endswith(".py"):
             file = (base / place).resolve()
             if not file.is_file():
-                raise ConfigurationError(plan.name, [f"tasks.{name}: there is no file {file}"])
+                raise ConfigurationError(plan, [f"tasks.{name}: there is no file {file}"])
             task = task.model_copy(update={"task": f"{file}:{function}"})
-        tasks[name] = task
-    return plan.model_copy(update={"tasks": tasks})
+        found[name] = task
+    return found

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from esper_async.kasmina.evaluation import SampleLoss
 from esper_async.kasmina.legal import CertificateStore
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Seed
@@ -26,6 +27,7 @@ from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.global_random import seed_everything
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, parameters_of
+from esper_async.tolaria.run_journal import Listener
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.task_source import load_task
 from esper_async.tolaria.training import LossError
@@ -33,8 +35,14 @@ from esper_async.tolaria.training import LossError
 _TOLD = ("boundary", "seed", "site", "blueprint", "from_stage", "to_stage")
 
 
-def run_cell(cell: Cell, store: CertificateStore | None) -> CellResult:
-    """Train a cell once, on one torch thread.
+def run_cell(
+    cell: Cell,
+    store: CertificateStore | None,
+    *,
+    run_id: str = "run",
+    listener: Listener | None = None,
+) -> CellResult:
+    """Train a cell once, on one torch thread; `listener` is told every record of the run.
 
     Raises:
         TaskError, ValueError, ...: what `Engine` raises for a task that cannot be trained. A run
@@ -55,6 +63,8 @@ def run_cell(cell: Cell, store: CertificateStore | None) -> CellResult:
     engine = Engine(
         task,
         options,
+        run_id=run_id,
+        listener=listener,
         certificates=store,
         blueprints=list(cell.arm["blueprints"]) or None,
         policy=_policy(cell),
@@ -64,7 +74,7 @@ def run_cell(cell: Cell, store: CertificateStore | None) -> CellResult:
             outcome = engine.run()
     except LossError as error:
         return _diverged(str(error), task, epochs, time.perf_counter() - began)
-    return _result(cell, outcome, spent, epochs, chosen, time.perf_counter() - began)
+    return _result(cell, task, outcome, spent, epochs, chosen, time.perf_counter() - began)
 
 
 def _prepared(cell: Cell) -> tuple[Task, int, dict[str, Any]]:
@@ -126,6 +136,7 @@ def _policy(cell: Cell) -> Policy | None:
 
 def _result(
     cell: Cell,
+    task: Task,
     outcome: Outcome,
     spent: Mapping[str, float],
     epochs: int,
@@ -159,6 +170,7 @@ def _result(
         transitions=tuple({name: each.get(name) for name in _TOLD} for each in outcome.transitions),
         kept=tuple(map(kept_record, kept)),
         benefits=tuple(_benefit(seed) for seed in seeds if seed.benefit_vs_twin is not None),
+        loss_in_nats=SampleLoss(task.loss).in_nats,
         options=dict(chosen),
     )
 

@@ -1,13 +1,14 @@
 """The supervisor's bus, whichever is open: services are made before it, and outlive a restart."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from google.protobuf.message import Message
 
 from esper_async.leyline.v1.enums_pb2 import MessagePriority
-from esper_async.oona.bus import Bus, Handler
+from esper_async.oona.bus import Bus
+from esper_async.oona.delivery import BatchHandler, Handler
 
 _LOOK_EVERY_S = 0.1
 
@@ -43,11 +44,30 @@ class CurrentBus:
         self, topic: str, group: str, handler: Handler, *, consumer: str, optional: bool = False
     ) -> None:
         """Consume from whichever bus is open until cancelled; as `Bus.consume`."""
+        await self._from_each(
+            lambda bus: bus.consume(topic, group, handler, consumer=consumer, optional=optional)
+        )
+
+    async def consume_batches(
+        self,
+        topic: str,
+        group: str,
+        handler: BatchHandler,
+        *,
+        consumer: str,
+        optional: bool = False,
+    ) -> None:
+        """Consume from whichever bus is open until cancelled; as `Bus.consume_batches`."""
+        await self._from_each(
+            lambda bus: bus.consume_batches(
+                topic, group, handler, consumer=consumer, optional=optional
+            )
+        )
+
+    async def _from_each(self, consume: Callable[[Bus], Coroutine[Any, Any, None]]) -> None:
         while True:
             bus = await self._open()
-            consuming = asyncio.ensure_future(
-                bus.consume(topic, group, handler, consumer=consumer, optional=optional)
-            )
+            consuming = asyncio.ensure_future(consume(bus))
             closing = asyncio.ensure_future(bus.wait_closed())
             tasks = (consuming, closing)
             try:

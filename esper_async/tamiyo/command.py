@@ -114,7 +114,8 @@ class Decision:
     whose probability is not known: a report on it cannot be weighted.
 
     `value` is the return that the policy expected; `evidence` holds what it saw and every head's
-    distribution, as `tamiyo.evidence` packs them.
+    distribution, as `tamiyo.evidence` packs them, `choices` all that it drew from with the
+    probability of each, as `tamiyo.offer` packs them.
     """
 
     command: Command
@@ -123,6 +124,7 @@ class Decision:
     alternatives: tuple[Mapping[str, Any], ...] = field(default=())
     value: float | None = None
     evidence: str | None = None
+    choices: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -133,6 +135,7 @@ class Decision:
             "alternatives": [dict(entry) for entry in self.alternatives],
             "value": self.value,
             "evidence": self.evidence,
+            "choices": self.choices,
         }
 
 
@@ -149,4 +152,5 @@ def decision_from_json(data: Mapping[str, Any]) -> Decision:
         tuple(data["alternatives"]),
         data["value"],
         data["evidence"],
+        data["choices"],
     )

@@ -219,7 +219,8 @@ class Chronicle:
 
     def _tell(self, kind: str, **fields: Any) -> None:
         record = self.note(kind, **fields)
-        record.pop("evidence", None)  # the journal has it; thousands of them would be in memory
+        for packed in ("evidence", "choices"):  # the journal has them; thousands would be in memory
+            record.pop(packed, None)
         self.told[kind].append(record)
         del self.told[kind][:-MOST_TOLD]
 

@@ -22,6 +22,7 @@ from esper_async.leyline import (
 from esper_async.leyline.v1 import enums_pb2 as enums
 from esper_async.leyline.v1.reports_pb2 import Quantity, TournamentLoser
 from esper_async.tamiyo.evidence import unpack
+from esper_async.tamiyo.offer import unpack_draw
 from esper_async.tolaria.emergency_signal import issuer, signal_of
 from esper_async.tolaria.telemetry import points_of
 
@@ -34,6 +35,8 @@ _GATES = {
     "G4": "G4_SYSTEM_IMPACT",
     "G5": "G5_RESET",
 }
+_PACKED = ("evidence", "choices")
+"""What the decision record has in its own form."""
 _KNOWN_METRICS = ("training_loss", "validation_loss", "validation_accuracy")
 
 Record = Mapping[str, Any]
@@ -59,7 +62,7 @@ def telemetry_of(record: Record, *, loss_unit: str) -> TelemetryPacket:
     event = packet.events.add(
         name=RUN_RECORD, created_at=record["time"], level=enums.TELEMETRY_LEVEL_INFO
     )
-    told = {key: value for key, value in record.items() if key != "evidence"}
+    told = {key: value for key, value in record.items() if key not in _PACKED}
     event.fields["record"] = json.dumps(told, separators=(",", ":"))
     for point in points_of(record, loss_unit=loss_unit):
         labels = {"run": record["run"], **point.labels}
@@ -115,6 +118,9 @@ def decision_of(record: Record) -> DecisionRecord:
     evidence = record.get("evidence")
     message = DecisionRecord() if evidence is None else unpack(evidence)
     message.MergeFrom(_plain_decision(record))
+    choices = record.get("choices")  # journals of earlier versions have none
+    if choices is not None:
+        message.choices.CopyFrom(unpack_draw(choices))
     for alternative in record["alternatives"]:
         _add_alternative(message, alternative)
     placements = record.get("placements")  # journals of earlier versions have none

@@ -35,6 +35,7 @@ def complete() -> dict[str, Message]:
     named["KernelRequest-compilation"] = _compilation()
     named["FieldReport-costs"] = _costs()
     named["DecisionRecord-placements"] = _placements()
+    named["DecisionRecord-choices"] = _choices()
     return named | {f"AdaptationCommand-{name}": each for name, each in commands().items()}
 
 
@@ -150,6 +151,27 @@ def _placements() -> leyline.DecisionRecord:
     """Return a decision with what was added to it since the release."""
     record = examples.decision_record()
     record.placements.add(version="placement-1", values=[1.0, 0.25])
+    return record
+
+
+def _choices() -> leyline.DecisionRecord:
+    """Return a decision with everything that could have been drawn; added since the release."""
+    record = examples.decision_record()
+    record.choices.CopyFrom(
+        leyline.ChoiceSet(
+            sites=["block.1", "block.2"],
+            depths=[1, 2],
+            blueprints=["BP009"],
+            blueprint_facts=[1.0, 0.25, 0.0, 0.0],
+            site_of=[0, 1],
+            blueprint_of=[0, 0],
+            parameters=[130, 300],
+            host_parameters=1000,
+            probabilities=[0.25, 0.5],
+            idle_probability=0.25,
+            chosen=1,
+        )
+    )
     return record
 
 

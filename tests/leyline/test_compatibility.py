@@ -16,12 +16,14 @@ from esper_async.leyline import generate
 from esper_async.leyline.compatibility import breaking_changes
 
 ADDED_SINCE_THE_RELEASE = [
+    "esper.leyline.v1.DecisionRecord.choices (field 17) is gone",
     "esper.leyline.v1.DecisionRecord.placements (field 16) is gone",
     "esper.leyline.v1.FieldReport.compute_ratio (field 22) is gone",
     "esper.leyline.v1.FieldReport.parameter_ratio (field 21) is gone",
     "esper.leyline.v1.FieldReport.stage (field 20) is gone",
     "esper.leyline.v1.KernelRequest.batch (field 11) is gone",
     "esper.leyline.v1.KernelRequest.threads (field 12) is gone",
+    "message esper.leyline.v1.ChoiceSet is gone",
     "message esper.leyline.v1.PlacementFeatures is gone",
 ]
 """What the protos have beyond the released set; `generate --release` takes it in."""

@@ -14,6 +14,7 @@ from esper_async.simic.learn import main
 from esper_async.simic.lessons import Lessons, lessons_from
 from esper_async.simic.trajectory import Step
 from esper_async.tamiyo.command import Germinate
+from esper_async.tamiyo.offer import PLACEMENT_VERSION, PLACEMENT_WIDTH, Offer
 from esper_async.tamiyo.policies.bandit import PESSIMISM, BanditPolicy
 from esper_async.tamiyo.policies.linear_belief import (
     NOISE_NATS,
@@ -21,12 +22,6 @@ from esper_async.tamiyo.policies.linear_belief import (
     LinearBelief,
     load_belief,
     save_belief,
-)
-from esper_async.tamiyo.policies.placement_features import (
-    PLACEMENT_VERSION,
-    PLACEMENT_WIDTH,
-    deepest_of,
-    placement_features,
 )
 from tests.simic.experiences import decision, quantity, report
 from tests.tamiyo.graph_views import view
@@ -145,12 +140,7 @@ def test_what_teaches_nothing_is_counted_by_why() -> None:
 def test_the_policy_plants_by_what_was_learned_and_says_by_which(tmp_path: Path) -> None:
     here = view(14)
     policy = BanditPolicy(0)
-    offered = np.array(
-        [
-            placement_features(each, here, policy._catalogue, deepest=deepest_of(here))
-            for each in here.placements
-        ]
-    )
+    offered = Offer.of(here, policy._catalogue).features()
     belief = learn_belief(lessons_from(history(200, arms=offered)))
     save_belief(belief, tmp_path / "bandit.json", lineage={})
     taught = BanditPolicy(0, belief=load_belief(tmp_path / "bandit.json"))
@@ -178,7 +168,7 @@ def test_a_store_is_learned_from_by_command(
     store.take_many([(step.reports[0], f"r{step.boundary}") for step in steps])
     store.close()
     output = tmp_path / "bandit.json"
-    assert main([str(tmp_path), str(output)]) == 0
+    assert main([str(tmp_path), str(output), "--learner", "bandit"]) == 0
     assert "from 50 placements of 1 runs" in capsys.readouterr().out
     assert load_belief(output).digest == learn_belief(lessons_from(history(50))).digest
     assert json.loads(output.read_text())["lineage"]["lessons"] == 50

@@ -123,7 +123,7 @@ async def test_what_came_before_it_was_restarted_is_not_counted_twice(
                 assert service.detail()["rejected"] == 0
 
 
-async def test_a_malformed_message_is_rejected_and_the_next_one_stored(
+async def test_a_malformed_message_is_rejected_and_the_one_beside_it_stored(
     server: EmbeddedServer, tmp_path: Path
 ):
     async with bus_to(server) as bus:
@@ -131,8 +131,9 @@ async def test_a_malformed_message_is_rejected_and_the_next_one_stored(
         async with running(service):
             assert service.store is not None
             broken = report("a", 1, command_id="")
-            await service._take(service.store, broken, EventEnvelope(event_id="e1"))
-            await service._take(service.store, report("a", 2), EventEnvelope(event_id="e2"))
+            whole = report("a", 2)
+            events = [EventEnvelope(event_id=name) for name in ("e1", "e2")]
+            await service._take(service.store, [(broken, events[0]), (whole, events[1])])
             expected = {"rejected": 1, "reports": 1}
             await until(lambda: expected.items() <= service.detail().items())
 

@@ -23,8 +23,16 @@ class FakeBus:
     async def consume(
         self, topic: str, group: str, handler: Callable[[str], None], **_: Any
     ) -> None:
+        await self._consume(handler, f"{topic} from {self.name}")
+
+    async def consume_batches(
+        self, topic: str, group: str, handler: Callable[[str], None], **_: Any
+    ) -> None:
+        await self._consume(handler, f"batches of {topic} from {self.name}")
+
+    async def _consume(self, handler: Callable[[str], None], heard: str) -> None:
         self.consumers += 1
-        handler(f"{topic} from {self.name}")
+        handler(heard)
         try:
             await asyncio.Event().wait()
         finally:
@@ -48,11 +56,11 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_consuming_waits_for_a_bus_and_goes_on_with_the_next() -> None:
+@pytest.mark.parametrize(("way", "said"), [("consume", ""), ("consume_batches", "batches of ")])
+async def test_consuming_waits_for_a_bus_and_goes_on_with_the_next(way: str, said: str) -> None:
     holder, heard = Holder(), list[str]()
-    consuming = asyncio.ensure_future(
-        CurrentBus(holder).consume("control", "g", heard.append, consumer="c")  # type: ignore[arg-type]
-    )
+    consume = getattr(CurrentBus(holder), way)
+    consuming = asyncio.ensure_future(consume("control", "g", heard.append, consumer="c"))
     await asyncio.sleep(0)
     assert not consuming.done()
     first = holder.bus = FakeBus("the first")
@@ -62,7 +70,7 @@ async def test_consuming_waits_for_a_bus_and_goes_on_with_the_next() -> None:
     await until(lambda: first.consumers == 0)
     second = holder.bus = FakeBus("the second")
     await until(lambda: len(heard) == 2)
-    assert heard == ["control from the first", "control from the second"]
+    assert heard == [f"{said}control from the first", f"{said}control from the second"]
     consuming.cancel()
     await asyncio.wait([consuming])
     assert (consuming.cancelled(), second.consumers) == (True, 0)

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from esper_async.leyline.v1 import enums_pb2 as enums
+from esper_async.tamiyo.offer import unpack_draw
+from esper_async.tamiyo.policies import make_policy
 from esper_async.tolaria.messages import (
     Primary,
     decision_of,
@@ -13,6 +15,7 @@ from esper_async.tolaria.messages import (
     telemetry_of,
 )
 from esper_async.tolaria.task import Task
+from tests.tamiyo.graph_views import view
 from tests.tolaria.growth_tasks import listed, regression
 
 BOUNDARY: dict[str, Any] = {
@@ -96,3 +99,13 @@ def test_a_decision_record_carries_the_features_of_what_it_plants() -> None:
 def test_a_decision_of_an_earlier_journal_carries_none() -> None:
     assert len(decision_of(DECISION).placements) == 0
     assert len(decision_of({**DECISION, "placements": None}).placements) == 0
+    assert not decision_of(DECISION).HasField("choices")
+
+
+def test_a_decision_record_carries_all_that_it_was_drawn_from_and_telemetry_does_not() -> None:
+    choices = make_policy("random", 1).decide(view(14)).choices
+    assert choices is not None
+    record = {**DECISION, "choices": choices}
+    assert decision_of(record).choices == unpack_draw(choices)
+    packet = telemetry_of({**record, "seq": 1, "kind": "decision"}, loss_unit="nats")
+    assert choices not in packet.events[0].fields["record"]

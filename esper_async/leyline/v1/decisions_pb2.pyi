@@ -216,6 +216,84 @@ class PlacementFeatures(_message.Message):
 Global___PlacementFeatures: _TypeAlias = PlacementFeatures  # noqa: Y015
 
 @_typing.final
+class ChoiceSet(_message.Message):
+    """Every action that could be drawn when one was: to plant one placement, or nothing. Placement i is
+    `blueprint_of[i]` at `site_of[i]`; a list that is empty or longer than another is an error. About
+    10 bytes a placement. Policies that choose by heads record those, and the graph, instead.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITES_FIELD_NUMBER: _builtins.int
+    DEPTHS_FIELD_NUMBER: _builtins.int
+    BLUEPRINTS_FIELD_NUMBER: _builtins.int
+    BLUEPRINT_FACTS_FIELD_NUMBER: _builtins.int
+    SITE_OF_FIELD_NUMBER: _builtins.int
+    BLUEPRINT_OF_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    HOST_PARAMETERS_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    IDLE_PROBABILITY_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    host_parameters: _builtins.int
+    idle_probability: _builtins.float
+    """of planting nothing"""
+    chosen: _builtins.int
+    """a placement; absent: nothing was planted"""
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def depths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """one a site"""
+
+    @_builtins.property
+    def blueprints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def blueprint_facts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """four a blueprint: grade, risk, experimental, replaces; NaN: not known"""
+
+    @_builtins.property
+    def site_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """indices into `sites`"""
+
+    @_builtins.property
+    def blueprint_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """indices into `blueprints`"""
+
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of each placement"""
+
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """of each placement, under the behaviour policy"""
+
+    def __init__(
+        self,
+        *,
+        sites: _abc.Iterable[_builtins.str] | None = ...,
+        depths: _abc.Iterable[_builtins.int] | None = ...,
+        blueprints: _abc.Iterable[_builtins.str] | None = ...,
+        blueprint_facts: _abc.Iterable[_builtins.float] | None = ...,
+        site_of: _abc.Iterable[_builtins.int] | None = ...,
+        blueprint_of: _abc.Iterable[_builtins.int] | None = ...,
+        parameters: _abc.Iterable[_builtins.int] | None = ...,
+        host_parameters: _builtins.int = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        idle_probability: _builtins.float = ...,
+        chosen: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chosen", b"_chosen", "chosen", b"chosen"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chosen", b"_chosen", "blueprint_facts", b"blueprint_facts", "blueprint_of", b"blueprint_of", "blueprints", b"blueprints", "chosen", b"chosen", "depths", b"depths", "host_parameters", b"host_parameters", "idle_probability", b"idle_probability", "parameters", b"parameters", "probabilities", b"probabilities", "site_of", b"site_of", "sites", b"sites"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chosen: _TypeAlias = _typing.Literal["chosen"]  # noqa: Y015
+    _WhichOneofArgType__chosen: _TypeAlias = _typing.Literal["_chosen", b"_chosen"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chosen) -> _WhichOneofReturnType__chosen | None: ...
+
+Global___ChoiceSet: _TypeAlias = ChoiceSet  # noqa: Y015
+
+@_typing.final
 class DecisionRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -235,6 +313,7 @@ class DecisionRecord(_message.Message):
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     DECIDED_AT_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     decision_id: _builtins.str
     run_id: _builtins.str
@@ -260,6 +339,10 @@ class DecisionRecord(_message.Message):
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementFeatures]:
         """one for each candidate of the command"""
 
+    @_builtins.property
+    def choices(self) -> Global___ChoiceSet:
+        """absent: nothing was drawn, its probability is not known, or too many to tell"""
+
     def __init__(
         self,
         *,
@@ -279,10 +362,11 @@ class DecisionRecord(_message.Message):
         alternatives: _abc.Iterable[Global___Alternative] | None = ...,
         decided_at: _builtins.float = ...,
         placements: _abc.Iterable[Global___PlacementFeatures] | None = ...,
+        choices: Global___ChoiceSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_value", b"_value", "command", b"command", "graph", b"graph", "log_probability", b"log_probability", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_value", b"_value", "choices", b"choices", "command", b"command", "graph", b"graph", "log_probability", b"log_probability", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_value", b"_value", "alternatives", b"alternatives", "boundary", b"boundary", "command", b"command", "decided_at", b"decided_at", "decision_id", b"decision_id", "global_step", b"global_step", "graph", b"graph", "heads", b"heads", "log_probability", b"log_probability", "placements", b"placements", "policy", b"policy", "policy_version", b"policy_version", "reason", b"reason", "run_id", b"run_id", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability", "_value", b"_value", "alternatives", b"alternatives", "boundary", b"boundary", "choices", b"choices", "command", b"command", "decided_at", b"decided_at", "decision_id", b"decision_id", "global_step", b"global_step", "graph", b"graph", "heads", b"heads", "log_probability", b"log_probability", "placements", b"placements", "policy", b"policy", "policy_version", b"policy_version", "reason", b"reason", "run_id", b"run_id", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_probability: _TypeAlias = _typing.Literal["log_probability"]  # noqa: Y015
     _WhichOneofArgType__log_probability: _TypeAlias = _typing.Literal["_log_probability", b"_log_probability"]  # noqa: Y015

@@ -18,7 +18,6 @@ from esper_async.tamiyo.graph.structure import (
     Ground,
     Structure,
     blueprints_of,
-    catalogue_facts,
     ground_key,
     lay_ground,
     lay_out,
@@ -26,6 +25,7 @@ from esper_async.tamiyo.graph.structure import (
     sites_of,
 )
 from esper_async.tamiyo.legality import OPERATIONS, legal_operations, seed_operations
+from esper_async.tamiyo.offer import catalogue_facts
 from esper_async.tamiyo.view import Placement, SeedView, View
 
 _STAGES = (

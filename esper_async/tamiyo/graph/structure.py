@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper_async.karn.catalogue import Catalogue
 from esper_async.tamiyo.graph.features import TABLES, NodeType
 from esper_async.tamiyo.graph.relations import Relation
 from esper_async.tamiyo.view import SeedView, SiteView, View
@@ -267,12 +266,3 @@ def _relate_seeds(table: NDArray[np.int64], ground: Ground, planted: Planted) ->
         [ground.blueprint_index[blueprint] for _, _, blueprint in planted]
     )
     table[nodes, kinds], table[kinds, nodes] = Relation.BLUEPRINT_SEED, Relation.SEED_BLUEPRINT
-
-
-def catalogue_facts(catalogue: Catalogue, blueprint: str) -> tuple[float | None, ...]:
-    """Return grade, risk, whether it is experimental and replaces; None of what is not known."""
-    known = catalogue.find(blueprint)
-    if known is None:
-        return (None, None, None, None)
-    replaces = None if known.output is None else float(known.output == "replacement")
-    return (known.stage, known.risk, float(known.tier == "experimental"), replaces)

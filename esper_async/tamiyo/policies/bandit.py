@@ -13,9 +13,9 @@ import numpy as np
 from esper_async.karn.catalogue import Catalogue
 from esper_async.kasmina.quantity import Quantity
 from esper_async.tamiyo.command import Decision, Germinate, NoOp
+from esper_async.tamiyo.offer import Offer, pack_draw
 from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.policies.linear_belief import NOISE_NATS, LinearBelief
-from esper_async.tamiyo.policies.placement_features import deepest_of, placement_features
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tamiyo.view import SeedView, View
 
@@ -57,25 +57,22 @@ class BanditPolicy:
             return Decision(NoOp(), f"before boundary {self._start}", 1.0)
         if not view.may_plant():
             return Decision(NoOp(), "nothing may be planted now", 1.0)
-        deepest = deepest_of(view)
-        features = np.array(
-            [
-                placement_features(each, view, self._catalogue, deepest=deepest)
-                for each in view.placements
-            ]
-        )
+        offer = Offer.of(view, self._catalogue)
+        features = offer.features()
         bounds = self._belief.lower_bounds(features, pessimism=PESSIMISM)
         best = int(bounds.argmax())
         count = len(view.placements)
         explores = self._draw.uniform() < EXPLORATION
         chosen = int(self._draw.uniform() * count) if explores else best
-        probability = EXPLORATION / count + (1.0 - EXPLORATION) * (chosen == best)
+        probabilities = np.full(count, EXPLORATION / count)
+        probabilities[best] += 1.0 - EXPLORATION
         placement = view.placements[chosen]
         self._planted = {placement.site + "/" + placement.blueprint: features[chosen].tolist()}
         return Decision(
             Germinate((placement.candidate(),)),
             f"at least {bounds[chosen]:+.4f} nats expected" + (", drawn" if explores else ""),
-            float(probability),
+            float(probabilities[chosen]),
+            choices=pack_draw(offer, probabilities, chosen),
         )
 
     def _learn(self, view: View) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper_async.runtime.files import write_json_atomically
-from esper_async.tamiyo.policies.placement_features import PLACEMENT_VERSION, PLACEMENT_WIDTH
+from esper_async.tamiyo.offer import PLACEMENT_VERSION, PLACEMENT_WIDTH
 
 Floats = NDArray[np.float64]
 RIDGE = 1.0

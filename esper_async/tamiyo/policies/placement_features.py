@@ -6,42 +6,10 @@ of one version is refused by a policy of another.
 
 from typing import Any
 
-import numpy as np
-
 from esper_async.karn.catalogue import Catalogue
 from esper_async.tamiyo.command import Command, Germinate
-from esper_async.tamiyo.graph.structure import catalogue_facts
-from esper_async.tamiyo.view import Placement, View
-
-PLACEMENT_VERSION = "placement-1"
-PLACEMENT_WIDTH = 8
-
-
-def deepest_of(view: View) -> int:
-    """Return the depth of the deepest site where something may be planted; 0 where nothing may."""
-    return max((each.depth for each in view.placements), default=0)
-
-
-def placement_features(
-    placement: Placement, view: View, catalogue: Catalogue, *, deepest: int
-) -> list[float]:
-    """Return (8,): 1, size, size of the host's, depth, grade, risk, experimental, replaces.
-
-    `deepest` is that of the view: it is the same for all of its placements.
-    """
-    stage, risk, experimental, replaces = (
-        0.5 if fact is None else fact for fact in catalogue_facts(catalogue, placement.blueprint)
-    )
-    return [
-        1.0,
-        float(np.log1p(placement.parameters)) / 10.0,
-        min(placement.parameters / max(view.host_parameters, 1), 8.0) / 8.0,
-        placement.depth / max(deepest, 1),
-        stage / 6.0,
-        risk,
-        experimental,
-        replaces,
-    ]
+from esper_async.tamiyo.offer import PLACEMENT_VERSION, Offer
+from esper_async.tamiyo.view import View
 
 
 def planted_features(command: Command, view: View, catalogue: Catalogue) -> dict[str, Any] | None:
@@ -51,14 +19,10 @@ def planted_features(command: Command, view: View, catalogue: Catalogue) -> dict
     """
     if not isinstance(command, Germinate):
         return None
-    offered = {(each.site, each.blueprint): each for each in view.placements}
-    placements = [offered.get((each.site, each.blueprint)) for each in command.candidates]
-    deepest = deepest_of(view)
-    found = [
-        placement_features(each, view, catalogue, deepest=deepest)
-        for each in placements
-        if each is not None
-    ]
-    if len(found) != len(command.candidates):
+    places = {(each.site, each.blueprint): place for place, each in enumerate(view.placements)}
+    found = [places.get((each.site, each.blueprint)) for each in command.candidates]
+    chosen = [place for place in found if place is not None]
+    if len(chosen) != len(found):
         return None
-    return {"version": PLACEMENT_VERSION, "values": found}
+    values = Offer.of(view, catalogue).features()[chosen]
+    return {"version": PLACEMENT_VERSION, "values": values.tolist()}

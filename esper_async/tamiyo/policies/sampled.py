@@ -2,7 +2,11 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
+
+from esper_async.karn.catalogue import Catalogue
 from esper_async.tamiyo.command import Decision, Germinate, NoOp
+from esper_async.tamiyo.offer import Offer, pack_draw, place_of
 from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.view import View
 
@@ -18,6 +22,7 @@ class RandomPolicy:
     def __init__(self, seed: int, start_boundary: int = START_BOUNDARY) -> None:
         self._draw = Draw(seed, self.name)
         self._start = start_boundary
+        self._catalogue = Catalogue()
 
     def decide(self, view: View) -> Decision:
         """Return a germination of one placement, or no-op."""
@@ -26,8 +31,13 @@ class RandomPolicy:
         if not view.may_plant():
             return Decision(NoOp(), "nothing may be planted now", 1.0)
         chosen = self._draw.sample(view.placements, 1)[0]
+        offer = Offer.of(view, self._catalogue)
+        even = np.full(len(offer), 1.0 / len(offer))
         return Decision(
-            Germinate((chosen.candidate(),)), "drawn evenly", 1.0 / len(view.placements)
+            Germinate((chosen.candidate(),)),
+            "drawn evenly",
+            1.0 / len(offer),
+            choices=pack_draw(offer, even, place_of(chosen, view)),
         )
 
     def _due(self, view: View) -> bool:

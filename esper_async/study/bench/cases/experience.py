@@ -2,9 +2,11 @@
 
 Decisions with a small graph, and a report on every other; 100 000 messages in the full form, a
 tenth of them in the short one, whose bars on memory and start-up are lower to fit. Each message
-that arrives alone waits for the disk by itself: that figure is the disk's, and has no bar.
+that arrives alone waits for the disk by itself: that figure is the disk's, and has no bar. What
+waits on the bus is taken in batches, by the coach as it runs and from a Redis of its own.
 """
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -18,8 +20,15 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from esper_async.leyline import DecisionRecord, FieldReport, value_of
+from esper_async.leyline import TOPICS, DecisionRecord, FieldReport, Signer, spec_of, value_of
+from esper_async.leyline.envelope import wrap
 from esper_async.leyline.v1 import enums_pb2 as enums
+from esper_async.oona import Bus, EmbeddedServer
+from esper_async.oona.connection import connect
+from esper_async.oona.delivery import BatchHandler, one_at_a_time
+from esper_async.oona.groups import ensure_groups
+from esper_async.oona.streams import WIRE_FIELD, normal_lane
+from esper_async.simic.service import SimicService
 from esper_async.simic.store import ExperienceStore
 from esper_async.study.bench.benchmark import (
     Bar,
@@ -32,6 +41,7 @@ from esper_async.study.bench.benchmark import (
     shown,
     wants,
 )
+from esper_async.study.bench.bus_load import KEY, open_bus, running_server
 from esper_async.study.bench.experience_faults import Reopening
 
 _MESSAGES = {Effort.SHORT: 10_000, Effort.FULL: 100_000}
@@ -41,8 +51,10 @@ _MOST_START_S = {Effort.SHORT: 0.2, Effort.FULL: 3.0}
 _LEAST_A_SECOND = 2_000.0
 _MOST_SAMPLE_MS = 5.0
 _TAKEN, _BATCH, _ALONE = 3_200, 128, 100
+_LOOK_EVERY_S = 0.005
 _A_RUN = 100
 _INGEST = "messages taken a second, 128 at a time"
+_FROM_BUS = "messages taken from the bus a second"
 _DRAWN = "a sample of 32, median"
 _HELD = "memory that an open store takes"
 _STARTED = "from opening to the first sample"
@@ -54,6 +66,8 @@ def measure(effort: Effort) -> list[Row]:
     """Take in, then open in a process of its own and draw."""
     with tempfile.TemporaryDirectory(prefix="esper-experience-") as folder:
         rows = _ingest(Path(folder) / "taken.sqlite") if wants(_INGEST) else []
+        if wants(_FROM_BUS):
+            rows.append(asyncio.run(_from_bus(Path(folder))))
         if wants(_DRAWN, _HELD, _STARTED):
             rows += _opened(Path(folder) / "full.sqlite", effort)
     return rows
@@ -79,6 +93,39 @@ def _ingest(path: Path) -> list[Row]:
         shown("messages taken a second, one at a time", _ALONE / alone_s, "1/s",
               note="each waits for the disk"),
     ]  # fmt: skip
+
+
+async def _from_bus(folder: Path) -> Row:
+    """Have the coach take what waits on a bus; too slow a one is stopped at twice the time."""
+    async with running_server() as server, open_bus(server) as bus:
+        await _fill(server, _TAKEN)
+        service, ready = SimicService(folder, bus), asyncio.Event()
+        task = asyncio.create_task(service.run(ready.set))
+        await ready.wait()
+        started = time.perf_counter()
+        taken, taken_s = 0, 0.0
+        while taken < _TAKEN and taken_s < 2 * _TAKEN / _LEAST_A_SECOND:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            assert service.store is not None
+            kept = service.store.count()
+            taken, taken_s = kept["decisions"] + kept["reports"], time.perf_counter() - started
+        task.cancel()
+        await asyncio.wait({task})
+    return judged(_FROM_BUS, taken / taken_s, "1/s", Bar("at least", _LEAST_A_SECOND),
+                  note=f"{taken} of {_TAKEN} that waited, decisions and reports")  # fmt: skip
+
+
+async def _fill(server: EmbeddedServer, count: int) -> None:
+    """Put messages on their topics, signed, as producers would have."""
+    client = connect(server.url, timeout_s=10.0)
+    for topic in ("decisions", "field_reports"):
+        await ensure_groups(client, normal_lane(topic), TOPICS[topic].required_groups)
+    signer, pipeline = Signer(KEY), client.pipeline(transaction=False)
+    for message, _ in islice(_messages(), count):
+        wire = wrap(message, source="bench", signer=signer)
+        pipeline.xadd(normal_lane(spec_of(message).topic.name), {WIRE_FIELD: wire})
+    await pipeline.execute()
+    await client.aclose()
 
 
 def _opened(path: Path, effort: Effort) -> list[Row]:
@@ -156,6 +203,12 @@ def _report(run: str, boundary: int) -> FieldReport:
     return message
 
 
+async def _one_at_a_time(
+    bus: Bus, topic: str, group: str, handler: BatchHandler, *, consumer: str
+) -> None:
+    await bus.consume(topic, group, one_at_a_time(handler), consumer=consumer)
+
+
 def _in_child(fault: str) -> AbstractContextManager[None]:
     return replaced(f"{__name__}._child_fault", fault)
 
@@ -170,6 +223,12 @@ BENCHMARK = Benchmark(
             "bounds are held and bytes counted again each time",
             lambda: replaced(f"{__name__}._store_type", Reopening),
             fails=(_INGEST,),
+        ),
+        Mutant(
+            "a coach that takes from the bus one at a time",
+            "each message waits for the disk by itself",
+            lambda: replaced("esper_async.oona.bus.Bus.consume_batches", _one_at_a_time),
+            fails=(_FROM_BUS,),
         ),
         Mutant(
             "a sample that reads everything",

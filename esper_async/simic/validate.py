@@ -1,0 +1,92 @@
+"""`python -m esper_async.simic.validate STATE_DIR FILE.json`: is what was learned no worse?
+
+A doubly robust estimate of the reward a decision that an ensemble of `simic.learn` earns above the
+active policy: `--active FILE.json`, or without that placements drawn evenly. Runs that the ensemble
+was learned from do not judge it: learn with `--keep-back`. The record is printed as JSON, pass or
+fail; the exit code is 0 only for a pass.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from esper_async.runtime.files import write_json_atomically
+from esper_async.simic.doubly_robust import Chances, Difference, difference
+from esper_async.simic.learn import planted
+from esper_async.simic.reward import FORMULA_VERSION
+from esper_async.simic.store import ExperienceStore
+from esper_async.simic.trials import Trial, trials_from
+from esper_async.tamiyo.offer import Floats
+from esper_async.tamiyo.policies.linear_belief import FeatureVersionError
+from esper_async.tamiyo.policies.softmax_ensemble import load_ensemble
+
+
+def even(features: Floats) -> Floats:
+    """Return the probabilities (P,) of a draw that prefers nothing."""
+    return np.full(len(features), 1.0 / len(features))
+
+
+def judged(trials: Sequence[Trial], learned_from: Collection[str]) -> list[Trial]:
+    """Return the trials of runs that taught neither policy."""
+    taught = frozenset(learned_from)
+    return [trial for trial in trials if trial.run not in taught]
+
+
+def _policy(path: Path | None) -> tuple[Chances, str, list[str]]:
+    """Return a policy, its digest and the runs that it was learned from; without a file `even`."""
+    if path is None:
+        return even, "even", []
+    ensemble = load_ensemble(path)
+    lineage = json.loads(path.read_text())["lineage"]
+    return ensemble.probabilities, ensemble.digest, list(lineage["runs"])
+
+
+def _record(found: Difference, new: str, active: str) -> dict[str, Any]:
+    return {
+        "new": new,
+        "active": active,
+        "reward_version": FORMULA_VERSION,
+        "passes": found.passes,
+        **{name: _told(value) for name, value in asdict(found).items()},
+    }
+
+
+def _told(value: object) -> object:
+    """Return what JSON has: a figure that is not a number was not measured."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m esper_async.simic.validate")
+    parser.add_argument("state_dir", type=Path, help="as .esper")
+    parser.add_argument("file", type=Path, help="the ensemble that is judged")
+    parser.add_argument("--active", type=Path, help="the ensemble that it is compared with")
+    parser.add_argument("--record", type=Path, help="where the record is written, too")
+    asked = parser.parse_args(argv)
+    try:
+        new, named, taught = _policy(asked.file)
+        active, other, also = _policy(asked.active)
+        with closing(ExperienceStore.of(asked.state_dir)) as store:
+            trials = trials_from(planted(store)).trials
+    except (OSError, KeyError, ValueError, FeatureVersionError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 2
+    found = difference(judged(trials, [*taught, *also]), new, active)
+    record = _record(found, named, other)
+    if asked.record is not None:
+        write_json_atomically(asked.record, record)
+    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+    return 0 if found.passes else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
