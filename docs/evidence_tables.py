@@ -3,17 +3,24 @@
     bin/esper-supervisor bench growth --json > docs/evidence/growth.json
     python docs/evidence_tables.py
 
-A table stands between `<!-- growth -->` and `<!-- /growth -->`; nobody types a figure.
+A table stands between `<!-- growth -->` and `<!-- /growth -->`; nobody types a figure. What a study
+wrote to `arms.csv` lies in `evidence/studies/NAME/` and stands after `<!-- NAME/arms -->`.
 """
 
+import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 _HEADINGS = ("figure", "value", "baseline", "ratio", "95 %", "bar", "verdict", "remark")
-_TABLE = re.compile(r"<!-- (?P<name>[a-z-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
+_TABLE = re.compile(r"<!-- (?P<name>[a-z/-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
+_OF_STUDIES = {
+    "arms": "task arm score low high runs parameters total_macs shadow_share".split(),
+    "comparisons": "treated control task difference low high more_than holds".split(),
+}
 
 
 def filled(page: str, folder: Path) -> str:
@@ -21,6 +28,8 @@ def filled(page: str, folder: Path) -> str:
 
     def table_of(found: re.Match[str]) -> str:
         name = found["name"]
+        if "/" in name:
+            return f"<!-- {name} -->\n{_study_table(folder / 'studies', name)}\n<!-- /{name} -->"
         document = json.loads((folder / f"{name}.json").read_text())
         (benchmark,) = (one for one in document["benchmarks"] if one["name"] == name)
         commit = document.get("commit")
@@ -31,15 +40,32 @@ def filled(page: str, folder: Path) -> str:
 
 
 def tables_in(page: str) -> list[str]:
-    """Return the names of the benchmarks whose tables stand on the page."""
+    """Return the names of the benchmarks and `study/file` whose tables stand on the page."""
     return [found["name"] for found in _TABLE.finditer(page)]
 
 
 def _table(benchmark: dict[str, Any]) -> str:
     cells = [_cells(row) for row in benchmark["rows"]]
     used = [column for column, _ in enumerate(_HEADINGS) if any(row[column] for row in cells)]
-    lines = [[_HEADINGS[column] for column in used], ["---"] * len(used)]
-    lines += [[row[column] for column in used] for row in cells]
+    return _lines([_HEADINGS[column] for column in used], [[row[n] for n in used] for row in cells])
+
+
+def _study_table(folder: Path, name: str) -> str:
+    columns = _OF_STUDIES[name.rpartition("/")[2]]
+    with (folder / f"{name}.csv").open(newline="") as file:
+        rows = [[_rounded(row[column]) for column in columns] for row in csv.DictReader(file)]
+    return _lines([column.replace("_", " ") for column in columns], rows)
+
+
+def _rounded(text: str) -> str:
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

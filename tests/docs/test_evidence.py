@@ -19,8 +19,14 @@ def test_every_table_is_what_its_benchmark_printed() -> None:
 
 def test_what_was_measured_is_shown_and_can_be_measured_again() -> None:
     shown = tables_in(PAGE.read_text())
-    assert sorted(shown) == sorted(path.stem for path in FIGURES.glob("*.json"))
-    assert set(shown) <= set(CASES)
+    benchmarks = {name for name in shown if "/" not in name}
+    assert benchmarks == {path.stem for path in FIGURES.glob("*.json")}
+    assert benchmarks <= set(CASES)
+    studies = {f"{path.parent.name}/{path.stem}" for path in FIGURES.glob("studies/*/*.csv")}
+    assert set(shown) - benchmarks == studies
+    assert {name.partition("/")[0] for name in studies} <= {
+        path.stem for path in (ROOT / "config" / "studies").glob("*.toml")
+    }
 
 
 def test_a_figure_that_was_typed_would_be_noticed(tmp_path: Path) -> None:
