@@ -17,9 +17,19 @@ from typing import Any
 HERE = Path(__file__).parent
 _HEADINGS = ("figure", "value", "baseline", "ratio", "95 %", "bar", "verdict", "remark")
 _TABLE = re.compile(r"<!-- (?P<name>[a-z/-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
+_OF_ARMS = ("task", "arm", "score", "low", "high", "runs", "parameters", "total_macs")
 _OF_STUDIES = {
-    "arms": "task arm score low high runs parameters total_macs shadow_share".split(),
-    "comparisons": "treated control task difference low high more_than holds".split(),
+    "arms": (*_OF_ARMS, "shadow_share"),
+    "comparisons": (
+        "task",
+        "treated",
+        "control",
+        "difference",
+        "low",
+        "high",
+        "more_than",
+        "holds",
+    ),
 }
 
 
