@@ -527,6 +527,25 @@ def collect(
 
 @app.command()
 @reported
+def learn(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: simic/awr.json there.")
+    ] = None,
+    keep_back: Annotated[
+        float, typer.Option(min=0.1, max=0.9, help="Share of the runs that judge what is learned.")
+    ] = 0.5,
+    state_dir: StateDir = None,
+) -> None:
+    """Let Simic learn from what was experienced, and judge what it has learned."""
+    from esper_async.cli.learn import learn as learn_now
+    from esper_async.cli.running import state_dir_of
+
+    root = state_dir_of(state_dir)
+    raise typer.Exit(learn_now(root, _output(), file=output, keep_back=keep_back))
+
+
+@app.command()
+@reported
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
     mutants: Annotated[

@@ -29,6 +29,10 @@ _PAGE = 1_000
 _PLANTED = Query(operation="GERMINATE", reported=True)
 
 
+class NothingToLearnError(RuntimeError):
+    """No experience teaches anything; the message says why not."""
+
+
 def planted(store: ExperienceStore) -> Iterator[Experience]:
     """Yield every germination that was reported on, in order of arrival."""
     after = 0
@@ -52,6 +56,11 @@ class Learned:
     runs: frozenset[str]
     skipped: Counter[str]
     save: Callable[[Path, Mapping[str, Any]], None]
+
+    @property
+    def summary(self) -> str:
+        """A line of it, for people."""
+        return f"{self.digest}, from {self.lessons} placements of {len(self.runs)} runs"
 
 
 def learn_awr(experiences: Iterable[Experience], *, seed: int) -> Learned:
@@ -83,6 +92,41 @@ def learn_bandit(experiences: Iterable[Experience], *, seed: int) -> Learned:
 LEARNERS = {"awr": learn_awr, "bandit": learn_bandit}
 
 
+def learn_into(
+    state_dir: Path, output: Path, *, learner: str = "awr", seed: int = 0, keep_back: float = 0.0
+) -> Learned:
+    """Learn from the experience in a state directory, and write what was learned to a file.
+
+    Args:
+        learner: one of `LEARNERS`.
+        seed: of the members' draws.
+        keep_back: the share of the runs that teach nothing, and so can judge.
+
+    Raises:
+        FileNotFoundError: the state directory holds no experience.
+        FeatureVersionError: it is of features that this code does not have.
+        NothingToLearnError: none of it teaches anything; nothing was written.
+    """
+    with closing(ExperienceStore.of(state_dir)) as store:
+        taught = (each for each in planted(store) if not kept_back(each, keep_back))
+        learned = LEARNERS[learner](taught, seed=seed)
+    if not learned.lessons:
+        why = "; ".join(f"{count}: {reason}" for reason, count in learned.skipped.items())
+        raise NothingToLearnError(
+            f"nothing to learn from in {state_dir} ({why or 'nothing was planted'})"
+        )
+    lineage = {
+        "lessons": learned.lessons,
+        "runs": sorted(learned.runs),
+        "learner": f"{learner}-1",
+        "reward_version": FORMULA_VERSION,
+        "seed": seed,
+        "kept_back": keep_back,
+    }
+    learned.save(output, lineage)
+    return learned
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m esper_async.simic.learn")
@@ -98,34 +142,20 @@ def main(argv: list[str] | None = None) -> int:
     if not 0.0 <= asked.keep_back < 1.0:
         parser.error(f"--keep-back {asked.keep_back} is no share below 1")
     try:
-        with closing(ExperienceStore.of(asked.state_dir)) as store:
-            taught = (each for each in planted(store) if not kept_back(each, asked.keep_back))
-            learned = LEARNERS[asked.learner](taught, seed=asked.seed)
+        learned = learn_into(
+            asked.state_dir,
+            asked.output,
+            learner=asked.learner,
+            seed=asked.seed,
+            keep_back=asked.keep_back,
+        )
     except FileNotFoundError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    except FeatureVersionError as error:
+    except (FeatureVersionError, NothingToLearnError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    if not learned.lessons:
-        why = "; ".join(f"{count}: {reason}" for reason, count in learned.skipped.items())
-        sys.stderr.write(
-            f"nothing to learn from in {asked.state_dir} ({why or 'nothing was planted'})\n"
-        )
-        return 1
-    lineage = {
-        "lessons": learned.lessons,
-        "runs": sorted(learned.runs),
-        "learner": f"{asked.learner}-1",
-        "reward_version": FORMULA_VERSION,
-        "seed": asked.seed,
-        "kept_back": asked.keep_back,
-    }
-    learned.save(asked.output, lineage)
-    sys.stdout.write(
-        f"{asked.output}: {learned.digest}, from {learned.lessons} placements of "
-        f"{len(learned.runs)} runs\n"
-    )
+    sys.stdout.write(f"{asked.output}: {learned.summary}\n")
     return 0
 
 

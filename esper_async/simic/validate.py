@@ -64,6 +64,24 @@ def _told(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def validate(
+    state_dir: Path, file: Path, active: Path | None = None
+) -> tuple[Difference, dict[str, Any]]:
+    """Compare an ensemble with another, or with an even draw; return the difference, its record.
+
+    Raises:
+        OSError: a file or the experience is not there.
+        KeyError, ValueError: a file holds no ensemble.
+        FeatureVersionError: it is of features that this code does not have.
+    """
+    new, named, taught = _policy(file)
+    old, other, also = _policy(active)
+    with closing(ExperienceStore.of(state_dir)) as store:
+        trials = trials_from(planted(store)).trials
+    found = difference(judged(trials, [*taught, *also]), new, old)
+    return found, _record(found, named, other)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m esper_async.simic.validate")
@@ -73,15 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--record", type=Path, help="where the record is written, too")
     asked = parser.parse_args(argv)
     try:
-        new, named, taught = _policy(asked.file)
-        active, other, also = _policy(asked.active)
-        with closing(ExperienceStore.of(asked.state_dir)) as store:
-            trials = trials_from(planted(store)).trials
+        found, record = validate(asked.state_dir, asked.file, asked.active)
     except (OSError, KeyError, ValueError, FeatureVersionError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2
-    found = difference(judged(trials, [*taught, *also]), new, active)
-    record = _record(found, named, other)
     if asked.record is not None:
         write_json_atomically(asked.record, record)
     sys.stdout.write(json.dumps(record, indent=1) + "\n")

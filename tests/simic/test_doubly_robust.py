@@ -14,6 +14,7 @@ from esper_async.simic.learn import main as learn
 from esper_async.simic.trials import Trial
 from esper_async.simic.validate import even, judged, main
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH
+from tests.simic.experienced import experienced
 from tests.simic.test_awr import planted
 
 ANY = OverlapLimits(runs=2, effective=0.0, share=0.0, weight=float("inf"), mean_weight=(0, 1e9))
@@ -163,17 +164,7 @@ def test_by_command_what_was_learned_is_judged_by_runs_that_were_kept_back(
 ) -> None:
     """The third blueprint helps; an ensemble that was turned round avoids it."""
     state, output, record = tmp_path / "state", tmp_path / "awr.json", tmp_path / "record.json"
-    store = ExperienceStore(state / "simic" / "experience.sqlite", now=lambda: 1e6)
-    messages = []
-    for number in range(360):
-        run, place = f"run{number // 2}", number % 9
-        message, told = planted(number, place, 0.1 if place % 3 == 2 else -0.05)
-        for each in (message, told):
-            each.run_id = run
-        message.command.run_id = run
-        messages += [(message, f"{number}/d"), (told, f"{number}/r")]
-    store.take_many(messages)  # type: ignore[arg-type]
-    store.close()
+    experienced(state)
     assert learn([str(state), str(output), "--keep-back", "0.5"]) == 0
     runs = json.loads(output.read_text())["lineage"]["runs"]
     assert 60 < len(runs) < 120
