@@ -38,7 +38,7 @@ WORTH = 0.95
 """A compiled kernel is kept if it surely takes no more than this share of the eager one's time."""
 _TOLERANCE = {"float32": 1e-4, "float64": 1e-9, "bfloat16": 3e-2, "float16": 1e-2}
 # Raised by one whenever programs are made or called in another way, so that old ones lapse.
-_RULES = 1
+_RULES = 2
 _NO_ROOM = ("No space left on device", "Disk quota exceeded")
 _OPTIONS: Mapping[Strategy, Mapping[str, object]] = {
     Strategy.FAST: {"pattern_matcher": False, "aot_inductor.compile_wrapper_opt_level": "O0"},

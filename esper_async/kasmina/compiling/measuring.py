@@ -16,6 +16,7 @@ ROUNDS = 25
 # Of 25 rounds the 18th smallest lies above the median with a probability of 0.978 (binomial).
 _UPPER = 18
 _LAP_S = 0.002
+_LARGE_BYTES = 31 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ def measure(
 
     On one thread CPU time is what counts, which other work on the machine does not change.
     """
+    _settle_memory()
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     h = activation.detach().requires_grad_()
 
@@ -67,6 +69,16 @@ def measure(
     ratios = sorted(c / e for c, e in zip(times["ct"], times["et"], strict=True))
     ms = {name: 1e3 * median(taken) for name, taken in times.items()}
     return Pace(ms["ef"], ms["et"], ms["cf"], ms["ct"], median(ratios), ratios[_UPPER - 1])
+
+
+def _settle_memory() -> None:
+    """Have memory that is freed kept by this process, as in one that has trained for a while.
+
+    A new process gives the memory of large tensors back, and pays for every page when it gets it
+    anew: eager kernels, which make more of them, look up to twice as slow. glibc stops that at the
+    first free of a larger block, up to 32 MB (mallopt(3), `M_MMAP_THRESHOLD`).
+    """
+    torch.ones(_LARGE_BYTES, dtype=torch.uint8)
 
 
 def _laps_for(work: Callable[[], None], clock: Callable[[], float]) -> int:

@@ -53,7 +53,7 @@ SPATIAL = SiteInterface("spatial", (24, 14, 14))
 SEQUENCE = SiteInterface("sequence", (64, 48))
 FEATURE = SiteInterface("feature", (192,))
 _WISHES = {
-    Effort.SHORT: [Wish("BP011", SPATIAL, BATCH)],
+    Effort.SHORT: [Wish("BP017", SPATIAL, BATCH)],  # of gates, which fuse: it gains by far
     Effort.FULL: [
         Wish(blueprint.id, site, BATCH)
         for site in (SPATIAL, SEQUENCE, FEATURE)
@@ -93,7 +93,8 @@ def _rows(folder: Path, effort: Effort) -> list[Row]:
     kept = [(wish, record) for wish, record in zip(wishes, records, strict=True) if record.kept]
     _remember(folder, [record for _, record in kept])
     rows = [_told(record) for record in records]
-    rows.append(judged(KEPT, float(len(kept)), f"of {len(records)}", Bar("at least", 1)))
+    why = "" if kept else f"{records[0].blueprint_id}: {records[0].reason}"
+    rows.append(judged(KEPT, float(len(kept)), f"of {len(records)}", Bar("at least", 1), note=why))
     if kept and wants(SLOWEST, DIFFERENCE):
         rows += _measured_again(folder, kept, effort)
     if wants(COMPILED_AGAIN):
