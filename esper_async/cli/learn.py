@@ -8,7 +8,7 @@ from esper_async.runtime.files import write_json_atomically
 from esper_async.simic.doubly_robust import Difference
 from esper_async.simic.learn import NothingToLearnError, learn_into
 from esper_async.simic.validate import validate
-from esper_async.tamiyo.policies.linear_belief import FeatureVersionError
+from esper_async.tamiyo.policies.learned import FeatureVersionError
 
 
 def learn(state_dir: Path, output: Output, *, file: Path | None, keep_back: float) -> int:

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from esper_async.simic.lessons import Lessons
-from esper_async.tamiyo.offer import PLACEMENT_WIDTH
-from esper_async.tamiyo.policies.linear_belief import NOISE_NATS, RIDGE, Floats, LinearBelief
+from esper_async.tamiyo.offer import PLACEMENT_WIDTH, Floats
+from esper_async.tamiyo.policies.linear_belief import NOISE_NATS, RIDGE, LinearBelief
 
 PREFERENCE = 3.0
 """Standard errors that an advantage must clear to be a preference: one placement in 700 by luck."""

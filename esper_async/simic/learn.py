@@ -22,8 +22,7 @@ from esper_async.simic.reward import FORMULA_VERSION
 from esper_async.simic.schema import Query
 from esper_async.simic.store import ExperienceStore
 from esper_async.simic.trials import trials_from
-from esper_async.tamiyo.policies.linear_belief import FeatureVersionError, save_belief
-from esper_async.tamiyo.policies.softmax_ensemble import save_ensemble
+from esper_async.tamiyo.policies.learned import FeatureVersionError, digest_of, save_learned
 
 _PAGE = 1_000
 _PLANTED = Query(operation="GERMINATE", reported=True)
@@ -68,11 +67,11 @@ def learn_awr(experiences: Iterable[Experience], *, seed: int) -> Learned:
     told = trials_from(experiences)
     ensemble = learn_ensemble(told.trials, seed=seed)
     return Learned(
-        ensemble.digest,
+        digest_of(ensemble),
         len(told.trials),
         told.runs,
         told.skipped,
-        lambda path, lineage: save_ensemble(ensemble, path, lineage=lineage),
+        lambda path, lineage: save_learned(ensemble, path, lineage=lineage),
     )
 
 
@@ -81,11 +80,11 @@ def learn_bandit(experiences: Iterable[Experience], *, seed: int) -> Learned:
     told = lessons_from(experiences)
     belief = learn_belief(told)
     return Learned(
-        belief.digest,
+        digest_of(belief),
         len(told),
         told.runs,
         told.skipped,
-        lambda path, lineage: save_belief(belief, path, lineage=lineage),
+        lambda path, lineage: save_learned(belief, path, lineage=lineage),
     )
 
 

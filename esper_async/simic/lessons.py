@@ -8,8 +8,8 @@ import numpy as np
 
 from esper_async.leyline import SeedOperation
 from esper_async.simic.experience import Experience
-from esper_async.tamiyo.offer import PLACEMENT_WIDTH
-from esper_async.tamiyo.policies.linear_belief import Floats, check_features
+from esper_async.tamiyo.offer import PLACEMENT_WIDTH, Floats
+from esper_async.tamiyo.policies.learned import check_features
 
 
 @dataclass(frozen=True, slots=True, eq=False)

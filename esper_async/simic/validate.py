@@ -25,7 +25,7 @@ from esper_async.simic.reward import FORMULA_VERSION
 from esper_async.simic.store import ExperienceStore
 from esper_async.simic.trials import Trial, trials_from
 from esper_async.tamiyo.offer import Floats
-from esper_async.tamiyo.policies.linear_belief import FeatureVersionError
+from esper_async.tamiyo.policies.learned import FeatureVersionError, digest_of
 from esper_async.tamiyo.policies.softmax_ensemble import load_ensemble
 
 
@@ -46,7 +46,7 @@ def _policy(path: Path | None) -> tuple[Chances, str, list[str]]:
         return even, "even", []
     ensemble = load_ensemble(path)
     lineage = json.loads(path.read_text())["lineage"]
-    return ensemble.probabilities, ensemble.digest, list(lineage["runs"])
+    return ensemble.probabilities, digest_of(ensemble), list(lineage["runs"])
 
 
 def _record(found: Difference, new: str, active: str) -> dict[str, Any]:

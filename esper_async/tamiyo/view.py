@@ -29,7 +29,7 @@ class Placement:
         return Candidate(site=self.site, blueprint=self.blueprint, blend=self.blend)
 
 
-class Offer(Sequence[Placement]):
+class OfferedPlacements(Sequence[Placement]):
     """Some of a run's placements: all of them, listed once, and the places of those on offer.
 
     Who knows the list already need only look at the places.

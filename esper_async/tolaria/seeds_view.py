@@ -15,7 +15,14 @@ from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.seed_memory import SeedMemory
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import ACTIVE, ON_TRIAL, Stage
-from esper_async.tamiyo.view import MachineView, Offer, Placement, SeedView, SiteView, View
+from esper_async.tamiyo.view import (
+    MachineView,
+    OfferedPlacements,
+    Placement,
+    SeedView,
+    SiteView,
+    View,
+)
 
 MOST_MEASURED = 4_000_000
 """Gradients of a host's sites are looked at where they have no more elements than this together."""
@@ -105,7 +112,7 @@ class ViewMaker:
         needed = memory.needed_each(self._weights, self._saved)
         fitting = plantable & (needed <= left)
         largest = int(needed[fitting].max(initial=1))
-        return Offer(self._placements, np.flatnonzero(fitting)), left // largest
+        return OfferedPlacements(self._placements, np.flatnonzero(fitting)), left // largest
 
     def _gradients(self, executor: Executor) -> Mapping[str, float]:
         if not self._own:

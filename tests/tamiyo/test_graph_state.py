@@ -12,7 +12,7 @@ from esper_async.kasmina.stage import Stage
 from esper_async.tamiyo.graph.builder import GraphBuilder
 from esper_async.tamiyo.graph.features import NODE_TYPES, PAIR_FEATURES, TABLES, schema_digest
 from esper_async.tamiyo.graph.relations import Relation
-from esper_async.tamiyo.view import MachineView, Offer
+from esper_async.tamiyo.view import MachineView, OfferedPlacements
 from tests.tamiyo.graph_views import drawn_views, seed, view
 
 
@@ -111,7 +111,7 @@ def test_a_builder_that_has_seen_others_gives_the_graph_that_a_fresh_one_gives()
 def test_an_offer_of_a_list_gives_the_graph_that_its_placements_give() -> None:
     every, builder = tuple(view().placements), GraphBuilder()
     for places in ([0, 4, 5], [0, 4, 5], [1], [], list(range(9))):
-        offer = Offer(every, np.array(places, dtype=np.int64))
+        offer = OfferedPlacements(every, np.array(places, dtype=np.int64))
         one = builder.state(replace(view(), placements=offer))
         other = GraphBuilder().state(replace(view(), placements=list(offer)))
         assert torch.equal(one.pairs, other.pairs)

@@ -26,7 +26,7 @@ from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
 from esper_async.tamiyo.network import PolicyNetwork
 from esper_async.tamiyo.policies.graph import GraphPolicy
-from esper_async.tamiyo.view import Offer, Placement, View
+from esper_async.tamiyo.view import OfferedPlacements, Placement, View
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.options import RunOptions
@@ -125,7 +125,7 @@ class _TimedPolicy(GraphPolicy):
     def _padded(self, view: View) -> View:
         """Offer the others, too, wherever there is an offer; of one list, as a run does."""
         offered = view.placements
-        if not isinstance(offered, Offer):
+        if not isinstance(offered, OfferedPlacements):
             return replace(view, blueprints=OFFERED)
         if self._certified_ones is not offered.every:
             self._list(offered.every)
@@ -133,7 +133,7 @@ class _TimedPolicy(GraphPolicy):
         open_sites = np.unique(self._sites[offered.places])
         others = certified + np.flatnonzero(np.isin(self._sites[certified:], open_sites))
         places = np.concatenate([offered.places, others])
-        return replace(view, placements=Offer(self._every, places), blueprints=OFFERED)
+        return replace(view, placements=OfferedPlacements(self._every, places), blueprints=OFFERED)
 
     def _list(self, certified: tuple[Placement, ...]) -> None:
         sites = dict.fromkeys((each.site, each.depth) for each in certified)

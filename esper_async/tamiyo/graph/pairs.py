@@ -9,7 +9,7 @@ import numpy as np
 
 from esper_async.tamiyo.graph.features import PAIR_FEATURES, Floats
 from esper_async.tamiyo.graph.structure import Ground
-from esper_async.tamiyo.view import Offer, Placement
+from esper_async.tamiyo.view import OfferedPlacements, Placement
 
 
 class PairTable:
@@ -37,7 +37,7 @@ class PairTable:
 
     def holds(self, placements: Sequence[Placement]) -> bool:
         """Whether placements are of those that were listed here."""
-        if isinstance(placements, Offer):
+        if isinstance(placements, OfferedPlacements):
             return self.every is placements.every
         return self.every == tuple(placements)
 
@@ -54,7 +54,7 @@ class OfferedPairs(Mapping[int, Placement]):
 
     def __init__(self, table: PairTable, placements: Sequence[Placement]) -> None:
         self.table = table
-        self._chosen = placements.places if isinstance(placements, Offer) else None
+        self._chosen = placements.places if isinstance(placements, OfferedPlacements) else None
         places = table.places if self._chosen is None else table.places[self._chosen]
         self.legal = np.zeros(table.parameters.shape, dtype=np.bool_)
         self.legal.ravel()[places] = True
@@ -65,8 +65,8 @@ class OfferedPairs(Mapping[int, Placement]):
 
     def are(self, placements: Sequence[Placement]) -> bool:
         """Whether placements of the same table are these."""
-        if self._chosen is None or not isinstance(placements, Offer):
-            return self._chosen is None and not isinstance(placements, Offer)
+        if self._chosen is None or not isinstance(placements, OfferedPlacements):
+            return self._chosen is None and not isinstance(placements, OfferedPlacements)
         return np.array_equal(self._chosen, placements.places)
 
     def features(self, remaining_parameters: int) -> Floats:
@@ -90,4 +90,4 @@ class OfferedPairs(Mapping[int, Placement]):
 
 
 def _every(placements: Sequence[Placement]) -> tuple[Placement, ...]:
-    return placements.every if isinstance(placements, Offer) else tuple(placements)
+    return placements.every if isinstance(placements, OfferedPlacements) else tuple(placements)

@@ -7,6 +7,7 @@ from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tamiyo.network.choosing import drawn_by
 from esper_async.tamiyo.offer import Offer, pack_draw
 from esper_async.tamiyo.policies.draw import Draw
+from esper_async.tamiyo.policies.learned import check_same_policy, digest_of
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tamiyo.policies.softmax_ensemble import SoftmaxEnsemble
 from esper_async.tamiyo.view import View
@@ -24,7 +25,7 @@ class AwrPolicy:
     def __init__(
         self, seed: int, ensemble: SoftmaxEnsemble, start_boundary: int = START_BOUNDARY
     ) -> None:
-        self.version = f"1+{ensemble.digest}"
+        self.version = f"1+{digest_of(ensemble)}"
         self._draw = Draw(seed, self.name)
         self._ensemble = ensemble
         self._start = start_boundary
@@ -57,9 +58,5 @@ class AwrPolicy:
         Raises:
             ValueError: it is that of other weights.
         """
-        if state["version"] != self.version:
-            raise ValueError(
-                f"the run was decided by {state['version']}, and {self.version} is at hand: a "
-                f"resumed run keeps its policy; put that one back, or begin a new run"
-            )
+        check_same_policy(state["version"], self.version)
         self._draw.load_state_dict(state["draw"])

@@ -15,6 +15,7 @@ from esper_async.kasmina.quantity import Quantity
 from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tamiyo.offer import Offer, pack_draw
 from esper_async.tamiyo.policies.draw import Draw
+from esper_async.tamiyo.policies.learned import digest_of
 from esper_async.tamiyo.policies.linear_belief import NOISE_NATS, LinearBelief
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tamiyo.view import SeedView, View
@@ -42,7 +43,7 @@ class BanditPolicy:
         *,
         belief: LinearBelief | None = None,
     ) -> None:
-        self.version = "1" if belief is None else f"1+{belief.digest}"
+        self.version = "1" if belief is None else f"1+{digest_of(belief)}"
         self._draw = Draw(seed, self.name)
         self._start = start_boundary
         self._catalogue = Catalogue()

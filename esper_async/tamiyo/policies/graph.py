@@ -33,6 +33,7 @@ from esper_async.tamiyo.network.choosing import (
 from esper_async.tamiyo.network.policy_file import load_policy
 from esper_async.tamiyo.network.transformer import KeptBiases
 from esper_async.tamiyo.policies.draw import Draw
+from esper_async.tamiyo.policies.learned import check_same_policy
 from esper_async.tamiyo.view import View
 
 SHIPPED = Path(__file__).with_name("imitation.policy")
@@ -160,11 +161,7 @@ class GraphPolicy:
         Raises:
             ValueError: it is that of other weights.
         """
-        if state["version"] != self.version:
-            raise ValueError(
-                f"the run was decided by {state['version']}, and {self.version} is at hand: a "
-                f"resumed run keeps its policy; put that one back, or begin a new run"
-            )
+        check_same_policy(state["version"], self.version)
         self._draw.load_state_dict(state["draw"])
 
 

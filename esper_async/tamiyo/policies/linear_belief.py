@@ -8,7 +8,6 @@ Algorithm 2 with horizon 1, and LinUCB (Li et al. 2010, Algorithm 1) with the si
 turned round; s is the spread of what a placement brings about what its features say.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,19 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from esper_async.runtime.files import write_json_atomically
-from esper_async.tamiyo.offer import PLACEMENT_VERSION, PLACEMENT_WIDTH
+from esper_async.tamiyo.offer import PLACEMENT_VERSION, PLACEMENT_WIDTH, Floats
+from esper_async.tamiyo.policies.learned import check_features
 
-Floats = NDArray[np.float64]
 RIDGE = 1.0
 NOISE_NATS = 0.02
 """The spread s where nothing has been measured yet."""
-
-
-class FeatureVersionError(ValueError):
-    """Something was learned from, or is about, features of another version."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,12 +56,6 @@ class LinearBelief:
             self.noise,
         )
 
-    @property
-    def digest(self) -> str:
-        """Eight hexadecimal digits that name this belief."""
-        text = json.dumps(self.to_json(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
     def to_json(self) -> dict[str, Any]:
         """Return the belief as JSON values, with the version of the features it is about."""
         return {
@@ -89,22 +76,8 @@ class LinearBelief:
         return cls(np.array(data["precision"]), np.array(data["weighted"]), float(data["noise"]))
 
 
-def check_features(version: str) -> None:
-    """Raise FeatureVersionError for features of another version than the one in use."""
-    if version != PLACEMENT_VERSION:
-        raise FeatureVersionError(
-            f"these are features {version!r}, and {PLACEMENT_VERSION!r} are in use: learn anew "
-            "from runs of this version"
-        )
-
-
-def save_belief(belief: LinearBelief, path: Path, *, lineage: Mapping[str, Any]) -> None:
-    """Write a belief and what it was learned from, as JSON. Raises OSError."""
-    write_json_atomically(path, {**belief.to_json(), "lineage": dict(lineage)})
-
-
 def load_belief(path: Path) -> LinearBelief:
-    """Read what `save_belief` wrote.
+    """Read what `save_learned` wrote of a belief.
 
     Raises:
         FeatureVersionError: it is about features of another version.

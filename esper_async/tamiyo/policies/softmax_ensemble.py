@@ -10,7 +10,6 @@ agree; where nothing was taught they keep what each began with, and the spread t
 makes such placements unlikely.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from esper_async.runtime.files import write_json_atomically
 from esper_async.tamiyo.offer import PLACEMENT_VERSION, PLACEMENT_WIDTH, Floats
-from esper_async.tamiyo.policies.linear_belief import check_features
+from esper_async.tamiyo.policies.learned import check_features
 
 PESSIMISM = 1.0
 """κ: standard deviations of the members that are taken off their mean."""
@@ -55,12 +53,6 @@ class SoftmaxEnsemble:
         found: Floats = exploration * softmax(scores)
         found[scores.argmax()] += 1.0 - exploration
         return found
-
-    @property
-    def digest(self) -> str:
-        """Eight hexadecimal digits that name these weights."""
-        text = json.dumps(self.to_json(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def to_json(self) -> dict[str, Any]:
         """Return the weights as JSON values, with the version of the features they are about."""
@@ -97,13 +89,8 @@ def softmax(scores: Floats) -> Floats:
     return found
 
 
-def save_ensemble(ensemble: SoftmaxEnsemble, path: Path, *, lineage: Mapping[str, Any]) -> None:
-    """Write weights and what they were learned from, as JSON. Raises OSError."""
-    write_json_atomically(path, {**ensemble.to_json(), "lineage": dict(lineage)})
-
-
 def load_ensemble(path: Path) -> SoftmaxEnsemble:
-    """Read what `save_ensemble` wrote.
+    """Read what `save_learned` wrote of an ensemble.
 
     Raises:
         FeatureVersionError: it is about features of another version.
