@@ -7,6 +7,7 @@ an operator who has the seed on trial removed.
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -33,6 +34,8 @@ TROUBLE_AT = 36
 """A little after the first checkpoint, with seeds in shadow and none on trial."""
 CULL_AT = 76
 """With a seed on trial beside its twin, since before the second checkpoint."""
+_CHECKPOINT_STEPS = CHECKPOINT_EVERY * STEPS_AN_EPOCH
+_POLL_S = 0.001
 _BATCH = 16
 _BLUEPRINTS = ["BP001", "BP014", "BP021"]
 _GROWTH = GrowthOptions(
@@ -50,9 +53,15 @@ _GROWTH = GrowthOptions(
 
 
 class Fate:
-    """What comes to a life from outside: an operator's wish, and trouble with the loss."""
+    """What comes to a life from outside: an operator's wish, and trouble with the loss.
 
-    def __init__(self, folder: Path) -> None:
+    With `waits` the life trains on only once its last checkpoint is in place, so that what follows
+    does not hang on how long the machine took to write it.
+    """
+
+    def __init__(self, folder: Path, *, waits: bool = False) -> None:
+        self._checkpoints = folder / "checkpoints"
+        self._waits = waits
         told = list(read_journal(folder / "journal.jsonl"))
         self._asked = any(record.get("policy") == "operator" for record in told)
         self._went_back = any(record["kind"] == "rollback" for record in told)
@@ -77,6 +86,9 @@ class Fate:
     def heartbeat(self, step: int, **progress: Any) -> None:
         """Note the step."""
         self.step = step
+        due = (step - 1) // _CHECKPOINT_STEPS * _CHECKPOINT_STEPS
+        while self._waits and due and not (self._checkpoints / f"{due:010d}.json").exists():
+            time.sleep(_POLL_S)
 
     def wait(self, timeout_s: float) -> None:
         """Not wait: nothing pauses this run."""

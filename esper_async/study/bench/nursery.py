@@ -94,7 +94,8 @@ def _raise_child(body: Callable[[], None], limit_s: float | None) -> int:
 
 
 def _live(folder: Path, death: Death, mutant: str) -> None:
-    fate = Fate(folder)
+    # what a mutant breaks behind a checkpoint shows only in a life that finds that checkpoint
+    fate = Fate(folder, waits=death.place is not None and death.kind != "a checkpoint")
     with _broken(mutant), dying(death, fate):
         live(folder, fate)
 
