@@ -62,3 +62,25 @@ def lives(pid: int) -> bool:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def queued_s(process: Path) -> float:
+    """Return how long a process stood ready to run and waiting for a core, from its /proc folder.
+
+    It is told of the main thread, and of a process that has ended until it is reaped. Raises
+    OSError where the process is gone, or the kernel does not tell.
+    """
+    return int((process / "schedstat").read_text().split()[1]) / 1e9
+
+
+def queued_in_group(group: int) -> dict[int, float]:
+    """Return `queued_s` of each living process of a process group; none where nobody tells."""
+    found = {}
+    for entry in _PROC.glob("[0-9]*/stat"):
+        try:
+            of_group = int(entry.read_text().rpartition(")")[2].split()[2])
+            if of_group == group:
+                found[int(entry.parent.name)] = queued_s(entry.parent)
+        except OSError:
+            continue  # it ended meanwhile
+    return found

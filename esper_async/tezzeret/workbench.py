@@ -6,8 +6,11 @@ from typing import Any
 
 from esper_async.runtime.child import Child, ChildSpec
 from esper_async.tezzeret.job import JobKind, Work
+from esper_async.tezzeret.running_time import RunningTime
 
 Message = dict[str, Any]
+_LOOK_S = 2.0
+"""So often it is looked how long the worker has waited for a core."""
 MakeChild = Callable[[ChildSpec, Callable[[Message], None]], Child]
 
 
@@ -31,7 +34,8 @@ class Workbench:
     """At most one worker child. For one task at a time, in the loop of the main thread.
 
     A worker has `start_limit_s` to import torch, `job_limit_s` for each job, and
-    `compile_limit_s` for one that compiles.
+    `compile_limit_s` for one that compiles. What it waits for a core is not
+    counted, as `RunningTime` has it.
     """
 
     def __init__(
@@ -117,8 +121,17 @@ class Workbench:
         self, child: Child, reply: asyncio.Future[Any], limit_s: float
     ) -> Message:
         death = asyncio.ensure_future(child.wait())
+        assert child.pid is not None  # it was started
+        clock = RunningTime(child.pid, limit_s)
+        left_s = limit_s
         try:
-            await asyncio.wait({reply, death}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            while left_s > 0 and not (reply.done() or death.done()):
+                await asyncio.wait(
+                    {reply, death},
+                    timeout=min(left_s, _LOOK_S),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                left_s = clock.left_s()
             if reply.done():
                 report: Message = reply.result()
                 return report
@@ -126,7 +139,9 @@ class Workbench:
                 raise WorkerLostError(f"the worker died: {death.result().reason}")
             child.kill()
             await death
-            raise WorkerLostError(f"no result within {limit_s:g} s; the worker was killed")
+            waited = f" beside {clock.waited_s:.0f} s of waiting for a core"
+            spent = f"{limit_s:g} s{waited if clock.waited_s >= 1 else ''}"
+            raise WorkerLostError(f"no result within {spent}; the worker was killed")
         finally:
             self._awaited.clear()
             reply.cancel()

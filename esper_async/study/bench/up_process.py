@@ -79,15 +79,6 @@ class UpProcess:
             raise UpError(f"`up` ended with {code}")
 
 
-def queued_s(process: Path) -> float:
-    """Return how long a process stood ready to run and waiting for a core, from its /proc folder.
-
-    It is told of the main thread, and of a process that has ended until it is reaped. Raises
-    OSError where the process is gone, or the kernel does not tell.
-    """
-    return int((process / "schedstat").read_text().split()[1]) / 1e9
-
-
 @contextmanager
 def started(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper_async.runtime.journal import read_journal
+from esper_async.runtime.processes import queued_s
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
@@ -28,7 +29,7 @@ from esper_async.study.bench.benchmark import (
     wants,
 )
 from esper_async.study.bench.own_models import OWN_MODELS
-from esper_async.study.bench.up_process import queued_s, run_in_every_python, started
+from esper_async.study.bench.up_process import run_in_every_python, started
 
 MOST_FIRST_STEP_S = 5.0
 CALM_S = 3.5

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from esper_async.runtime.processes import queued_s
 from esper_async.study.bench.benchmark import (
     Bar,
     Benchmark,
@@ -28,7 +29,6 @@ from esper_async.study.bench.benchmark import (
 from esper_async.study.bench.up_process import (
     COMMAND,
     UpError,
-    queued_s,
     run_in_every_python,
     started,
 )
