@@ -255,14 +255,15 @@ def ask(network: PolicyNetwork, decisions: Sequence[RecordedDecision]) -> Asked:
     alike: dict[Sizes, list[int]] = defaultdict(list)
     for place, decision in enumerate(decisions):
         alike[decision.graph.sizes].append(place)
-    found: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(decisions)
+    order = torch.tensor([place for places in alike.values() for place in places])
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for places in alike.values():
-        output = network(stacked([decisions[place].graph for place in places]))
-        for index, place in enumerate(places):
-            again = rescored(output, index, decisions[place])
-            found[place] = again.log_probability, output.value[index], again.entropy
-    log_probabilities, values, entropies = zip(*[each for each in found if each], strict=True)
-    return Asked(torch.stack(log_probabilities), torch.stack(values), torch.stack(entropies))
+        some = [decisions[place] for place in places]
+        output = network(stacked([decision.graph for decision in some]))
+        again = rescored(output, some)
+        found.append((again.log_probabilities, output.value, again.entropies))
+    back = order.argsort()
+    return Asked(*(torch.cat(each)[back] for each in zip(*found, strict=True)))
 
 
 def _drawn_with(decisions: Sequence[RecordedDecision]) -> Tensor:

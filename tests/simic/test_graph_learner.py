@@ -56,7 +56,7 @@ def records(run: int) -> list[DecisionRecord]:
 
 
 def plants(decision: RecordedDecision) -> bool:
-    return any(head.name == "candidates" or head.name == "site" for head in decision.heads)
+    return any(head.kind == "site" for head in decision.heads)
 
 
 @pytest.fixture(scope="module")

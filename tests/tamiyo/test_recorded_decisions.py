@@ -60,11 +60,11 @@ def test_an_action_is_as_likely_when_asked_again_as_when_it_was_drawn(network: P
         decision = policy.decide(each)
         assert decision.evidence is not None
         told = recorded(unpack(decision.evidence))
-        again = rescored(network(told.graph), 0, told)
+        again = rescored(network(told.graph), [told])
         assert told.log_probability == pytest.approx(math.log(decision.probability or 0), abs=1e-4)
-        assert float(again.log_probability) == pytest.approx(told.log_probability, abs=1e-3)
-        assert float(again.entropy) >= 0.0
-        asked |= {head.name for head in told.heads}
+        assert float(again.log_probabilities) == pytest.approx(told.log_probability, abs=1e-3)
+        assert float(again.entropies) >= 0.0
+        asked |= {head.kind for head in told.heads}
     assert asked >= {"operation", "site", "blueprint", "blend", "ramp", "candidates", "seed"}
 
 
@@ -73,7 +73,7 @@ def test_every_head_that_was_open_is_taught(network: PolicyNetwork):
     policy = GraphPolicy(4, network, version="t")
     for each in VIEWS:
         told = recorded(record_of(policy, each))
-        rescored(learner(told.graph), 0, told).log_probability.backward()
+        rescored(learner(told.graph), [told]).log_probabilities.sum().backward()
     taught = {name for name, each in learner.named_parameters() if each.grad is not None}
     for part in ("heads.run.weight", "heads.seed.weight", "heads.site.weight", "heads.pair"):
         assert part in taught
@@ -87,11 +87,9 @@ def test_graphs_of_a_batch_are_each_asked_for_themselves(network: PolicyNetwork)
     policy = GraphPolicy(5, network, version="t")
     views = [view(), view(seeds=[seed("s1", Stage.TRAINING)]), view(boundary=20)]
     told = [recorded(record_of(policy, each)) for each in views]
-    together = network(stacked([each.graph for each in told]))
-    for place, each in enumerate(told):
-        alone = rescored(network(each.graph), 0, each).log_probability
-        beside = rescored(together, place, each).log_probability
-        assert float(beside.detach()) == pytest.approx(float(alone.detach()), abs=1e-4)
+    beside = rescored(network(stacked([each.graph for each in told])), told).log_probabilities
+    alone = [float(rescored(network(each.graph), [each]).log_probabilities) for each in told]
+    assert beside.tolist() == pytest.approx(alone, abs=1e-4)
 
 
 def test_records_that_teach_nothing_are_refused_with_the_reason(network: PolicyNetwork):
@@ -104,6 +102,5 @@ def test_records_that_teach_nothing_are_refused_with_the_reason(network: PolicyN
         recorded(old)
     strange = DecisionRecord.FromString(record.SerializeToString())
     strange.heads[0].name = "tail"
-    told = recorded(strange)
     with pytest.raises(UnusableRecordError, match="tail"):
-        rescored(network(told.graph), 0, told)
+        recorded(strange)

@@ -22,6 +22,8 @@ from esper_async.tamiyo.graph.structure import (
     lay_ground,
     lay_out,
 )
+from esper_async.tamiyo.legality import GERMINATE
+from esper_async.tamiyo.network.heads import TURNS
 from esper_async.tamiyo.network.policy_network import GraphBatch
 from esper_async.tamiyo.view import SiteView
 
@@ -32,11 +34,23 @@ class UnusableRecordError(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedHead:
-    """One head that was asked: its name, what was legal (K,), and which choice was made."""
+    """One head that was asked, and what it answered.
 
-    name: str
+    Attributes:
+        kind: its name; "tune" is the ramp of a seed that lives, "ramp" that of a candidate.
+        at: where in the graph it was asked: (seed,) or (site, blueprint), as far as it hangs on it.
+        legal: (K,), which answers there were.
+        chosen: the one that was given.
+        open_pairs: (S, B), what could still be drawn, of a head that draws a site.
+        turns: (S,), how many candidates more than the least a site has had, of the same.
+    """
+
+    kind: str
+    at: tuple[int, ...]
     legal: Tensor
     chosen: int
+    open_pairs: Tensor | None = None
+    turns: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,13 +59,11 @@ class RecordedDecision:
 
     Attributes:
         graph: a batch of one.
-        pair_legal: (S, B), what could be planted.
         heads: in the order in which they were asked.
         log_probability: of the whole action, as it was drawn.
     """
 
     graph: GraphBatch
-    pair_legal: Tensor
     heads: tuple[RecordedHead, ...]
     log_probability: float
 
@@ -86,7 +98,8 @@ def recorded(record: DecisionRecord) -> RecordedDecision:
         relations=structure.relations.unsqueeze(0),
         present=structure.present.unsqueeze(0),
     )
-    return RecordedDecision(graph, pair_legal, _heads(record), _log_probability(record))
+    heads = _Questions(pair_legal).of(record)
+    return RecordedDecision(graph, heads, _log_probability(record))
 
 
 def stacked(graphs: Sequence[GraphBatch]) -> GraphBatch:
@@ -149,11 +162,57 @@ def _targets(edges: EdgeSet) -> dict[int, int]:
     return dict(zip(edges.sources, edges.targets, strict=True))
 
 
-def _heads(record: DecisionRecord) -> tuple[RecordedHead, ...]:
-    return tuple(
-        RecordedHead(head.name, torch.tensor(list(head.legal)), head.chosen)
-        for head in record.heads
-    )
+class _Questions:
+    """Follows a decision from head to head: each answer says what is asked next, and where."""
+
+    def __init__(self, pair_legal: Tensor) -> None:
+        self._open = pair_legal
+        self._counts = torch.zeros(len(pair_legal), dtype=torch.long)
+        self._operation = self._seed = self._site = self._blueprint = self._drawn = 0
+
+    def of(self, record: DecisionRecord) -> tuple[RecordedHead, ...]:
+        """Return the heads of a record. Raises UnusableRecordError for one that there is not."""
+        found = []
+        for told in record.heads:
+            head = self._asked(told.name, torch.tensor(list(told.legal)), told.chosen)
+            self._answer(head)
+            found.append(head)
+        return tuple(found)
+
+    def _asked(self, name: str, legal: Tensor, chosen: int) -> RecordedHead:
+        if name == "site":
+            least = self._counts[legal].min()
+            turns = (self._counts - least).clamp(0, TURNS - 1)
+            return RecordedHead("site", (), legal, chosen, self._open, turns)
+        if name == "ramp" and self._operation != GERMINATE:
+            name = "tune"
+        at: dict[str, tuple[int, ...]] = {
+            "operation": (),
+            "seed": (self._operation,),
+            "tune": (self._seed,),
+            "candidates": (self._drawn - 1,),
+            "blueprint": (self._site,),
+            "blend": (self._site, self._blueprint),
+            "ramp": (self._site, self._blueprint),
+        }
+        if name not in at:
+            raise UnusableRecordError(f"there is no head {name!r}")
+        return RecordedHead(name, at[name], legal, chosen)
+
+    def _answer(self, head: RecordedHead) -> None:
+        if head.kind == "operation":
+            self._operation = head.chosen
+        elif head.kind == "seed":
+            self._seed = head.chosen
+        elif head.kind == "site":
+            self._site = head.chosen
+        elif head.kind == "blueprint":
+            self._blueprint = head.chosen
+        elif head.kind == "ramp":
+            self._open = self._open.clone()  # heads before hold what was open then
+            self._open[self._site, self._blueprint] = False
+            self._counts[self._site] += 1
+            self._drawn += 1
 
 
 def _log_probability(record: DecisionRecord) -> float:

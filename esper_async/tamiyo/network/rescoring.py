@@ -1,18 +1,18 @@
-"""How likely a network makes a recorded decision now, with gradients, head by head.
+"""How likely a network makes recorded decisions now, with gradients.
 
-`choosing` draws, and this asks again: the same heads in the same order, the same masks, the same
-floor. A test holds the two together.
+`choosing` draws, and this asks again: the same heads, the same masks, the same floor. A test holds
+the two together. Heads of a kind are asked together, over all decisions of a batch.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from esper_async.tamiyo.legality import GERMINATE
 from esper_async.tamiyo.network.choosing import FLOOR
-from esper_async.tamiyo.network.heads import TURNS, PolicyOutput
-from esper_async.tamiyo.network.recorded import RecordedDecision, UnusableRecordError
+from esper_async.tamiyo.network.heads import PolicyOutput
+from esper_async.tamiyo.network.recorded import RecordedDecision, RecordedHead
 
 _ABSENT = -1e9
 """Stands for minus infinity, whose gradients would not be numbers."""
@@ -20,93 +20,79 @@ _ABSENT = -1e9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rescored:
-    """Scalars with gradients: log π of the whole action, and the mean entropy of what was open.
+    """Of G decisions, with gradients.
 
-    A head with one legal choice was not open.
+    Attributes:
+        log_probabilities: (G,), log π of the whole action.
+        entropies: (G,), the mean over the heads that were open: that had more than one choice.
     """
 
-    log_probability: Tensor
-    entropy: Tensor
+    log_probabilities: Tensor
+    entropies: Tensor
 
 
 def rescored(
-    output: PolicyOutput, place: int, decision: RecordedDecision, *, floor: float = FLOOR
+    output: PolicyOutput, decisions: Sequence[RecordedDecision], *, floor: float = FLOOR
 ) -> Rescored:
-    """Return how likely the graph at `place` of a batch makes the decision that was taken on it.
-
-    Raises:
-        UnusableRecordError: the record names a head that there is not.
-    """
-    asked = _Asked(output, place, decision)
-    log_probabilities, entropies = [], []
-    for head in decision.heads:
-        logs = _spread(asked.scores(head.name)[: len(head.legal)], head.legal, floor)
-        log_probabilities.append(logs[head.chosen])
-        if int(head.legal.sum()) > 1:
-            open_logs = logs[head.legal]
-            entropies.append(-(open_logs.exp() * open_logs).sum())
-        asked.answer(head.name, head.chosen)
-    entropy = torch.stack(entropies).mean() if entropies else output.value.new_zeros(())
-    return Rescored(torch.stack(log_probabilities).sum(), entropy)
+    """Return how likely each graph of a batch makes the decision that was taken on it."""
+    found, entropies, opened = (output.value.new_zeros(len(decisions)) for _ in range(3))
+    for kind, scores_of in _SCORES.items():
+        asked = [
+            (place, head)
+            for place, decision in enumerate(decisions)
+            for head in decision.heads
+            if head.kind == kind
+        ]
+        if not asked:
+            continue
+        places = torch.tensor([place for place, _ in asked])  # (R,)
+        heads = [head for _, head in asked]
+        legal = torch.stack([head.legal for head in heads])  # (R, K)
+        logs = _spread(scores_of(output, places, heads), legal, floor)
+        chosen = torch.tensor([[head.chosen] for head in heads])
+        found = found.index_add(0, places, logs.gather(1, chosen).squeeze(1))
+        is_open = (legal.sum(dim=1) > 1).to(logs.dtype)
+        surprise = -torch.where(legal, logs.exp() * logs, 0.0).sum(dim=1)
+        entropies = entropies.index_add(0, places, is_open * surprise)
+        opened = opened.index_add(0, places, is_open)
+    return Rescored(found, entropies / opened.clamp(min=1.0))
 
 
 def _spread(scores: Tensor, legal: Tensor, floor: float) -> Tensor:
-    """Return log-probabilities over what is legal, the floor included; far below 0 elsewhere."""
-    own = torch.log_softmax(torch.where(legal, scores, _ABSENT), dim=0).exp()
-    even = floor / int(legal.sum())
-    return torch.where(legal, ((1.0 - floor) * own + even).clamp(min=1e-30).log(), _ABSENT)
+    """Return log-probabilities (R, K) over what is legal, the floor included; else far below 0."""
+    own = torch.softmax(torch.where(legal, scores, _ABSENT), dim=1)
+    even = floor / legal.sum(dim=1, keepdim=True)
+    found = (1.0 - floor) * own + even
+    return torch.where(legal, found, 1.0).log().masked_fill(~legal, _ABSENT)
 
 
-class _Asked:
-    """What has been asked and answered of one decision, and so what is asked next."""
+Heads = Sequence[RecordedHead]
 
-    def __init__(self, output: PolicyOutput, place: int, decision: RecordedDecision) -> None:
-        self._output = output
-        self._place = place
-        self._open = decision.pair_legal.clone()
-        self._counts = torch.zeros(len(self._open), dtype=torch.long)
-        self._operation = self._seed = self._site = self._blueprint = self._drawn = 0
 
-    def scores(self, head: str) -> Tensor:
-        """Return (K,) of the head that is asked now."""
-        output, place = self._output, self._place
-        pair = (place, self._site, self._blueprint)
-        if head == "operation":
-            return output.operation[place]
-        if head == "seed":
-            return output.seed[place, self._operation]
-        if head == "candidates":
-            stop = output.stop[place, self._drawn - 1]
-            return torch.stack([stop, torch.zeros_like(stop)])
-        if head == "site":
-            return self._sites()
-        if head == "blueprint":
-            return output.pair[place, self._site]
-        if head == "blend":
-            return output.blend[pair]
-        if head == "ramp":
-            plants = self._operation == GERMINATE
-            return output.ramp[pair] if plants else output.tune[place, self._seed]
-        raise UnusableRecordError(f"there is no head {head!r}")
+def _at(heads: Heads, place: int) -> Tensor:
+    return torch.tensor([head.at[place] for head in heads])
 
-    def answer(self, head: str, chosen: int) -> None:
-        """Go on from what was chosen."""
-        if head == "operation":
-            self._operation = chosen
-        elif head == "seed":
-            self._seed = chosen
-        elif head == "site":
-            self._site = chosen
-        elif head == "blueprint":
-            self._blueprint = chosen
-        elif head == "ramp" and self._operation == GERMINATE:
-            self._open = self._open.clone()  # autograd holds what was open before
-            self._open[self._site, self._blueprint] = False
-            self._counts[self._site] += 1
-            self._drawn += 1
 
-    def _sites(self) -> Tensor:
-        scores = torch.where(self._open, self._output.pair[self._place], _ABSENT)
-        legal = self._open.any(dim=1)
-        turns = (self._counts - self._counts[legal].min()).clamp(0, TURNS - 1)
-        return torch.logsumexp(scores, dim=1) + self._output.turn[self._place][turns]
+def _stops(output: PolicyOutput, places: Tensor, heads: Heads) -> Tensor:
+    stop = output.stop[places, _at(heads, 0)]
+    return torch.stack([stop, torch.zeros_like(stop)], dim=1)
+
+
+def _sites(output: PolicyOutput, places: Tensor, heads: Heads) -> Tensor:
+    open_pairs = torch.stack([head.open_pairs for head in heads if head.open_pairs is not None])
+    turns = torch.stack([head.turns for head in heads if head.turns is not None])
+    scores = torch.where(open_pairs, output.pair[places], _ABSENT)  # (R, S, B)
+    return torch.logsumexp(scores, dim=2) + output.turn[places].gather(1, turns)
+
+
+_SCORES: Mapping[str, Callable[[PolicyOutput, Tensor, Heads], Tensor]] = {
+    "operation": lambda output, places, _: output.operation[places],
+    "seed": lambda output, places, heads: output.seed[places, _at(heads, 0)],
+    "tune": lambda output, places, heads: output.tune[places, _at(heads, 0)],
+    "candidates": _stops,
+    "site": _sites,
+    "blueprint": lambda output, places, heads: output.pair[places, _at(heads, 0)],
+    "blend": lambda output, places, heads: output.blend[places, _at(heads, 0), _at(heads, 1)],
+    "ramp": lambda output, places, heads: output.ramp[places, _at(heads, 0), _at(heads, 1)],
+}
+"""Of each kind of head, its scores (R, K) where it was asked."""
