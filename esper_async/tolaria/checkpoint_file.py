@@ -21,7 +21,7 @@ import torch
 from esper_async.runtime.files import sync_directory, write_json_atomically
 from esper_async.tolaria.pace import Pace
 
-FORMAT = 2
+FORMAT = 3
 PIECE_BYTES = 1 << 22
 """Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training
 needs between any two operations."""
