@@ -89,6 +89,10 @@ PLAIN = (int, float, str, bytes, type(None))
 """
 
 
+MAPPINGS = (dict, Mapping)
+"""What is no `dict` is slow to ask."""
+
+
 def nested_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield (place, tensor) for every tensor in nested containers."""
     if isinstance(value, Tensor):
@@ -109,7 +113,7 @@ def bytes_in(value: Any) -> int:
         return 0
     if isinstance(value, Tensor):
         return value.nbytes
-    if isinstance(value, Mapping):
+    if isinstance(value, MAPPINGS):
         return sum(map(bytes_in, value.values()))
     if isinstance(value, list | tuple):
         return sum(map(bytes_in, value))

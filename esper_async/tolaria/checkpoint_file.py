@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from io import FileIO
 from pathlib import Path
@@ -21,10 +22,11 @@ import torch
 from esper_async.runtime.files import sync_directory, write_json_atomically
 from esper_async.tolaria.pace import Pace
 
-FORMAT = 2
+FORMAT = 3
 PIECE_BYTES = 1 << 22
 """Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training
 needs between any two operations."""
+_GATHERED_BYTES = 1 << 18
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError)
 
 
@@ -72,6 +74,7 @@ def _write_state(path: Path, state: Mapping[str, Any], pace: Pace) -> "_Sink":
         with FileIO(path, "x") as file:
             sink = _Sink(file, pace)
             torch.save(state, cast(IO[bytes], sink))  # it asks for write and flush alone
+            sink.finish()
             os.fsync(file.fileno())
     except BaseException:
         path.unlink(missing_ok=True)
@@ -126,12 +129,16 @@ def remove(manifest_path: Path) -> None:
 
 
 class _Sink:
-    """A file as torch writes into it: hashed and written in pieces, with a rest after each."""
+    """A file as torch writes into it: hashed and written in pieces, with a rest after each.
+
+    Torch writes hundreds of small pieces, a header to each tensor: they are gathered.
+    """
 
     def __init__(self, file: FileIO, pace: Pace) -> None:
         self._file = file
         self._pace = pace
         self._digest = hashlib.sha256()
+        self._gathered = bytearray()
         self.size_bytes = 0
 
     @property
@@ -140,8 +147,25 @@ class _Sink:
         return self._digest.hexdigest()
 
     def write(self, content: bytes | memoryview) -> int:
-        """Write all of `content`; hashing and writing let other threads run Python."""
-        view = memoryview(content).cast("B")
+        """Take all of `content`."""
+        size_bytes = memoryview(content).nbytes
+        self.size_bytes += size_bytes
+        if size_bytes > _GATHERED_BYTES:
+            self.finish()
+            self._write(memoryview(content).cast("B"))
+        else:
+            self._gathered += content
+            if len(self._gathered) > _GATHERED_BYTES:
+                self.finish()
+        return size_bytes
+
+    def finish(self) -> None:
+        """Write what was gathered."""
+        gathered, self._gathered = self._gathered, bytearray()
+        self._write(memoryview(gathered))
+
+    def _write(self, view: memoryview) -> None:
+        """Hash and write, which lets other threads run Python."""
         for start in range(0, len(view), PIECE_BYTES):
             begun = time.thread_time()
             piece = view[start : start + PIECE_BYTES]
@@ -149,11 +173,9 @@ class _Sink:
             while piece:
                 piece = piece[self._file.write(piece) :]
             self._pace.worked(time.thread_time() - begun)
-        self.size_bytes += len(view)
-        return len(view)
 
     def flush(self) -> None:
-        """Do nothing: what was written is with the system already."""
+        """Do nothing: `finish` writes the rest."""
 
 
 def _free_path(folder: Path, step: int) -> Path:
@@ -177,6 +199,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
 def _version() -> str:
     try:
         return version("esper-async")

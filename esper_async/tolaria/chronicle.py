@@ -12,6 +12,7 @@ from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.reports import Costs, ReportBook
 from esper_async.tolaria.boundary_report import BoundaryReport, Transition
 from esper_async.tolaria.emergency import Level
+from esper_async.tolaria.ledger import Ledger
 from esper_async.tolaria.records import transition_record
 from esper_async.tolaria.run_journal import RunJournal
 
@@ -28,19 +29,21 @@ class Chronicle:
     Args:
         journal: where it is written.
         position: returns the present boundary, step and epoch.
-
-    Attributes:
-        told: the newest reports, transitions and decisions, for the run's outcome.
     """
 
     def __init__(self, journal: RunJournal, position: Callable[[], Mapping[str, Any]]) -> None:
-        self.told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KEPT}
+        self._told = {kind: Ledger(MOST_TOLD) for kind in _KEPT}
         self._journal = journal
         self._position = position
         self._reports = ReportBook("", "", "")
         self._asks_to_save = False
         self._mitigations: list[str] = []
         self._rates_restored_at: int | None = None
+
+    @property
+    def told(self) -> dict[str, list[dict[str, Any]]]:
+        """The newest reports, transitions and decisions, for the run's outcome."""
+        return {kind: ledger.records for kind, ledger in self._told.items()}
 
     def name(self, run_id: str, policy: Policy) -> None:
         """Say what field reports name: the run, and the policy that is paid for them."""
@@ -221,18 +224,19 @@ class Chronicle:
         record = self.note(kind, **fields)
         for packed in ("evidence", "choices"):  # the journal has them; thousands would be in memory
             record.pop(packed, None)
-        self.told[kind].append(record)
-        del self.told[kind][:-MOST_TOLD]
+        self._told[kind].append(record)
 
     # -- saved and restored --------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was told and the windows that are open."""
-        return {"told": self.told, "reports": self._reports.state_dict()}
+        told = {kind: ledger.state() for kind, ledger in self._told.items()}
+        return {"told": told, "reports": self._reports.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.told = {kind: list(records) for kind, records in state["told"].items()}
+        for kind, ledger in self._told.items():
+            ledger.load(state["told"][kind])
         self._reports.load_state_dict(state["reports"])
 
 

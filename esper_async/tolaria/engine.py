@@ -30,6 +30,7 @@ from esper_async.tolaria.epoch_loader import EpochLoader
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.grown import save_grown
 from esper_async.tolaria.hardware import machine_view
+from esper_async.tolaria.ledger import Ledger
 from esper_async.tolaria.loss_guard import LossGuard
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
@@ -120,7 +121,7 @@ class Engine:
         self._kernels = RunKernels(kernels if compiles else None, folder)
         # elsewhere each look at a loss would wait for the device: the sum is looked at instead
         self._guards_each_step = self._device.type == "cpu"
-        self._history: list[dict[str, Any]] = []
+        self._history = Ledger()
         self._chronicle = Chronicle(self._journal, self._position)
         self._steps = 0
         self._boundary = 0
@@ -138,8 +139,7 @@ class Engine:
         self._ending: Literal["stopped", "drained"] | None = None
         self._macs_per_sample = 0.0
         self._samples = 0
-        self._host_s = 0.0
-        self._total_s = 0.0
+        self._host_s = self._total_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -344,7 +344,7 @@ class Engine:
         past = self._journal.emergency_rollbacks
         back = self._recovery.step_back(past, self._boundary, self._steps, least=least)
         if back.way is None and request is not None and not back.in_vain:
-            kept = self._recovery.boundaries(self._history)
+            kept = self._recovery.boundaries(self._history.records)
             self._chronicle.refuse(no_way_back(None, self._boundary, kept), request=request)
             return
         if back.way is None and not may_fail:
@@ -413,7 +413,7 @@ class Engine:
 
     def _look_for_a_stall(self) -> None:
         """End the run early once its primary metric has not become better for long enough."""
-        reason = stall(self._history, self.task, patience=self.options.patience)
+        reason = stall(self._history.records, self.task, patience=self.options.patience)
         if reason is not None:
             self._is_stalled = True
             self._chronicle.note("early_stop", reason=reason)
@@ -488,7 +488,7 @@ class Engine:
             "host_s": self._host_s,
             "total_s": self._total_s,
             "macs_per_sample": self._macs_per_sample,
-            "history": self._history,
+            "history": self._history.state(),
             "is_stalled": self._is_stalled,
             "loss_guard": self._loss_guard.state_dict(),
             "tally": self._tally.to_state(),
@@ -504,9 +504,9 @@ class Engine:
         ahead = wanted is not None and not self._journal.repeats(wanted) and wanted > self._boundary
         way = None
         if not ahead:
-            way = self._recovery.before(step_after(wanted, self._steps, self._history))
+            way = self._recovery.before(step_after(wanted, self._steps, self._history.records))
         if way is None:
-            kept = self._recovery.boundaries(self._history)
+            kept = self._recovery.boundaries(self._history.records)
             self._chronicle.refuse(no_way_back(wanted, self._boundary, kept), request=steer.request)
             return
         reason = "asked for by an operator"
@@ -586,7 +586,7 @@ class Engine:
         self._loader.load_state_dict(state["loader"])
         for name in _COUNTED:
             setattr(self, f"_{name}", state[name])
-        self._history = list(state["history"])
+        self._history.load(state["history"])
         self._tally = Tally(**state["tally"])
         self._loss_guard.load_state_dict(state["loss_guard"])
         global_random.restore(state["random"])
@@ -597,4 +597,4 @@ class Engine:
     def _outcome(self, state: State, test: Evaluation | None) -> Outcome:
         told, macs = self._chronicle.told, self._macs_per_sample * self._samples
         wall_s = self._clock.total()
-        return outcome_of(state, self.grower, self._history, told, test, wall_s, macs)
+        return outcome_of(state, self.grower, self._history.records, told, test, wall_s, macs)

@@ -55,6 +55,7 @@ from esper_async.tamiyo.command import (
 from esper_async.tamiyo.policies import Policy, make_policy, sees_graph
 from esper_async.tamiyo.view import MachineView, View
 from esper_async.tolaria.boundary_report import BoundaryReport, Transition
+from esper_async.tolaria.ledger import Ledger
 from esper_async.tolaria.lr import LRController
 from esper_async.tolaria.progress import ProgressLine
 from esper_async.tolaria.run_facts import SAME_RUN, run_facts, site_facts
@@ -159,7 +160,7 @@ class Grower:
         self.sites: list[Site] = []
         self.legal: list[LegalPair] = []
         self.executor: Executor | None = None
-        self.history: list[dict[str, float]] = []
+        self._ledger = Ledger()
         if not isinstance(precision, Precision):
             if (precision == "16-mixed") != (scaler is not None):
                 raise ValueError(
@@ -239,6 +240,11 @@ class Grower:
             )
             self.ranks.must_agree(facts, SAME_RUN)
             self._have_agreed = True
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of each boundary, oldest first."""
+        return self._ledger.records
 
     def step(self, batch: Any) -> Step:
         """Return the context manager for one optimizer step of the caller's on `batch`.
@@ -357,7 +363,7 @@ class Grower:
         if "twin" in results:
             metrics["twin_loss"] = results["twin"].loss
             metrics["averaged_loss"] = results["averaged"].loss
-        self.history.append(metrics)
+        self._ledger.append(metrics)
         if self.executor is not None:
             self.executor.advance(results)
         judged = time.perf_counter()
@@ -515,7 +521,7 @@ class Grower:
             "boundary": self._boundary,
             "batch_size": self.batch_size,
             "teacher": None if self._teacher is None else self._teacher.digest,
-            "history": [dict(entry) for entry in self.history],
+            "history": self._ledger.state(),
             "policy": self.policy.state_dict(),
             "rates": self._rates.state_dict(),
             "places": self._places,
@@ -550,7 +556,7 @@ class Grower:
         """
         check_same(self._teacher, state["teacher"])
         self._boundary, self.batch_size = state["boundary"], state["batch_size"]
-        self.history = [dict(entry) for entry in state["history"]]
+        self._ledger.load(state["history"])
         self.policy.load_state_dict(state["policy"])
         if state["executor"] is None:
             self._branch.load_state_dict(state["branch"])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_async.kasmina.snapshot import PLAIN, nested_tensors
+from esper_async.kasmina.snapshot import MAPPINGS, PLAIN
 
 _Form = tuple[torch.dtype, torch.Size, tuple[int, ...]]
 
@@ -22,9 +22,20 @@ class Spare:
     def __init__(self, *states: Mapping[str, Any]) -> None:
         self._tensors: defaultdict[_Form, list[Tensor]] = defaultdict(list)
         for state in states:
-            for _, tensor in nested_tensors(state):
-                if tensor.layout is torch.strided:
-                    self._tensors[_form(tensor)].append(tensor)
+            self._take(state)
+
+    def _take(self, value: Any) -> None:
+        if isinstance(value, PLAIN):
+            return
+        if isinstance(value, Tensor):
+            if value.layout is torch.strided:
+                self._tensors[_form(value)].append(value)
+        elif isinstance(value, MAPPINGS):
+            for item in value.values():
+                self._take(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self._take(item)
 
     def copy(self, tensor: Tensor) -> Tensor:
         """Return a copy of `tensor` on the CPU; each spare tensor is used once."""
@@ -43,7 +54,7 @@ def snapshot(value: Any, spare: Spare | None = None) -> Any:
         return value
     if isinstance(value, Tensor):
         return spare.copy(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, MAPPINGS):
         return {key: snapshot(item, spare) for key, item in value.items()}
     if isinstance(value, list):
         return [snapshot(item, spare) for item in value]

@@ -28,3 +28,18 @@ def test_only_what_is_critical_asks_for_a_checkpoint_and_asks_once() -> None:
     told.emergency("CRITICAL", "a trespass")
     assert told.asks_to_save()
     assert not told.asks_to_save()
+
+
+def test_a_checkpoint_has_no_more_parts_the_longer_a_run_has_told() -> None:
+    told = Chronicle(RunJournal("r", None), lambda: {"boundary": 1, "step": 4, "epoch": 1})
+    parts = []
+    for number in range(200):
+        told.decision(f"c{number}", Decision(NoOp(), "a test", 1.0), "static", "1")
+        parts.append(_parts(told.state_dict()))
+    assert parts[199] == parts[9]
+
+
+def _parts(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(map(_parts, value.values()))
+    return 1 + sum(map(_parts, value)) if isinstance(value, list | tuple) else 1

@@ -1,5 +1,6 @@
 """The guard over the loss, the states to go back to, and what a run does about trouble."""
 
+import json
 import math
 from contextlib import closing
 from pathlib import Path
@@ -349,7 +350,7 @@ def test_what_the_states_in_memory_take_is_told_with_each_checkpoint(tmp_path: P
 def test_a_run_whose_checkpoint_is_of_another_format_is_not_trained(tmp_path: Path) -> None:
     run(listed(), tmp_path, Script({6: [Steer("drain")]}), policy="static")
     (manifest, *_) = sorted((tmp_path / "checkpoints").glob("*.json"), reverse=True)
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 1}))
     before = (tmp_path / "journal.jsonl").read_bytes()
     with pytest.raises(UnreadableCheckpointError, match="format 1"):
         run(listed(), tmp_path, policy="static")
