@@ -53,8 +53,6 @@ class TamiyoService:
     """Keeps `hub` current while it runs; the hub can be read at any time."""
 
     name = "tamiyo"
-    needs: tuple[str, ...] = ("oona",)
-    essential = False
 
     def __init__(
         self,

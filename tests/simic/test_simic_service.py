@@ -175,4 +175,3 @@ async def test_a_malformed_message_is_rejected_and_the_one_beside_it_stored(
 def test_before_it_runs_it_says_that_there_is_no_learner(tmp_path: Path):
     service = SimicService(tmp_path, None)  # type: ignore[arg-type]
     assert service.detail() == {"learner": "no learner configured"}
-    assert service.needs == ("oona",)

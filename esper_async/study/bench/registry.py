@@ -20,6 +20,7 @@ CASES = {
     "bus-dead-groups": "bus_dead_groups",
     "bus-fuzz": "bus_fuzz",
     "bus-poison": "bus_poison",
+    "cells": "cells",
     "certificates": "certificates",
     "chaos": "chaos",
     "checkpoint-cost": "checkpoint_cost",
