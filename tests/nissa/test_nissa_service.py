@@ -14,7 +14,7 @@ from esper_async.karn.service import KarnService
 from esper_async.leyline import Alert, AlertState, TelemetryLevel, TelemetryPacket
 from esper_async.leyline.signing import Signer
 from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
-from esper_async.oona import Bus
+from esper_async.oona import Bus, BusUnavailable
 from esper_async.runtime.metrics import Registry
 from esper_async.supervisor.http import HttpListener
 from esper_async.tamiyo.service import TamiyoService
@@ -32,6 +32,9 @@ class NoBus:
 
     async def consume(self, *_: Any, **__: Any) -> None:
         raise RuntimeError("oona is not ready")
+
+    async def publish(self, _: Any) -> None:
+        raise BusUnavailable("oona is not ready")
 
 
 @dataclass
@@ -203,6 +206,26 @@ async def test_a_part_raises_an_alert_over_the_bus_and_takes_it_back(tmp_path: P
         assert (alert["labels"]["run"], alert["routes"]) == ("r1", ["pager"])
         told.state = AlertState.ALERT_STATE_RESOLVED
         await here.bus.publish(told)
+        await here.until("/api/alerts", lambda alerts: alerts[0]["state"] == "resolved")
+
+
+async def test_a_run_whose_controller_was_replaced_raises_an_alert_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    place = {"time": 1e9, "run": "r-1", "boundary": 3, "epoch": 3, "step": 12}
+    records = [
+        {"kind": "run_started", "name": "mine", "policy": "gnn", "epochs": 9},
+        {"kind": "controller_replaced", "policy": "gnn", "by": "static", "reason": "it hung"},
+    ]
+    async with running(tmp_path, with_bus=True) as here:
+        for seq, record in enumerate(records, 1):
+            await here.tamiyo.hub.accept({**place, "seq": seq, **record})
+        [alert] = await here.until("/api/alerts", lambda alerts: len(alerts) == 1)
+        assert (alert["name"], alert["labels"]["run"]) == ("controller_replaced", "r-1")
+        assert alert["summary"].endswith("its policy was replaced, it hung.")
+        await here.tamiyo.hub.accept(
+            {**place, "seq": 3, "kind": "run_ended", "state": "stopped", "error": None}
+        )
         await here.until("/api/alerts", lambda alerts: alerts[0]["state"] == "resolved")
 
 
