@@ -13,6 +13,8 @@ from typing import Any
 
 import aiohttp
 
+from esper_async.runtime.processes import children, command
+
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
@@ -32,11 +34,14 @@ def chromium_program() -> str | None:
 
 
 @contextmanager
-def chromium_at(url: str, profile: Path) -> Iterator[bool]:
-    """Have a page open in a browser of its own, if there is one, until the block ends."""
+def chromium_at(url: str, profile: Path) -> Iterator[int | None]:
+    """Have a page open in a browser of its own until the block ends; yield its process id.
+
+    None where there is no browser.
+    """
     program = chromium_program()
     if program is None:
-        yield False
+        yield None
         return
     browser = subprocess.Popen(
         [program, *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0", url],
@@ -44,16 +49,17 @@ def chromium_at(url: str, profile: Path) -> Iterator[bool]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield True
+        yield browser.pid
     finally:
         browser.terminate()
         browser.wait()
 
 
 class Tab:
-    """One tab, which is asked one thing at a time."""
+    """One tab of the browser `pid`, which is asked one thing at a time."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, pid: int, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._pid = pid
         self._socket = socket
         self._numbers = itertools.count(1)
 
@@ -80,6 +86,16 @@ class Tab:
             raise ChromiumError(f"{expression}: {told['exceptionDetails']['text']}")
         return told["result"].get("value")
 
+    def private_bytes(self) -> int:
+        """Return the memory that the page's process shares with no other.
+
+        A process is kept for the next page: the largest is the page's.
+        """
+        below = [self._pid]
+        for pid in below:
+            below += children(pid)
+        return max(_private_bytes(pid) for pid in below if "--type=renderer" in command(pid))
+
 
 @asynccontextmanager
 async def chromium_tab(profile: Path) -> AsyncIterator[Tab]:
@@ -89,8 +105,8 @@ async def chromium_tab(profile: Path) -> AsyncIterator[Tab]:
         ChromiumError: there is none, or it does not answer.
     """
     port_file = profile / "DevToolsActivePort"
-    with chromium_at("about:blank", profile) as started:
-        if not started:
+    with chromium_at("about:blank", profile) as pid:
+        if pid is None:
             raise ChromiumError("this needs Chromium: apt-get install chromium")
         async with aiohttp.ClientSession() as http:
             try:
@@ -102,7 +118,12 @@ async def chromium_tab(profile: Path) -> AsyncIterator[Tab]:
             except TimeoutError:
                 raise ChromiumError(f"Chromium did not answer within {_START_S:g} s") from None
             async with http.ws_connect(address, max_msg_size=0) as socket:
-                yield Tab(socket)
+                yield Tab(pid, socket)
+
+
+def _private_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(1_024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
 async def _tab_of(http: aiohttp.ClientSession, port: str) -> str:

@@ -53,6 +53,7 @@ CASES = {
     "null-pairs": "null_pairs",
     "null-treatment": "null_treatment",
     "own-model": "own_model",
+    "page": "page",
     "page-lag": "page_lag",
     "policy-heads": "policy_heads",
     "policy-masks": "policy_masks",
