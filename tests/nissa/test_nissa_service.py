@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from esper_async.karn.service import KarnService
 from esper_async.leyline import Alert, AlertState, TelemetryLevel, TelemetryPacket
@@ -237,3 +238,27 @@ async def test_a_run_whose_process_writes_a_log_is_found_in_the_events(tmp_path:
         (folder / "log.jsonl").write_text(json.dumps(entry) + "\n")
         [event] = await here.until("/api/events?q=loader", lambda found: len(found) == 1)
         assert (event["run"], event["level"], event["source"]) == ("r-9", "warning", "training")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('{"event": "step", "loss": NaN, "rate": -Infinity}', "step"),
+        (r'{"event": "half a pair \ud800 alone", "file": "\udcff"}', "alone"),
+        (r'{"event": "step", "level": "\ud800", "timestamp": "\ud800"}', "step"),
+        ('{"event": "step", "count": ' + "9" * 5_000 + "}", "9999"),
+    ],
+    ids=["not finite", "half a surrogate", "odd level", "a huge number"],
+)
+async def test_no_line_of_a_training_process_can_end_the_service(
+    tmp_path: Path, entry: str, words: str
+) -> None:
+    async with running(tmp_path, with_bus=False) as here:
+        socket = await here.http.ws_connect(f"{here.url}/ws/stream")
+        folder = tmp_path / "runs" / "r-9"
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text(f'{entry}\n{{"event": "afterwards"}}\n')
+        await here.until("/api/events?q=afterwards", lambda found: len(found) == 1)
+        await here.until(f"/api/events?q={words}", lambda found: len(found) == 1)
+        told = [await socket.receive_json(timeout=10) for _ in range(2)]
+        assert told[0]["type"] == "snapshot"
