@@ -124,7 +124,7 @@ class TamiyoService:
             self._records.add()
             try:
                 record = json.loads(event.fields[RECORD_FIELD])
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self.hub.malformed += 1
                 log.error("run_record_malformed", run=message.run_id, reason=str(error))
                 continue
