@@ -23,7 +23,7 @@ from esper_async.tezzeret.metrics import ForgeMetrics
 from esper_async.urza.metrics import LibraryMetrics
 
 PAGE = Path(__file__).parent / "metrics.md"
-_BREAKERS = ("karn", "urza", "tezzeret", "simic", "nissa", "tolaria", "kasmina")
+_BREAKERS = ("karn", "urza", "tezzeret", "simic", "nissa", "tolaria", "kasmina", "tamiyo")
 _PROLOGUE = """# Every metric
 
 Written by `python docs/metric_list.py`; [observability.md](observability.md) is how to use them.

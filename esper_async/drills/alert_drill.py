@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from esper_async.drills.alert_faults import ALERT_FAULTS, NOT_PROVOKED, AlertFault
+from esper_async.drills.alert_faults import ALERT_FAULTS, AlertFault
 from esper_async.drills.drill import RUN, RUN_S, Progress, boundaries
 from esper_async.drills.judges import SHIPPED, Judge, Nissa, prometheus_beside
 from esper_async.drills.seams import TRAINING
@@ -28,8 +28,9 @@ _SETTINGS = {
 _ONLY_PROMETHEUS = "esper_down"
 _ENDLESS = {
     "run": {**RUN["run"], "name": "alerts", "epochs": 100_000},
-    "growth": {**RUN["growth"], "isolation_every": 1},
+    "growth": {**RUN["growth"], "policy": "random", "isolation_every": 1},
 }
+"""One that plants for as long as it goes on, whatever its losses say."""
 
 
 class UnknownAlertError(ValueError):
@@ -68,9 +69,9 @@ def known_alerts() -> tuple[str, ...]:
 def not_provoked(*, with_prometheus: bool) -> dict[str, str]:
     """The alerts that are left out, each with the reason."""
     if with_prometheus:
-        return NOT_PROVOKED
+        return {}
     reason = "only a Prometheus sees it, and none is installed: apt-get install prometheus"
-    return {**NOT_PROVOKED, _ONLY_PROMETHEUS: reason}
+    return {_ONLY_PROMETHEUS: reason}
 
 
 def provoke_alerts(
@@ -87,8 +88,8 @@ def provoke_alerts(
     """
     for name in names:
         if name not in known_alerts():
-            reason = NOT_PROVOKED.get(name, f"known: {', '.join(known_alerts())}")
-            raise UnknownAlertError(f"the drill cannot provoke {name!r}: {reason}")
+            known = ", ".join(known_alerts())
+            raise UnknownAlertError(f"the drill cannot provoke {name!r}: known: {known}")
     wanted = set(names or known_alerts())
     if prometheus_program("prometheus") is None:
         tell("there is no Prometheus here: only Nissa judges (apt-get install prometheus)")

@@ -118,6 +118,17 @@ def _by_seam(name: str, value: float) -> Callable[[Stage], AbstractContextManage
 
 
 @contextmanager
+def _policy_fails(stage: Stage) -> Iterator[Keep]:
+    """Have each decision fail until the run goes on without its policy; then end that run."""
+    stage.seams.set("policy_fails", 1.0)
+    try:
+        yield _nothing
+    finally:
+        stage.seams.set("policy_fails", 0.0)
+        stage.stop_runs()
+
+
+@contextmanager
 def _supervisor_killed(stage: Stage) -> Iterator[Keep]:
     stage.kill()
     try:
@@ -190,6 +201,12 @@ ALERT_FAULTS = (
         _by_seam("simic_fails", 1.0),
     ),
     AlertFault(
+        "policy-fails",
+        "the policy raises at each decision, until the run goes on without it",
+        ("told_by_a_part",),
+        _policy_fails,
+    ),
+    AlertFault(
         "supervisor-killed",
         "SIGKILL of the supervisor",
         ("esper_down",),
@@ -197,13 +214,8 @@ ALERT_FAULTS = (
         needs_run=False,
     ),
 )
-"""In the order in which they strike: the forge while a new run needs it, seeds while they are many,
-the supervisor last.
+"""In the order in which they strike: the forge while a new run needs it, what ends the run when no
+other needs it any more, the supervisor last.
 
 Each of the budgets' alerts takes more to fire than the one before.
 """
-
-NOT_PROVOKED = {
-    "told_by_a_part": "no part of this build raises alerts of its own over the bus",
-}
-"""Alerts for which there is no fault, with the reason; the tests of their rules stand in."""

@@ -15,11 +15,14 @@ from typing import NamedTuple, Protocol
 from esper_async.cli.client import Client
 from esper_async.cli.failure import CommandError
 from esper_async.drills.stage import Stage, StageError
+from esper_async.nissa.alert_rules import RULES
 from esper_async.nissa.prometheus import free_port, prometheus_program
+from esper_async.nissa.watch import TOLD
 
 SHIPPED = Path(__file__).parents[2] / "config" / "nissa"
 PATIENCE_S, _POLL_S = 30.0, 0.1
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_RULES = {rule.name for rule in RULES}
 _RULE_FILES = ("recording.yml", "alerts.yml")
 
 
@@ -55,7 +58,7 @@ class Nissa:
         except CommandError:
             return None
         return [
-            Firing(alert["name"], alert["labels"])
+            Firing(alert["name"] if alert["name"] in _RULES else TOLD, alert["labels"])
             for alert in alerts
             if alert["state"] != "resolved"
         ]

@@ -20,6 +20,7 @@ _FIELDS = {
     "disk_taken": 4,
     "host_touched": 5,
     "decision_delay_s": 6,
+    "policy_fails": 7,
 }
 _SIZE = 8 * len(_FIELDS)
 _SOURCE = """
@@ -65,8 +66,9 @@ if "up" in sys.orig_argv:
 TRAINING = """
 if sys.orig_argv[-1].startswith("train-"):
     from esper_async.kasmina import shadow_training
+    from esper_async.tamiyo.policies.sampled import RandomPolicy
     from esper_async.tolaria.grower import Grower
-    _learn, _decide = shadow_training.shadow_step, Grower._decide
+    _learn, _decide, _draw = shadow_training.shadow_step, Grower._decide, RandomPolicy.decide
     def _touching(call, *rest, **named):
         if _read(5):
             import torch
@@ -75,7 +77,12 @@ if sys.orig_argv[-1].startswith("train-"):
     def _slowly(self):
         time.sleep(_read(6))
         return _decide(self)
+    def _failing(self, view):
+        if _read(7):
+            raise RuntimeError("a drill: the policy fails")
+        return _draw(self, view)
     shadow_training.shadow_step, Grower._decide = _touching, _slowly
+    RandomPolicy.decide = _failing
 """
 """More of it, for stages that ask: a training process then imports what it needs sooner."""
 
@@ -104,6 +111,7 @@ class Seams:
         `wall_offset_s` and `fsync_delay_s` are seconds; `nissa_fails` is 1 to have it fail once,
         `simic_fails` 1 for as long as it fails; `disk_taken` is the share of the disk in use;
         with `host_touched` 1 each seed that learns draws from the host's random numbers;
-        `decision_delay_s` is how much longer a policy takes.
+        `decision_delay_s` is how much longer a decision takes, and with `policy_fails` 1 the policy
+        `random` raises at each.
         """
         struct.pack_into("d", self._map, 8 * _FIELDS[name], value)

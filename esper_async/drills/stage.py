@@ -186,6 +186,13 @@ class Stage:
         """Submit a run; return its id."""
         return str(Client.of(self.state_dir).post("/api/runs", run)["id"])
 
+    def stop_runs(self) -> None:
+        """Have every run that goes on stopped."""
+        client = Client.of(self.state_dir)
+        for run in client.get("/api/runs"):
+            if run["state"] in ("queued", "running", "paused"):
+                client.post(f"/api/runs/{run['id']}/stop")
+
     def state_of(self, run_id: str) -> Mapping[str, Any]:
         """Return what the run's own file says: state, resumes and so on; {} before there is one."""
         try:

@@ -76,7 +76,6 @@ class KarnService:
     """
 
     name = "karn"
-    essential = False
 
     def __init__(
         self,
@@ -98,11 +97,6 @@ class KarnService:
         self._catalogue = Catalogue()
         self._tallies: Tallies | None = None
         self._selector: Selector | None = None
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Oona, where there is a bus."""
-        return () if self._bus is None else ("oona",)
 
     @property
     def records(self) -> tuple[BlueprintRecord, ...]:

@@ -56,8 +56,6 @@ class KasminaService:
     """Carry commands from the bus to the runs' training processes."""
 
     name = "kasmina"
-    needs: tuple[str, ...] = ("oona", "tolaria")
-    essential = False
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 CURSOR = "elasticsearch"
 _AT_ONCE = 500
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_LONGEST_ASKED_PAUSE_S = 3_600.0
 _TOO_MANY, _BAD, _CONFLICT, _SERVER_ERROR = 429, 400, 409, 500
 Retention = Literal["lifecycle", "ism", "none"]
 
@@ -135,7 +136,11 @@ class Elastic:
         )
         if status >= _BAD:
             raise ShippingError(f"_bulk was answered {status}: {_reason(body)}", after_s)
-        items = [item["create"] for item in body.get("items", ())]
+        try:
+            items = [{**item["create"], "status": int(item["create"]["status"])}
+                     for item in body["items"]]  # fmt: skip
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ShippingError(f"_bulk was answered in no form of its own: {error!r}") from error
         if len(items) != len(batch):
             raise ShippingError(f"_bulk told of {len(items)} of {len(batch)} events")
         return items
@@ -181,12 +186,12 @@ class Elastic:
                 raw, after = await answer.read(), answer.headers.get("Retry-After", "")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ShippingError(f"it does not answer: {error!r}") from error
-        after_s = float(after) if after.isdecimal() else None
+        after_s = min(float(after), _LONGEST_ASKED_PAUSE_S) if after.isdecimal() else None
         if answer.status == _TOO_MANY or answer.status >= _SERVER_ERROR:
             raise ShippingError(f"{path} was answered {answer.status}", after_s)
         try:
             body = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = {"error": raw[:200].decode("utf-8", "replace")}
         return answer.status, body if isinstance(body, dict) else {}, after_s
 

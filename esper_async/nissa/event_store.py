@@ -6,6 +6,7 @@ queue's bound an event is dropped and counted.
 """
 
 import json
+import math
 import sqlite3
 import threading
 from collections import deque
@@ -14,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from esper_async.leyline import TelemetryLevel, value_of
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.disk import DiskLevel
 
 LEVELS = ("info", "warning", "error", "critical")
 """Levels in rising order; a search for one finds it and those above it."""
+_NUMBERS = {value_of(TelemetryLevel, name.upper()): name for name in LEVELS}
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -66,12 +69,18 @@ INSERT INTO beginnings (beginnings) VALUES ('rebuild');
 """For a store of before there was an index of beginnings."""
 _COLUMNS = "events.id, events.time, level, events.source, events.name, events.run, events.message"
 _PRUNED_AT_ONCE = 2_000
+_YEAR_10000 = 253_402_300_800.0
 _KEPT_WHEN_LOW = 1 / 7
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. `uid` makes a second delivery of it harmless; `time` is Unix."""
+    """Something that happened. `uid` makes a second delivery of it harmless; `time` is Unix.
+
+    Events tell what others have written: a time that is none becomes 0, a number in `fields` that
+    is not finite its name, and half a surrogate pair a question mark, so that SQLite and JSON take
+    each.
+    """
 
     uid: str
     time: float
@@ -81,6 +90,30 @@ class Event:
     message: str = ""
     run: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.time < _YEAR_10000:
+            object.__setattr__(self, "time", 0.0)
+        for name in ("uid", "source", "name", "message", "run"):
+            text = getattr(self, name)
+            if not text.isascii():
+                object.__setattr__(self, name, _plain(text))
+        fields = {_plain(key): _plain(value) for key, value in self.fields.items()}
+        object.__setattr__(self, "fields", fields)
+
+
+def level_of(number: int) -> str:
+    """Return the level that a message names by its number; "info" for one that is none."""
+    return _NUMBERS.get(number, "info")  # type: ignore[call-overload, no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON and SQLite have it."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 import structlog
 from google.protobuf.message import Message
 
-from esper_async.leyline import EventEnvelope, TelemetryLevel, TelemetryPacket, short_name
-from esper_async.nissa.event_store import LEVELS, Event, EventStore
+from esper_async.leyline import EventEnvelope, TelemetryPacket
+from esper_async.nissa.event_store import Event, EventStore, level_of
 from esper_async.nissa.metrics import NissaMetrics
 from esper_async.nissa.telemetry_names import CENSUS, KNOWN, ONE_AT_A_TIME, PER_SEED, kind_of
 from esper_async.runtime.clock import Clock, SystemClock
@@ -211,11 +211,10 @@ class Ingest:
 
     def _store(self, packet: TelemetryPacket, index: int) -> None:
         told = packet.events[index]
-        level = short_name(TelemetryLevel, told.level).lower()
         event = Event(
             uid=f"{packet.packet_id}/{index}",
             time=told.created_at if math.isfinite(told.created_at) else packet.created_at,
-            level=level if level in LEVELS else "info",
+            level=level_of(told.level),
             source=packet.source[:100],
             name=told.name[:100],
             message=told.message[:_TEXT],

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, Protocol
 
 import aiohttp
@@ -81,8 +84,9 @@ class FromPrometheus:
     async def names(self) -> list[str]:
         """The exposed names that have a past, in order."""
         matching = {"match[]": '{__name__=~"esper_.+"}'}
-        found: list[str] = await self._get("/api/v1/label/__name__/values", matching)
-        return sorted(name for name in found if not name.endswith("_bucket"))
+        found = await self._get("/api/v1/label/__name__/values", matching)
+        with self._understanding():
+            return sorted(name for name in found if not name.endswith("_bucket"))
 
     async def range(self, name: str, *, since: float, until: float, step_s: int) -> Past | None:
         """The past of a name in buckets of `step_s`; None for a name that has none.
@@ -95,16 +99,20 @@ class FromPrometheus:
             "/api/v1/query_range",
             {"query": asked, "start": str(since), "end": str(until), "step": str(step_s)},
         )
-        if not found["result"]:
+        with self._understanding():
+            series = [_series(each) for each in found["result"]]
+        if not series:
             return None
-        series = [
-            SeriesHistory(
-                {key: text for key, text in each["metric"].items() if key != "__name__"},
-                [Point(float(time), float(value)) for time, value in each["values"]],
-            )
-            for each in found["result"]
-        ]
         return Past(name, "counter" if counts else "gauge", step_s, "prometheus", series)
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Turn an answer in another form than a Prometheus gives into a PastError."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            said = f"what no Prometheus says ({error!r})"
+            raise PastError(f"Prometheus at {self._url} answers {said}") from error
 
     async def _get(self, path: str, query: dict[str, str]) -> Any:
         try:
@@ -113,8 +121,16 @@ class FromPrometheus:
                 session.get(self._url + path, params=query) as answer,
             ):
                 body = json.loads(await answer.read())
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             raise PastError(f"Prometheus at {self._url} does not answer: {error!r}") from error
-        if body.get("status") != "success":
-            raise PastError(f"Prometheus at {self._url} refuses: {body.get('error')}")
-        return body["data"]
+        with self._understanding():
+            if body["status"] != "success":
+                raise PastError(f"Prometheus at {self._url} refuses: {body.get('error')}")
+            return body["data"]
+
+
+def _series(told: dict[str, Any]) -> SeriesHistory:
+    """Read a series; a value that is not finite is none."""
+    labels = {str(key): str(text) for key, text in told["metric"].items() if key != "__name__"}
+    points = [(float(time), float(value)) for time, value in told["values"]]
+    return SeriesHistory(labels, [Point(*point) for point in points if all(map(isfinite, point))])

@@ -44,8 +44,6 @@ class NissaService:
     """The eyes as a service. It needs only the listener: with the bus away it still shows that."""
 
     name = "nissa"
-    needs: tuple[str, ...] = ("http",)
-    essential = True
 
     def __init__(
         self,

@@ -1,9 +1,12 @@
 """Alerts that parts of the system raise themselves, over the bus's `alerts` topic."""
 
+import math
+
 from google.protobuf.message import Message
 
-from esper_async.leyline import Alert, AlertState, EventEnvelope, TelemetryLevel, short_name
+from esper_async.leyline import Alert, AlertState, EventEnvelope
 from esper_async.nissa.alerts import Finding
+from esper_async.nissa.event_store import level_of
 from esper_async.runtime.clock import Clock, SystemClock
 
 LONGEST_S = 86_400.0
@@ -43,14 +46,20 @@ class ToldAlerts:
 
 
 def _finding(message: Alert) -> Finding:
-    level = short_name(TelemetryLevel, message.level).lower()
+    level = level_of(message.level)
     labels = [(name[:60], text[:80]) for name, text in sorted(message.labels.items())[:_LABELS]]
     return Finding(
         (*labels, ("by", message.alert_id[:80])),
         message.summary[:_TEXT] or message.name[:100],
-        message.value if message.HasField("value") else None,
-        message.threshold if message.HasField("threshold") else None,
+        _number(message, "value"),
+        _number(message, "threshold"),
         name=message.name[:100],
         level=level if level in _LEVELS else "warning",
         routes=tuple(route[:20] for route in message.routes[:4]),
     )
+
+
+def _number(message: Alert, name: str) -> float | None:
+    """Return a number of the alert, None where it was not measured or is none."""
+    value: float = getattr(message, name)
+    return value if message.HasField(name) and math.isfinite(value) else None  # type: ignore[arg-type]

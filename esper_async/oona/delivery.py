@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import random
+import sqlite3
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ from esper_async.oona.resp import pack
 from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import DEAD_LETTERS, FORGED_LETTERS, attempts_key
+from esper_async.runtime.errors import BreakerOpen
 
 _LOG = structlog.get_logger(__name__)
 _REMEMBERED = 10_000
@@ -32,6 +34,8 @@ _KEPT_FOR_PEOPLE = frozenset(
     {Refusal.WRONG_VERSION, Refusal.UNKNOWN_TYPE, Refusal.INVALID, Refusal.MALFORMED}
 )
 """Authentic messages that this version cannot act on: set aside, not thrown away."""
+_AWAY = (BreakerOpen, OSError, sqlite3.OperationalError)
+"""What a handler leans on is away, a disk say. That speaks against no message: it is no attempt."""
 _ANOTHER_KEY = (
     "it was signed with a key that this consumer does not accept, or is not from us; put that key "
     "behind the present one (docs/bus.md, 'The signing key'), restart, and replay this letter"
@@ -79,6 +83,16 @@ class _Admitted(NamedTuple):
     envelope: EventEnvelope
 
 
+class _Waiting(NamedTuple):
+    """An entry that waits for its next attempt; `put_off` is how often what it needs was away."""
+
+    due: float
+    order: int
+    entry: Entry
+    attempt: int
+    put_off: int
+
+
 class Delivery:
     """Delivers entries of one topic to one handler, one at a time, or together to one that asks.
 
@@ -111,7 +125,7 @@ class Delivery:
         self._metrics = metrics
         self._is_required = group in TOPICS[topic].required_groups
         self.in_hand: set[tuple[str, str]] = set()
-        self._waiting: list[tuple[float, int, Entry, int]] = []
+        self._waiting: list[_Waiting] = []
         self._order = itertools.count()
         self._done: defaultdict[str, list[str]] = defaultdict(list)
         self._flushed_at = 0.0
@@ -127,7 +141,7 @@ class Delivery:
 
     def next_due_s(self) -> float:
         """Return the seconds until an entry is due again; infinite if none waits."""
-        return max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else float("inf")
+        return max(0.0, self._waiting[0].due - time.monotonic()) if self._waiting else float("inf")
 
     def take(self, entries: Iterable[Entry]) -> list[Entry]:
         """Take entries in hand, so that their leases are kept; those in hand are left out."""
@@ -137,7 +151,7 @@ class Delivery:
 
     def resume(self) -> None:
         """Begin over a new connection: forget what was in hand but neither done nor waiting."""
-        self.in_hand = {entry.key for _, _, entry, _ in self._waiting}
+        self.in_hand = {each.entry.key for each in self._waiting}
         self.in_hand.update((stream, each) for stream, ids in self._done.items() for each in ids)
 
     def let_go(self) -> None:
@@ -203,11 +217,11 @@ class Delivery:
     @property
     def is_due(self) -> bool:
         """Whether an entry waits whose next attempt is due."""
-        return bool(self._waiting) and self._waiting[0][0] <= time.monotonic()
+        return bool(self._waiting) and self._waiting[0].due <= time.monotonic()
 
     async def retry(self) -> None:
         """Attempt again the entry that has been due for longest."""
-        _, _, entry, attempt = heapq.heappop(self._waiting)
+        _, _, entry, attempt, put_off = heapq.heappop(self._waiting)
         try:
             message, envelope = self._admission.admit(
                 entry.wire, topic=self._topic, delivery=entry.key
@@ -215,7 +229,7 @@ class Delivery:
         except Refused as refused:
             await self._refuse(entry, refused)
         else:
-            await self._attempt(entry, message, envelope, attempt)
+            await self._attempt(entry, message, envelope, attempt, put_off)
 
     def acknowledgements(self) -> list[bytes]:
         """Return the packed commands that acknowledge what is done; `acknowledged` follows."""
@@ -239,10 +253,18 @@ class Delivery:
             self.acknowledged()
 
     async def _attempt(
-        self, entry: Entry, message: Message, envelope: EventEnvelope, attempt: int
+        self,
+        entry: Entry,
+        message: Message,
+        envelope: EventEnvelope,
+        attempt: int,
+        put_off: int = 0,
     ) -> None:
         try:
             await self._handler(message, envelope)
+        except _AWAY as error:
+            await self._put_off(entry, envelope, attempt, put_off, error)
+            return
         except Exception as error:  # noqa: BLE001 - any failure is retried, then a dead letter
             await self._failed(entry, envelope, attempt, error)
             return
@@ -254,6 +276,10 @@ class Delivery:
             raise RuntimeError("the handler did not ask for batches")
         try:
             await self._batch_handler([(message, envelope) for _, message, envelope in admitted])
+        except _AWAY as error:
+            for entry, _, envelope in admitted:
+                await self._put_off(entry, envelope, 1, 0, error)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it was, each is attempted alone
             self._metrics.retried.add(topic=self._topic, group=self._group)
             _LOG.warning(
@@ -293,11 +319,31 @@ class Delivery:
             reason = f"{type(error).__name__}: {error}"
             await self._give_up(entry, envelope, reason, attempts=attempt)
             return
-        ceiling_s = min(
-            self._settings.retry_cap_s, self._settings.retry_base_s * 2 ** (attempt - 1)
+        self._wait(entry, attempt=attempt + 1, put_off=0)
+
+    async def _put_off(
+        self, entry: Entry, envelope: EventEnvelope, attempt: int, put_off: int, error: Exception
+    ) -> None:
+        """Wait for what the handler leans on, for as long as it is away; no attempt is counted."""
+        self._metrics.retried.add(topic=self._topic, group=self._group)
+        tell = _LOG.debug if put_off else _LOG.warning
+        tell(
+            "handling_put_off",
+            topic=self._topic,
+            group=self._group,
+            event_id=envelope.event_id,
+            error=repr(error),
         )
+        if entry.redelivered:  # its handling has ended, and with an answer
+            await self._client.hdel(attempts_key(self._topic, self._group), "/".join(entry.key))
+        self._wait(entry, attempt=attempt, put_off=put_off + 1)
+
+    def _wait(self, entry: Entry, *, attempt: int, put_off: int) -> None:
+        """Have an entry attempted again after a while, which grows with each time."""
+        times = min(attempt + put_off - 2, 32)
+        ceiling_s = min(self._settings.retry_cap_s, self._settings.retry_base_s * 2.0**times)
         due = time.monotonic() + random.uniform(ceiling_s / 2, ceiling_s)  # noqa: S311 - jitter
-        heapq.heappush(self._waiting, (due, next(self._order), entry, attempt + 1))
+        heapq.heappush(self._waiting, _Waiting(due, next(self._order), entry, attempt, put_off))
 
     async def _refuse(self, entry: Entry, refused: Refused) -> None:
         self._metrics.refused.add(topic=self._topic, reason=refused.reason.value)

@@ -38,8 +38,6 @@ class OonaService:
     """
 
     name = "oona"
-    needs: tuple[str, ...] = ()
-    essential = True
 
     def __init__(
         self,

@@ -9,23 +9,12 @@ from esper_async.runtime.breakers import Breakers
 class Service(Protocol):
     """The supervisor side of a subsystem.
 
-    `name` is unique; `needs` names the services that must be ready before it starts and while it
-    runs; an `essential` one brings the supervisor down when it is declared failed.
+    `name` is unique. What it stands on is declared where the services are put together.
     """
 
     @property
     def name(self) -> str:
         """The subsystem's name, as shown in readiness and logs."""
-        ...
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the services this one stands on."""
-        ...
-
-    @property
-    def essential(self) -> bool:
-        """Whether the system is useless without it."""
         ...
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -34,16 +23,6 @@ class Service(Protocol):
         Cancellation is delivered once, so awaiting in `finally` is allowed; returning without
         being cancelled counts as a failure. It may be called again after it has ended.
         """
-        ...
-
-
-@runtime_checkable
-class Follows(Protocol):
-    """A service that starts after others and stops before them, but runs on while they are away."""
-
-    @property
-    def after(self) -> tuple[str, ...]:
-        """Names of the services it follows."""
         ...
 
 

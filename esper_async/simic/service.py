@@ -33,8 +33,6 @@ class SimicService:
     """The coach. It keeps experience; no learner is configured yet, and it says so."""
 
     name = "simic"
-    needs: tuple[str, ...] = ("oona",)
-    essential = False
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from esper_async.runtime.loop_lag import LoopLag
 from esper_async.runtime.metrics import Registry
 from esper_async.runtime.restart import RestartPolicy
 from esper_async.supervisor.assembly import Services, assemble
+from esper_async.supervisor.declared import SERVICES, Declaration
 from esper_async.supervisor.disk_keeper import DiskKeeper
 from esper_async.supervisor.errors import StartError, StateDirError, SupervisorError
 from esper_async.supervisor.http import is_loopback
@@ -214,10 +215,10 @@ class Supervisor:
         )
         self._tree = Tree(
             self._services.all(),
+            SERVICES,
             clock=self._clock,
             source=self._random,
-            limit=_limits_of(options),
-            limits={name: _limits_of(options, own) for name, own in options.services},
+            limits={each.name: limits_of(options, each) for each in SERVICES},
             restarts=RestartPolicy(
                 limit=options.tree_restart_limit, window_s=options.restart_window_s
             ),
@@ -303,9 +304,15 @@ class Supervisor:
         return EXIT_DONE if report.clean and not self.failed else EXIT_LOST
 
 
-def _limits_of(options: SupervisorSettings, own: ServiceSettings | None = None) -> ServiceLimits:
-    """Return the limits of all services, with what one service's own settings change of them."""
-    merged = options.model_dump() | (own.model_dump(exclude_none=True) if own is not None else {})
+def limits_of(options: SupervisorSettings, declared: Declaration) -> ServiceLimits:
+    """Return a service's limits: its own settings, else what is declared, else those of all."""
+    own: ServiceSettings = getattr(options.services, declared.name)
+    merged = options.model_dump() | {
+        name: seconds
+        for name in ("start_timeout_s", "stop_timeout_s")
+        if (seconds := getattr(declared, name)) is not None
+    }
+    merged |= own.model_dump(exclude_none=True)
     return ServiceLimits(
         RestartPolicy(limit=merged["restart_limit"], window_s=merged["restart_window_s"]),
         start_timeout_s=merged["start_timeout_s"],

@@ -1,4 +1,4 @@
-"""Which services there are, and what each is given. The only place that knows them all."""
+"""How services are made, and what each is given; `declared` says what they stand on."""
 
 import platform
 import random

@@ -57,8 +57,6 @@ class HttpListener:
     """Listen on `host` and `port` (0: any free one, see `port` once ready)."""
 
     name = "http"
-    needs: tuple[str, ...] = ()
-    essential = True
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host

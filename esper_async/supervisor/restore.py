@@ -19,6 +19,9 @@ from esper_async.supervisor.errors import BackupError, WrongBackupError
 from esper_async.supervisor.state_dir import FORMAT_VERSION
 
 _MANIFEST_BYTES = 256 << 20
+_YEAR_10000 = 253_402_300_800
+_ODD_HEADERS = (ValueError, OverflowError)
+"""What tarfile raises, too, over a header that no tar has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def restore(source: Path, state_dir: Path) -> Restored:
             state_dir.rmdir()
         scratch.replace(state_dir)
         sync_directory(state_dir.parent)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError, *_ODD_HEADERS) as error:
         raise BackupError(f"{source} could not be restored: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -94,7 +97,8 @@ def _read_manifest(
         sums, created_at = manifest["sha256"], manifest["created_at"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BackupError(f"{source} has a damaged list of its files") from None
-    if not isinstance(sums, dict) or not isinstance(created_at, int | float):
+    dated = isinstance(created_at, int | float) and 0 <= created_at < _YEAR_10000
+    if not isinstance(sums, dict) or not dated:
         raise BackupError(f"{source} has a damaged list of its files")
     if known[0] != BACKUP_VERSION or not isinstance(known[1], int) or known[1] > FORMAT_VERSION:
         raise BackupError(

@@ -20,7 +20,8 @@ import structlog
 from esper_async.runtime.cell import Cell
 from esper_async.runtime.clock import Clock
 from esper_async.runtime.restart import RestartLimiter, RestartPolicy
-from esper_async.runtime.service import Follows, HasBreakers, HasDetail, Service
+from esper_async.runtime.service import HasBreakers, HasDetail, Service
+from esper_async.supervisor.declared import Declaration
 from esper_async.supervisor.errors import EssentialServiceFailedError, StartError, UnstableError
 
 log = structlog.get_logger(__name__)
@@ -55,14 +56,16 @@ class StopReport:
 class Tree:
     """Run services as one. Lives in one event loop; `run` may be called once.
 
-    `limits` are those of services by name, `limit` those of all others, `restarts` those of the
-    tree as a whole. Raises ValueError at once when a name is unknown or repeats, or needs go in a
-    circle. A service that an essential one needs is essential too.
+    `declared` says what each of the `services` stands on. `limits` are those of services by name,
+    `limit` those of all others, `restarts` those of the tree as a whole. Raises ValueError at once
+    when a name is unknown, missing or repeats, or needs go in a circle. A service that an essential
+    one needs is essential too.
     """
 
     def __init__(
         self,
         services: Sequence[Service],
+        declared: Sequence[Declaration],
         *,
         clock: Clock,
         source: random.Random,
@@ -71,28 +74,29 @@ class Tree:
         restarts: RestartPolicy = TREE_RESTARTS,
         on_change: Callable[[Cell], None] | None = None,
     ) -> None:
-        order = _in_order(services)
+        order = _in_order(declared)
+        by_name = _by_name(services, order)
         limits = limits or {}
         check_names(limits, order)
         self._clock = clock
         self._on_change = on_change
         self._events = asyncio.Event()
         self.cells: dict[str, Cell] = {}
-        for service in order:
-            own = limits.get(service.name, limit or ServiceLimits())
-            self.cells[service.name] = Cell(
-                service,
+        for each in order:
+            own = limits.get(each.name, limit or ServiceLimits())
+            self.cells[each.name] = Cell(
+                by_name[each.name],
                 clock=clock,
                 source=source,
-                needs=[self.cells[name] for name in service.needs],
-                after=[self.cells[name] for name in _followed(service)],
+                needs=[self.cells[name] for name in each.needs],
+                after=[self.cells[name] for name in each.after],
                 policy=own.restarts,
                 start_timeout_s=own.start_timeout_s,
                 stop_timeout_s=own.stop_timeout_s,
                 on_change=self._changed,
             )
-        self._breakers = {s.name: s for s in order if isinstance(s, HasBreakers)}
-        self._details = {s.name: s for s in order if isinstance(s, HasDetail)}
+        self._breakers = {s.name: s for s in services if isinstance(s, HasBreakers)}
+        self._details = {s.name: s for s in services if isinstance(s, HasDetail)}
         self.essential = _essential(order)
         self._restart_policy = restarts
         self._restarts = RestartLimiter(restarts, clock, source)
@@ -263,42 +267,46 @@ def _facts(cell: Cell, breakers: HasBreakers | None, details: HasDetail | None) 
     return facts
 
 
-def _followed(service: Service) -> tuple[str, ...]:
-    return service.after if isinstance(service, Follows) else ()
-
-
-def check_names(limits: Mapping[str, ServiceLimits], services: Sequence[Service]) -> None:
+def check_names(limits: Mapping[str, ServiceLimits], declared: Sequence[Declaration]) -> None:
     """Raise ValueError for limits of a service that there is not, naming the nearest."""
-    names = [service.name for service in services]
+    names = [each.name for each in declared]
     for name in limits:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1) or names
             raise ValueError(f"there is no service {name!r} to limit; there is {', '.join(near)}")
 
 
-def _in_order(services: Sequence[Service]) -> list[Service]:
+def _by_name(services: Sequence[Service], declared: Sequence[Declaration]) -> dict[str, Service]:
     by_name = {service.name: service for service in services}
     if len(by_name) != len(services):
         raise ValueError("two services have the same name")
-    for service in services:
-        stands_on = (*service.needs, *_followed(service))
-        unknown = [name for name in stands_on if name not in by_name]
+    odd = sorted(by_name.keys() ^ {each.name for each in declared})
+    if odd:
+        raise ValueError(f"{odd[0]} must be both a service and declared")
+    return by_name
+
+
+def _in_order(declared: Sequence[Declaration]) -> list[Declaration]:
+    by_name = {each.name: each for each in declared}
+    if len(by_name) != len(declared):
+        raise ValueError("two services are declared under the same name")
+    for each in declared:
+        unknown = [name for name in (*each.needs, *each.after) if name not in by_name]
         if unknown:
-            raise ValueError(f"{service.name} needs {unknown[0]!r}, which is no service")
+            raise ValueError(f"{each.name} needs {unknown[0]!r}, which is no service")
     try:
-        graph = {s.name: (*s.needs, *_followed(s)) for s in services}
-        names = TopologicalSorter(graph).static_order()
-        return [by_name[name] for name in names]
+        graph = {each.name: (*each.needs, *each.after) for each in declared}
+        return [by_name[name] for name in TopologicalSorter(graph).static_order()]
     except CycleError as error:
         raise ValueError(f"services need each other in a circle: {error.args[1]}") from None
 
 
-def _essential(order: Sequence[Service]) -> frozenset[str]:
+def _essential(order: Sequence[Declaration]) -> frozenset[str]:
     essential: set[str] = set()
-    for service in reversed(order):
-        if service.essential or service.name in essential:
-            essential.add(service.name)
-            essential.update(service.needs)
+    for each in reversed(order):
+        if each.essential or each.name in essential:
+            essential.add(each.name)
+            essential.update(each.needs)
     return frozenset(essential)
 
 

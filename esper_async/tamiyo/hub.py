@@ -14,7 +14,9 @@ from typing import Any
 
 import structlog
 
+from esper_async.runtime.breaker import CircuitBreaker
 from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.journal import JournalDamagedError, read_journal
 from esper_async.tamiyo.errors import MalformedRecordError, UnknownRunError
 from esper_async.tamiyo.picture import ENDED, Fold, RunPicture
@@ -56,15 +58,24 @@ class Hub:
         keep: how many ended runs stay in memory whole; of others only the summary stays, and
             their picture is read from the journal when asked for.
         quiet_s: how long a run may be silent on the bus before its journal file is looked at.
+        disk: the breaker behind which journals are read. What needs one raises BreakerOpen while
+            it is open, and OSError while the disk fails; what the bus tells goes on.
     """
 
     def __init__(
-        self, runs_dir: Path, *, keep: int = 12, quiet_s: float = 2.0, clock: Clock | None = None
+        self,
+        runs_dir: Path,
+        *,
+        keep: int = 12,
+        quiet_s: float = 2.0,
+        disk: CircuitBreaker | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._runs_dir = runs_dir
         self._keep = keep
         self._quiet_s = quiet_s
         self._clock = clock or SystemClock()
+        self._disk = disk or CircuitBreaker("tamiyo.journals", clock=self._clock)
         self._pictures: dict[str, RunPicture] = {}
         self._summaries: dict[str, Json] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -76,7 +87,7 @@ class Hub:
 
     async def rebuild(self) -> None:
         """Read every run folder. A damaged journal shows in its run's faults and stops nobody."""
-        for run_id in await asyncio.to_thread(self._run_folders):
+        for run_id in await self._disk.call(asyncio.to_thread, self._run_folders):
             await self.catch_up(run_id)
 
     def _run_folders(self) -> list[str]:
@@ -142,11 +153,18 @@ class Hub:
         """Follow the journals of runs that the bus does not tell about; runs until cancelled."""
         while True:
             await self._clock.sleep(self._quiet_s)
-            now = self._clock.monotonic()
-            for run_id, size in (await asyncio.to_thread(self._journal_sizes)).items():
-                quiet = now - self._heard.get(run_id, 0.0) >= self._quiet_s
-                if quiet and size != self._sizes.get(run_id):
-                    await self.catch_up(run_id)
+            try:
+                await self._look_at_files()
+            except (OSError, BreakerOpen) as error:
+                log.warning("journals_not_read", error=str(error))
+
+    async def _look_at_files(self) -> None:
+        now = self._clock.monotonic()
+        sizes = await self._disk.call(asyncio.to_thread, self._journal_sizes)
+        for run_id, size in sizes.items():
+            quiet = now - self._heard.get(run_id, 0.0) >= self._quiet_s
+            if quiet and size != self._sizes.get(run_id):
+                await self.catch_up(run_id)
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
@@ -199,7 +217,7 @@ class Hub:
                 return records, str(error), size
             return records, None, size
 
-        records, fault, self._sizes[picture.id] = await asyncio.to_thread(load)
+        records, fault, self._sizes[picture.id] = await self._disk.call(asyncio.to_thread, load)
         self._fold(picture, records)
         if fault is not None and fault not in picture.faults:
             picture.faults.append(fault)

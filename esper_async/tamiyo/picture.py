@@ -51,6 +51,7 @@ class RunPicture:
         self.created_at: float | None = None
         self.updated_at: float | None = None
         self.error: str | None = None
+        self.replaced: tuple[str, float] | None = None  # why its policy was, and when
         self.start: Json = {}
         self.end: Json | None = None
         self.rows: list[Json] = []
@@ -185,6 +186,9 @@ class RunPicture:
             seed.forget_after(record["to_boundary"])
             seed.last_seq = record["seq"]
 
+    def _controller_replaced(self, record: Mapping[str, Any]) -> None:
+        self.replaced = record["reason"], record["time"]
+
     def _paused(self, _record: Mapping[str, Any]) -> None:
         self.state = "paused"
 
@@ -282,6 +286,7 @@ _TAKE: Final[dict[str, Callable[[RunPicture, Mapping[str, Any]], None]]] = {
     "field_report": RunPicture._field_report,
     "rollback": RunPicture._rollback,
     "checkpoint": RunPicture._checkpoint,
+    "controller_replaced": RunPicture._controller_replaced,
     "paused": RunPicture._paused,
     "resumed": RunPicture._resumed,
     "run_ended": RunPicture._ended,

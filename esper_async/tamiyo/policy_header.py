@@ -93,7 +93,7 @@ def _parsed(path: Path, line: bytes) -> PolicyHeader:
             checksum=str(told["checksum"]),
             lineage=dict(told["lineage"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, CorruptPolicyError):
             raise
         raise CorruptPolicyError(f"{path}: it is no policy's file: {error!r}") from error

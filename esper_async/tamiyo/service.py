@@ -16,9 +16,12 @@ import structlog
 from google.protobuf.message import Message
 
 from esper_async.leyline import EventEnvelope, SystemStatePacket, TelemetryPacket
+from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
+from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Metric, Registry
 from esper_async.tamiyo.hub import Hub
+from esper_async.tamiyo.run_alerts import RunAlerts
 
 log = structlog.get_logger(__name__)
 RUN_RECORD = "run.record"
@@ -40,6 +43,10 @@ class StateBus(Protocol):
         """Hand messages to `handler` until cancelled."""
         ...
 
+    async def publish(self, message: Message) -> object:
+        """Publish a message; raises what tells that the bus is away."""
+        ...
+
 
 def hub_metrics(registry: Registry) -> tuple[Metric, Metric]:
     """Return the hub's metrics: records taken, and records refused."""
@@ -53,8 +60,6 @@ class TamiyoService:
     """Keeps `hub` current while it runs; the hub can be read at any time."""
 
     name = "tamiyo"
-    needs: tuple[str, ...] = ("oona",)
-    essential = False
 
     def __init__(
         self,
@@ -65,9 +70,15 @@ class TamiyoService:
         clock: Clock | None = None,
     ) -> None:
         clock = clock or SystemClock()
-        self.hub = Hub(state_dir / "runs", clock=clock)
+        registry = registry or Registry()
+        self.breakers = Breakers("tamiyo", registry=registry, clock=clock)
+        disk = self.breakers.make(
+            "tamiyo.journals", is_failure=lambda error: isinstance(error, OSError)
+        )
+        self.hub = Hub(state_dir / "runs", disk=disk, clock=clock)
         self._bus = bus
-        self._records, self._malformed = hub_metrics(registry or Registry())
+        self._alerts = RunAlerts(self.hub, bus.publish, clock=clock)
+        self._records, self._malformed = hub_metrics(registry)
 
     def detail(self) -> dict[str, object]:
         """Return how many runs are known and how many records were refused."""
@@ -83,6 +94,7 @@ class TamiyoService:
         consumer = f"tamiyo-{os.getpid()}"
         async with asyncio.TaskGroup() as group:
             group.create_task(self.hub.watch_files())
+            group.create_task(self._alerts.keep_telling())
             group.create_task(
                 self._bus.consume("system_state", "tamiyo", self.take_state, consumer="tamiyo")
             )
@@ -112,10 +124,16 @@ class TamiyoService:
             self._records.add()
             try:
                 record = json.loads(event.fields[RECORD_FIELD])
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self.hub.malformed += 1
                 log.error("run_record_malformed", run=message.run_id, reason=str(error))
                 continue
             if isinstance(record, dict):
-                await self.hub.accept(record)
+                await self._accept(record)
         self._malformed.set(self.hub.malformed)
+
+    async def _accept(self, record: dict[str, object]) -> None:
+        try:
+            await self.hub.accept(record)
+        except (OSError, BreakerOpen) as error:  # a later record has the gap filled, or the journal
+            log.warning("run_record_waits_for_its_journal", run=record["run"], reason=str(error))

@@ -43,8 +43,6 @@ class TezzeretService:
     """
 
     name = "tezzeret"
-    needs: tuple[str, ...] = ("oona", "urza")
-    essential = False
 
     def __init__(
         self,

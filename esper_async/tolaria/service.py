@@ -90,9 +90,6 @@ class TolariaService:
     """The queue of runs. All calls from the supervisor's event loop."""
 
     name = "tolaria"
-    needs: tuple[str, ...] = ()
-    after: tuple[str, ...] = ("oona",)  # training goes on while there is no bus
-    essential = True
 
     def __init__(
         self,

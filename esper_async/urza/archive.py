@@ -23,6 +23,8 @@ _FORMAT, _VERSION = "esper-library", 1
 _MANIFEST, _BLOBS = "manifest.json", "blobs/"
 _MOST_MANIFEST_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20
+_NO_ARCHIVE = (tarfile.TarError, ValueError, OverflowError)
+"""What tarfile raises over what is no archive; the latter two over headers that no tar writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +100,11 @@ class Archive:
         self._blobs: dict[str, tarfile.TarInfo] = {}
         try:
             self._file = tarfile.open(path, "r:")  # noqa: SIM115 - closed by `close`
-        except tarfile.TarError as error:
+        except _NO_ARCHIVE as error:
             raise ArchiveError(f"{path} is no library archive: {error}") from error
         try:
             self.assets = self._checked()
-        except tarfile.TarError as error:
+        except _NO_ARCHIVE as error:
             self._file.close()
             raise ArchiveError(f"{path} is damaged: {error}") from error
         except BaseException:
@@ -161,7 +163,9 @@ class Archive:
             for asset in assets:
                 asset.check_types()
             return assets
-        except (ValueError, TypeError, KeyError, AttributeError, DamagedRecordError) as error:
+        except (
+            ValueError, TypeError, KeyError, AttributeError, RecursionError, DamagedRecordError,
+        ) as error:  # fmt: skip
             raise ArchiveError(f"{self._path}: its manifest cannot be read: {error}") from error
 
     def _open(self, member: tarfile.TarInfo) -> IO[bytes]:

@@ -104,7 +104,7 @@ class Asset:
                 said[name] = tuple(said[name])
             said["lifecycle"] = Lifecycle(said["lifecycle"])
             return cls(**said)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DamagedRecordError(f"not an asset record: {error}") from error
 
     def check_types(self) -> None:

@@ -60,8 +60,6 @@ class UrzaService:
     """Keeps the library whole. Others open the same directory with a `Library` of their own."""
 
     name = "urza"
-    needs: tuple[str, ...] = ("oona",)
-    essential = False
 
     def __init__(
         self,

@@ -71,7 +71,6 @@ async def stop(task: asyncio.Task[None]) -> None:
 
 async def test_a_service_without_a_bus_stands_alone_and_answers(tmp_path: Path) -> None:
     service = KarnService(tmp_path, metrics=Registry())
-    assert service.needs == ()
     task = await running(service)
     assert len(service.selector.select(Query()).records) == 35
     assert service.detail() == {"blueprints": 50, "conservative": False}
@@ -91,7 +90,6 @@ async def test_reports_are_tallied_once_and_what_is_no_report_is_left(tmp_path: 
         Alert(),
     )
     service = KarnService(tmp_path, metrics=Registry(), bus=bus)
-    assert service.needs == ("oona",)
     task = await running(service)
     await asyncio.wait_for(bus.done.wait(), 5)
     tallies = await service.tallies()

@@ -204,3 +204,22 @@ async def test_nothing_is_lost_while_it_is_away(events: EventStore) -> None:
         with pytest.raises(ShippingError, match="does not answer"):
             await elastic("http://127.0.0.1:9", events).ship(session)
     assert events.cursor(CURSOR) == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "null", "[]", "{}", '{"items": 3}', '{"items": [3]}', '{"items": [{"index": {}}]}',
+     '{"items": [{"create": {}}]}', '{"items": [{"create": {"status": "x"}}]}',
+     '{"items": [{"create": {"status": 1e999}}]}', '{"items": []}', "[" * 5_000],
+)  # fmt: skip
+async def test_an_answer_that_is_none_is_told_and_tried_again(
+    hostile: tuple[Hostile, str], events: EventStore, body: str
+) -> None:
+    server, url = hostile
+    fill(events, 1)
+    server.answers = [web.Response(text=body, content_type="application/json")]
+    shipper = elastic(url, events)
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ShippingError, match="_bulk"):
+            await shipper.ship(session)
+        assert await shipper.ship(session) == 1

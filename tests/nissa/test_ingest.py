@@ -1,15 +1,27 @@
 """Telemetry in: what becomes a metric, what becomes an event, and what is refused and counted."""
 
+import asyncio
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from esper_async.leyline import EventEnvelope, TelemetryLevel, TelemetryPacket
-from esper_async.nissa.event_store import Query
+from esper_async.leyline import Alert, EventEnvelope, TelemetryLevel, TelemetryPacket
+from esper_async.nissa.alert_rules import told_by_a_part
+from esper_async.nissa.alerts import AlertBook, Rule
+from esper_async.nissa.event_store import Event, Query
 from esper_async.nissa.ingest import Ingest
+from esper_async.nissa.stream import encode
+from esper_async.nissa.teller import shown
+from esper_async.nissa.told_alerts import ToldAlerts
 from esper_async.oona.metrics import BusMetrics
+from esper_async.runtime.clock import FakeClock
+from esper_async.runtime.metrics import Registry
 from tests.nissa.conftest import World
+from tests.nissa.test_alerts import CALM
 
 Points = list[tuple[str, float, dict[str, str]]]
 _NUMBERS = itertools.count(1)
@@ -188,3 +200,49 @@ def test_a_childs_bus_metrics_add_to_the_supervisors_own(world: World, ingest: I
     assert 'esper_oona_spool_depth{producer="tolaria/r1"} 4.0' in text
     assert 'esper_oona_publish_latency_seconds_sum{topic="alerts"} 0.003' in text
     assert dropped(world) == {}
+
+
+_TEXTS = st.text(max_size=20) | st.sampled_from(["tolaria.training.loss", "kasmina.alpha", "run"])
+_LEVELS = st.integers(-(2**31), 2**31 - 1)
+_POINTS = st.lists(st.tuples(_TEXTS, st.floats(), st.dictionaries(_TEXTS, _TEXTS, max_size=3)))
+_EVENTS = st.lists(st.tuples(_TEXTS, _LEVELS, st.floats(), st.dictionaries(_TEXTS, _TEXTS)))
+
+
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(points=_POINTS, events=_EVENTS, created_at=st.floats(), run=_TEXTS)
+def test_no_packet_can_break_what_takes_stores_or_shows_it(
+    world: World, points: Points, events: list[Any], created_at: float, run: str
+) -> None:
+    told: list[Event] = []
+    context = world.context
+    ingest = Ingest(
+        registry=Registry(), metrics=context.metrics, events=context.events, clock=context.clock,
+        on_event=told.append,
+    )  # fmt: skip
+    made = packet(points, run)
+    made.created_at = created_at
+    for name, level, at, fields in events:
+        made.events.add(name=name, level=level, created_at=at, fields=fields)  # type: ignore[arg-type]
+    ingest.take(made)
+    context.events.flush()
+    for event in told:
+        encode(shown(event))
+
+
+@given(level=_LEVELS, value=st.floats(), texts=st.lists(_TEXTS, min_size=4, max_size=4))
+@settings(deadline=None, max_examples=40)
+def test_no_alert_of_a_part_can_break_what_judges_or_shows_it(
+    level: int, value: float, texts: list[str]
+) -> None:
+    told = ToldAlerts(clock=FakeClock())
+    alert_id, name, summary, label = texts
+    message = Alert(
+        version=1, alert_id=alert_id, name=name, summary=summary, value=value, threshold=value,
+        level=level, labels={label: label}, routes=[label],  # type: ignore[arg-type]
+    )  # fmt: skip
+    asyncio.run(told.handle(message, EventEnvelope()))
+    book = AlertBook([Rule("told_by_a_part", "error", 0.0, told_by_a_part)], clock=FakeClock())
+    for alert in book.evaluate(replace(CALM, told=told.findings())):
+        encode(alert.to_json())

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from esper_async.karn.service import KarnService
 from esper_async.leyline import Alert, AlertState, TelemetryLevel, TelemetryPacket
 from esper_async.leyline.signing import Signer
 from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
-from esper_async.oona import Bus
+from esper_async.oona import Bus, BusUnavailable
 from esper_async.runtime.metrics import Registry
 from esper_async.supervisor.http import HttpListener
 from esper_async.tamiyo.service import TamiyoService
@@ -32,6 +33,9 @@ class NoBus:
 
     async def consume(self, *_: Any, **__: Any) -> None:
         raise RuntimeError("oona is not ready")
+
+    async def publish(self, _: Any) -> None:
+        raise BusUnavailable("oona is not ready")
 
 
 @dataclass
@@ -206,6 +210,26 @@ async def test_a_part_raises_an_alert_over_the_bus_and_takes_it_back(tmp_path: P
         await here.until("/api/alerts", lambda alerts: alerts[0]["state"] == "resolved")
 
 
+async def test_a_run_whose_controller_was_replaced_raises_an_alert_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    place = {"time": 1e9, "run": "r-1", "boundary": 3, "epoch": 3, "step": 12}
+    records = [
+        {"kind": "run_started", "name": "mine", "policy": "gnn", "epochs": 9},
+        {"kind": "controller_replaced", "policy": "gnn", "by": "static", "reason": "it hung"},
+    ]
+    async with running(tmp_path, with_bus=True) as here:
+        for seq, record in enumerate(records, 1):
+            await here.tamiyo.hub.accept({**place, "seq": seq, **record})
+        [alert] = await here.until("/api/alerts", lambda alerts: len(alerts) == 1)
+        assert (alert["name"], alert["labels"]["run"]) == ("controller_replaced", "r-1")
+        assert alert["summary"].endswith("its policy was replaced, it hung.")
+        await here.tamiyo.hub.accept(
+            {**place, "seq": 3, "kind": "run_ended", "state": "stopped", "error": None}
+        )
+        await here.until("/api/alerts", lambda alerts: alerts[0]["state"] == "resolved")
+
+
 async def test_a_run_whose_process_writes_a_log_is_found_in_the_events(tmp_path: Path) -> None:
     async with running(tmp_path, with_bus=False) as here:
         folder = tmp_path / "runs" / "r-9"
@@ -214,3 +238,27 @@ async def test_a_run_whose_process_writes_a_log_is_found_in_the_events(tmp_path:
         (folder / "log.jsonl").write_text(json.dumps(entry) + "\n")
         [event] = await here.until("/api/events?q=loader", lambda found: len(found) == 1)
         assert (event["run"], event["level"], event["source"]) == ("r-9", "warning", "training")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('{"event": "step", "loss": NaN, "rate": -Infinity}', "step"),
+        (r'{"event": "half a pair \ud800 alone", "file": "\udcff"}', "alone"),
+        (r'{"event": "step", "level": "\ud800", "timestamp": "\ud800"}', "step"),
+        ('{"event": "step", "count": ' + "9" * 5_000 + "}", "9999"),
+    ],
+    ids=["not finite", "half a surrogate", "odd level", "a huge number"],
+)
+async def test_no_line_of_a_training_process_can_end_the_service(
+    tmp_path: Path, entry: str, words: str
+) -> None:
+    async with running(tmp_path, with_bus=False) as here:
+        socket = await here.http.ws_connect(f"{here.url}/ws/stream")
+        folder = tmp_path / "runs" / "r-9"
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text(f'{entry}\n{{"event": "afterwards"}}\n')
+        await here.until("/api/events?q=afterwards", lambda found: len(found) == 1)
+        await here.until(f"/api/events?q={words}", lambda found: len(found) == 1)
+        told = [await socket.receive_json(timeout=10) for _ in range(2)]
+        assert told[0]["type"] == "snapshot"

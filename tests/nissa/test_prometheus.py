@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from esper_async.nissa.alert_rules import RULES
-from esper_async.nissa.past_metrics import FromPrometheus
+from esper_async.nissa.past_metrics import FromPrometheus, PastError
 from esper_async.nissa.prometheus import prometheus_program
 from esper_async.runtime.metrics import Registry
 from esper_async.testing.prometheus import running_prometheus
@@ -153,3 +153,39 @@ async def until_scraped(prometheus: Any) -> None:
             if found["result"]:
                 return
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "null", "[]", "3", "{}", '{"status": "success"}', '{"status": "success", "data": 3}',
+     '{"status": "success", "data": {"result": [{}]}}', "[" * 5_000,
+     '{"status": "success", "data": {"result": [{"metric": {}, "values": [["x", "y"]]}]}}'],
+)  # fmt: skip
+async def test_an_answer_that_no_prometheus_gives_is_told_as_such(body: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server:
+        past = FromPrometheus(str(server.make_url("/")))
+        with pytest.raises(PastError, match="Prometheus at"):
+            await past.range("esper_x", since=0.0, until=60.0, step_s=60)
+
+
+async def test_a_value_that_is_none_leaves_a_gap() -> None:
+    values = [[0, "1.5"], [60, "NaN"], [120, "+Inf"]]
+    told = {"status": "success", "data": {"result": [{"metric": {"run": "r"}, "values": values}]}}
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(told)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server:
+        past = FromPrometheus(str(server.make_url("/")))
+        found = await past.range("esper_x", since=0.0, until=180.0, step_s=60)
+    assert found is not None
+    assert [[point.to_json() for point in each.points] for each in found.series] == [
+        [{"time": 0.0, "value": 1.5, "low": None, "high": None}]
+    ]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from esper_async.oona import Bus, EmbeddedServer
 from esper_async.oona.connection import Client
 from esper_async.oona.dead_letters import DeadLetters
 from esper_async.oona.streams import normal_lane
+from esper_async.runtime.errors import BreakerOpen
 from tests.oona.conftest import FAST, KEY, alert, make_bus, until
 
 STREAM = normal_lane("alerts")
@@ -100,6 +102,27 @@ async def test_a_poisoned_message_is_set_aside_and_the_others_of_its_batch_are_h
     assert letter.reason == "ValueError: a4 is poison"
     assert letter.attempts == 3
     assert tray.names == [f"a{number}" for number in range(9) if number != 4]
+    assert await unacknowledged(client) == 0
+
+
+async def test_while_what_a_handler_leans_on_is_away_nothing_is_set_aside(
+    bus: Bus, client: Client
+) -> None:
+    """A disk that fails, and then a breaker that refuses: neither is the messages' fault."""
+    refusals = [OSError("no space left"), sqlite3.OperationalError("disk I/O error")]
+    refusals += [BreakerOpen("store", 0.01)] * 30
+    handled: list[str] = []
+
+    async def handler(arrived: Arrived) -> None:
+        if refusals:
+            raise refusals.pop(0)
+        handled.extend(message.alert_id for message, _ in arrived)
+
+    await bus.publish_many([alert(number) for number in range(4)])
+    async with consuming(bus, handler):
+        await until(lambda: len(handled) == 4)
+    assert sorted(handled) == ["a0", "a1", "a2", "a3"]
+    assert await DeadLetters(client).count() == 0
     assert await unacknowledged(client) == 0
 
 

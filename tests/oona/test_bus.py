@@ -135,6 +135,27 @@ async def test_a_failed_handling_is_tried_again(bus: Bus) -> None:
     assert inbox.attempts == 3
 
 
+async def test_a_handler_whose_disk_is_away_is_waited_for_and_no_attempt_is_counted(
+    bus: Bus, client: redis.asyncio.Redis
+) -> None:
+    """Not over restarts either: each time its handling has ended, and with an answer."""
+    tried = 0
+
+    async def refused(_: object, __: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise BreakerOpen("store", 30.0) if tried % 2 else OSError("no space left")
+
+    await bus.publish(alert(1))
+    for restarts in range(1, 6):
+        async with consuming(bus, "alerts", "nissa", refused):
+            await until(lambda restarts=restarts: tried >= 4 * restarts)
+    inbox = Inbox()
+    async with consuming(bus, "alerts", "nissa", inbox):
+        assert await inbox.has(1) == [alert(1)]
+    assert await DeadLetters(client).count() == 0
+
+
 async def test_what_failed_once_is_handled_behind_what_followed_it(bus: Bus) -> None:
     """Order holds but for failures, which hold nobody up; docs/bus.md says so."""
     failures = iter([True])

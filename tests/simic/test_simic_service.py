@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from esper_async.leyline import EventEnvelope
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, BusSettings, EmbeddedServer, Spool
+from esper_async.oona.connection import connect
+from esper_async.oona.dead_letters import DeadLetters
+from esper_async.runtime.clock import FakeClock
 from esper_async.runtime.metrics import Registry
 from esper_async.simic.service import SimicService
 from tests.simic.experiences import decision, report
@@ -123,6 +127,36 @@ async def test_what_came_before_it_was_restarted_is_not_counted_twice(
                 assert service.detail()["rejected"] == 0
 
 
+async def test_reports_wait_for_a_disk_that_is_away_and_are_stored_when_it_is_back(
+    server: EmbeddedServer, spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = 0
+
+    def refuses(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise sqlite3.OperationalError("disk I/O error")
+
+    clock = FakeClock()
+    async with bus_to(server, spool=spool) as bus:
+        service = SimicService(tmp_path, bus, clock=clock)
+        async with running(service):
+            assert service.store is not None
+            with monkeypatch.context() as patched:
+                patched.setattr(service.store, "take_many", refuses)
+                for number in range(5):
+                    await bus.publish(report("a", number))
+                await until(lambda: service.breakers.states() == {"simic.store": "open"})
+                for probes in range(1, 5):
+                    clock.advance(30.0)
+                    await until(lambda probes=probes: asked >= 3 + probes)
+            clock.advance(30.0)
+            await until(lambda: len(list(service.store.reports("a"))) == 5)
+        client = connect(server.url, timeout_s=5.0)
+        assert await DeadLetters(client).count() == 0
+        await client.aclose()
+
+
 async def test_a_malformed_message_is_rejected_and_the_one_beside_it_stored(
     server: EmbeddedServer, tmp_path: Path
 ):
@@ -141,4 +175,3 @@ async def test_a_malformed_message_is_rejected_and_the_one_beside_it_stored(
 def test_before_it_runs_it_says_that_there_is_no_learner(tmp_path: Path):
     service = SimicService(tmp_path, None)  # type: ignore[arg-type]
     assert service.detail() == {"learner": "no learner configured"}
-    assert service.needs == ("oona",)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from esper_async.runtime.breakers import Breakers
+from esper_async.supervisor.declared import Declaration
 
 
 def _with_a_disk() -> Breakers:
@@ -21,12 +22,17 @@ class Puppet:
     name: str
     needs: tuple[str, ...] = ()
     essential: bool = False
+    after: tuple[str, ...] = ()
     diary: list[str] = field(default_factory=list)
     fails_at_start: Exception | None = None
     stuck: asyncio.Event | None = None
     ends: asyncio.Queue[Exception] = field(default_factory=asyncio.Queue)
     lives: int = 0
     breakers: Breakers = field(default_factory=_with_a_disk)
+
+    @property
+    def declared(self) -> Declaration:
+        return Declaration(self.name, self.needs, self.after, essential=self.essential)
 
     def detail(self) -> dict[str, object]:
         return {"lives": self.lives}
@@ -43,13 +49,6 @@ class Puppet:
             if self.stuck is not None:
                 await self.stuck.wait()
             self.diary.append(f"-{self.name}")
-
-
-@dataclass
-class Follower(Puppet):
-    """Starts after others, and runs on without them."""
-
-    after: tuple[str, ...] = ()
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """A backup of a directory in use is whole, and a restored one is all of it or nothing."""
 
+import gzip
 import io
 import json
 import os
@@ -198,6 +199,7 @@ def forged(path: Path, tmp_path: Path, change: Change) -> Path:
         (lambda _, manifest: manifest.update(format=99), "of format 99; this one reads"),
         (lambda _, manifest: manifest.update(backup_version=7), "version 7"),
         (lambda _, manifest: manifest.pop("sha256"), "a damaged list"),
+        (lambda _, manifest: manifest.update(created_at=1e300), "a damaged list"),
     ],
 )
 def test_a_forged_or_damaged_backup_leaves_nothing_behind(
@@ -209,6 +211,17 @@ def test_a_forged_or_damaged_backup_leaves_nothing_behind(
         restore(path, tmp_path / "again")
     assert sorted(tmp_path.iterdir()) == before
     assert not Path("/etc/evil").exists()
+
+
+def test_a_header_that_no_tar_writes_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("odd")
+    body = b"99999999999999999999 path=x\n"
+    member.type, member.size = tarfile.XHDTYPE, len(body)
+    path = tmp_path / "b.tar.gz"
+    path.write_bytes(gzip.compress(member.tobuf(tarfile.USTAR_FORMAT) + body.ljust(512, b"\0")))
+    with pytest.raises(BackupError, match="could not be restored"):
+        restore(path, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../leyline.key", ".."])

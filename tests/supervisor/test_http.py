@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from esper_async.runtime.clock import SystemClock
+from esper_async.supervisor.declared import Declaration
 from esper_async.supervisor.errors import StartError
 from esper_async.supervisor.http import HttpListener, Middleware, is_loopback
 from esper_async.supervisor.tree import Tree
@@ -22,7 +23,8 @@ BY = web.RequestKey("by", str)
 @asynccontextmanager
 async def serving(*others: Puppet) -> AsyncIterator[tuple[HttpListener, aiohttp.ClientSession]]:
     http = HttpListener("127.0.0.1", 0)
-    tree = Tree([http, *others], clock=SystemClock(), source=random.Random(0))
+    declared = [Declaration("http", after=()), *(other.declared for other in others)]
+    tree = Tree([http, *others], declared, clock=SystemClock(), source=random.Random(0))
     http.observe(tree)
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(tree.run(5.0))
@@ -98,7 +100,8 @@ async def test_a_taken_port_is_a_failure_to_start_that_names_the_remedy() -> Non
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         http = HttpListener("127.0.0.1", taken.getsockname()[1])
-        tree = Tree([http], clock=SystemClock(), source=random.Random(0))
+        declared = [Declaration("http", after=())]
+        tree = Tree([http], declared, clock=SystemClock(), source=random.Random(0))
         with pytest.raises(StartError, match=r"port \d+ on 127.0.0.1 is taken.*--port"):
             await tree.run(5.0)
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from esper_async.runtime.clock import FakeClock, SystemClock
 from esper_async.runtime.restart import RestartPolicy
-from esper_async.supervisor.app import unstopped
+from esper_async.supervisor.app import limits_of, unstopped
+from esper_async.supervisor.declared import SERVICES, Declaration
 from esper_async.supervisor.errors import EssentialServiceFailedError, StartError, UnstableError
+from esper_async.supervisor.settings import ServicesSettings, Settings
 from esper_async.supervisor.tree import ServiceLimits, StopReport, Tree
-from tests.supervisor.puppets import Deaf, Follower, Puppet
+from tests.supervisor.puppets import Deaf, Puppet
 
 
 class NoWait(random.Random):
@@ -21,8 +24,12 @@ class NoWait(random.Random):
 
 
 def tree_of(*services: Puppet, limit: int = 3) -> Tree:
-    limits = ServiceLimits(RestartPolicy(limit=limit))
-    return Tree(services, clock=FakeClock(), source=NoWait(), limit=limits)
+    return grown(services, limit=ServiceLimits(RestartPolicy(limit=limit)))
+
+
+def grown(services: Sequence[Puppet], **options: Any) -> Tree:
+    declared = [service.declared for service in services]
+    return Tree(services, declared, **{"clock": FakeClock(), "source": NoWait(), **options})
 
 
 def family(diary: list[str]) -> tuple[Puppet, Puppet, Puppet]:
@@ -75,7 +82,7 @@ async def test_a_failure_restarts_the_service_and_those_that_need_it_only() -> N
 async def test_what_only_follows_a_service_starts_after_it_and_outlives_its_failures() -> None:
     diary: list[str] = []
     bus = Puppet("bus", essential=True, diary=diary)
-    trainer = Follower("trainer", diary=diary, after=("bus",))
+    trainer = Puppet("trainer", diary=diary, after=("bus",))
     tree = tree_of(trainer, bus)
     async with running(tree):
         bus.ends.put_nowait(RuntimeError("boom"))
@@ -89,10 +96,8 @@ async def test_what_only_follows_a_service_starts_after_it_and_outlives_its_fail
 
 async def test_a_service_has_limits_of_its_own() -> None:
     a, b = Puppet("a"), Puppet("b")
-    tree = Tree(
+    tree = grown(
         [a, b],
-        clock=FakeClock(),
-        source=NoWait(),
         limits={"a": ServiceLimits(RestartPolicy(limit=0))},
     )
     async with running(tree):
@@ -104,19 +109,15 @@ async def test_a_service_has_limits_of_its_own() -> None:
 
 def test_limits_of_a_service_that_there_is_not_are_refused() -> None:
     with pytest.raises(ValueError, match="no service 'oonas' to limit; there is oona"):
-        Tree(
+        grown(
             [Puppet("oona")],
-            clock=FakeClock(),
-            source=NoWait(),
             limits={"oonas": ServiceLimits()},
         )
 
 
 async def test_restarts_past_the_limit_of_the_whole_tree_end_it() -> None:
     puppets = [Puppet(name) for name in "abcd"]
-    tree = Tree(
-        puppets, clock=FakeClock(), source=NoWait(), restarts=RestartPolicy(limit=3, window_s=60)
-    )
+    tree = grown(puppets, restarts=RestartPolicy(limit=3, window_s=60))
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         verdict = group.create_task(_unstable(tree))
         await until(lambda: tree.started)
@@ -138,10 +139,9 @@ async def test_a_service_that_swallows_cancellation_is_named_and_stops_only_its_
     diary: list[str] = []
     deaf = Deaf("deaf", ("below",), diary=diary)
     below = Puppet("below", diary=diary)
-    tree = Tree(
+    tree = grown(
         [deaf, below],
         clock=SystemClock(),
-        source=NoWait(),
         limit=ServiceLimits(stop_timeout_s=0.02),
     )
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -157,10 +157,9 @@ async def test_a_service_that_swallows_cancellation_is_named_and_stops_only_its_
 
 async def test_a_service_that_hears_the_second_time_ends_in_time() -> None:
     deaf = Deaf("deaf", deaf_to=1)
-    tree = Tree(
+    tree = grown(
         [deaf],
         clock=SystemClock(),
-        source=NoWait(),
         limit=ServiceLimits(stop_timeout_s=0.02),
     )
     async with running(tree) as task:
@@ -176,7 +175,7 @@ async def test_the_next_attempt_is_shown_while_a_service_backs_off() -> None:
     clock = FakeClock(wall=1_000.0)
     a = Puppet("a")
     limits = ServiceLimits(RestartPolicy(base_s=8.0))
-    tree = Tree([a], clock=clock, source=Longest(), limit=limits)
+    tree = grown([a], clock=clock, source=Longest(), limit=limits)
     async with running(tree):
         a.ends.put_nowait(RuntimeError("boom"))
         await until(lambda: tree.cells["a"].state == "backing_off")
@@ -283,9 +282,51 @@ async def test_a_service_that_an_essential_one_needs_is_essential_too() -> None:
     [
         ([Puppet("a", ("b",)), Puppet("b", ("a",))], "circle"),
         ([Puppet("a", ("z",))], "'z', which is no service"),
-        ([Puppet("a"), Puppet("a")], "the same name"),
+        ([Puppet("a"), Puppet("a")], "declared under the same name"),
     ],
 )
 async def test_a_tree_that_cannot_be_is_refused(services: list[Puppet], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         tree_of(*services)
+
+
+@pytest.mark.parametrize(
+    ("services", "declared", "words"),
+    [
+        ("ab", "a", "b must be both a service and declared"),
+        ("a", "ab", "b must be both a service and declared"),
+        ("aab", "ab", "two services have the same name"),
+    ],
+)
+def test_services_and_declarations_that_do_not_match_are_refused(
+    services: str, declared: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Tree(
+            [Puppet(name) for name in services],
+            [Declaration(name, after=()) for name in declared],
+            clock=FakeClock(),
+            source=NoWait(),
+        )
+
+
+def test_every_service_can_be_limited_and_stops_before_the_listener() -> None:
+    assert [each.name for each in SERVICES] == list(ServicesSettings.model_fields)
+    assert [each.name for each in SERVICES if "http" not in (*each.needs, *each.after)] == ["http"]
+    assert {each.name for each in SERVICES if each.essential} == {
+        "http", "oona", "tolaria", "nissa",
+    }  # fmt: skip
+
+
+def test_a_services_deadline_is_its_own_setting_or_what_is_declared_or_that_of_all() -> None:
+    settings = Settings.model_validate(
+        {"supervisor": {"services": {"oona": {"stop_timeout_s": 3}}}}
+    )
+    options = settings.supervisor
+    declared = Declaration("oona", start_timeout_s=7.0, stop_timeout_s=8.0)
+    assert (
+        limits_of(options, declared).start_timeout_s,
+        limits_of(options, declared).stop_timeout_s,
+    ) == (7.0, 3.0)
+    plain = limits_of(options, Declaration("karn"))
+    assert (plain.start_timeout_s, plain.stop_timeout_s) == (60.0, 20.0)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from esper_async.runtime.breaker import CircuitBreaker
 from esper_async.runtime.clock import FakeClock
+from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.journal import Journal, read_journal
 from esper_async.tamiyo.errors import UnknownRunError
 from esper_async.tamiyo.hub import Hub
@@ -120,3 +122,28 @@ async def test_a_damaged_journal_shows_in_its_run_and_stops_no_other(tmp_path: P
     await hub.rebuild()
     assert (await hub.picture("a")).faults
     assert (await hub.picture("b")).faults == []
+
+
+async def test_journals_that_cannot_be_read_open_a_breaker_and_close_it_when_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = written(tmp_path, "a", 5)
+    clock = FakeClock()
+    breaker = CircuitBreaker("tamiyo.journals", clock=clock)
+    hub = Hub(tmp_path, disk=breaker, clock=clock)
+    with monkeypatch.context() as patched:
+        patched.setattr("esper_async.tamiyo.hub.read_journal", failing)
+        for _ in range(breaker.policy.failures):
+            with pytest.raises(OSError, match="bad sector"):
+                await hub.accept(records[5])
+        with pytest.raises(BreakerOpen):
+            await hub.accept(records[5])
+    assert (await hub.picture("a")).seq == 0
+    clock.advance(breaker.policy.open_s)
+    await hub.accept(records[5])
+    assert (await hub.picture("a")).seq == len(records)
+    assert breaker.state == "closed"
+
+
+def failing(*_: object) -> list[Record]:
+    raise OSError("bad sector")

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.network import PolicyNetwork
 from esper_async.tamiyo.network.policy_file import load_policy, save_policy
+from esper_async.tamiyo.policy_header import read_verified
 from esper_async.tamiyo.policy_shelf import (
     SHIPPED_VERSION,
     PolicyShelf,
@@ -144,3 +148,23 @@ def test_a_retired_version_can_be_activated_again(shelf: PolicyShelf, tmp_path: 
 def test_the_shelf_needs_no_torch() -> None:
     code = "import sys, esper_async.tamiyo.policy_shelf; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_bytes_that_are_no_policy_are_refused_in_words(tmp_path: Path, data: st.DataObject) -> None:
+    kept = tmp_path / "whole.policy"
+    whole = (kept if kept.exists() else policy_file(tmp_path, "whole")).read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    noise = data.draw(st.binary(max_size=50) | st.just(b"[" * 5_000))
+    odd = data.draw(st.sampled_from([noise + whole[cut:], whole[:cut] + noise]))
+    path = tmp_path / "odd.policy"
+    path.write_bytes(odd)
+    try:
+        header, _ = read_verified(path)
+    except PolicyFileError as error:
+        assert str(path) in str(error)
+    else:
+        assert header.version == read_verified(kept)[0].version

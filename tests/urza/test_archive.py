@@ -203,6 +203,39 @@ def test_a_damaged_or_shortened_archive_is_refused_whole_or_holds_the_same(
     assert refused >= 20
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (tarfile.XHDTYPE, b"99999999999999999999 path=x\n"),
+        (tarfile.XHDTYPE, b"30 GNU.sparse.map=1,2,3\n"),
+        (tarfile.XHDTYPE, b"11 size=x\n"),
+        (tarfile.GNUTYPE_SPARSE, b"x"),
+    ],
+)
+def test_a_header_that_no_tar_writes_is_refused(
+    tmp_path: Path, archive: Path, away: Library, kind: bytes, body: bytes
+):
+    member = tarfile.TarInfo("odd")
+    member.type, member.size = kind, len(body)
+    odd = member.tobuf(tarfile.USTAR_FORMAT) + body.ljust(512, b"\0") + archive.read_bytes()
+    (tmp_path / "odd.tar").write_bytes(odd)
+    with pytest.raises(ArchiveError, match=r"odd\.tar"):
+        away.import_from(tmp_path / "odd.tar")
+
+
+def test_a_manifest_of_many_brackets_is_refused(tmp_path: Path, away: Library):
+    for text in (
+        "[" * 5_000,
+        json.dumps({"digest": digest_of("[" * 5_000), "manifest": "[" * 5_000}),
+    ):
+        with tarfile.open(tmp_path / "deep.tar", "w") as tar:
+            member = tarfile.TarInfo("manifest.json")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+        with pytest.raises(ArchiveError, match="cannot be read"):
+            away.import_from(tmp_path / "deep.tar")
+
+
 def test_a_full_disk_leaves_no_half_archive(
     tmp_path: Path, away: Library, monkeypatch: pytest.MonkeyPatch
 ):

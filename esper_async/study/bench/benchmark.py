@@ -1,6 +1,6 @@
 """What a benchmark is: figures against bars, and deliberately broken variants to catch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -106,6 +106,14 @@ def judged(
     if doubt:
         verdict = Verdict.INCONCLUSIVE
     return Row(figure, value, unit, verdict, baseline, ratio, interval, bar, doubt or note)
+
+
+def all_true(figure: str, facts: Mapping[str, bool]) -> Row:
+    """Build a row of facts by name, of which each must be true."""
+    broken = [name for name, true in facts.items() if not true]
+    note = f"not so: {', '.join(broken)}" if broken else ", ".join(facts)
+    bar = Bar("at least", float(len(facts)))
+    return judged(figure, float(len(facts) - len(broken)), f"of {len(facts)}", bar, note=note)
 
 
 def shown(figure: str, value: float, unit: str, *, note: str = "") -> Row:

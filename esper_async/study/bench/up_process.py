@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 COMMAND = (sys.executable, "-P", "-m", "esper_async.cli")
@@ -63,6 +65,32 @@ class UpProcess:
         except (OSError, ValueError):
             return False
 
+    def readiness(self) -> dict[str, Any]:
+        """Return what /readyz says, whatever its status; nothing when nobody answers."""
+        try:
+            facts = json.loads((self.state / "supervisor.json").read_text())
+            url = f"http://{facts['host']}:{facts['port']}/readyz"
+            try:
+                with urllib.request.urlopen(url, timeout=5) as answer:
+                    body: dict[str, Any] = json.loads(answer.read())
+            except urllib.error.HTTPError as unready:
+                with unready:
+                    body = json.loads(unready.read())
+        except (OSError, ValueError):
+            return {}
+        return body
+
+    def said(self) -> str:
+        """Return all that it has written so far."""
+        return (self.state.parent / "said").read_text(errors="replace")
+
+    def exit_code(self, patience_s: float) -> int | None:
+        """Wait for its end; return its exit code, None when it still runs."""
+        try:
+            return self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            return None
+
     def end(self, *, patience_s: float, number: signal.Signals | None = None) -> None:
         """Wait until it has ended well, after a signal if one is given.
 
@@ -112,3 +140,23 @@ def run_in_every_python(source: str) -> Iterator[None]:
         path = os.pathsep.join(filter(None, (scratch, os.environ.get("PYTHONPATH"))))
         with mock.patch.dict(os.environ, PYTHONPATH=path):
             yield
+
+
+_mutation = ""
+
+
+@contextmanager
+def started_with(folder: Path, source: str, *arguments: str) -> Iterator[UpProcess]:
+    """Start `up` without a run, after `source` and what a mutant of `breaking_up` has for it."""
+    with (
+        run_in_every_python(source + _mutation),
+        started(folder, "--no-run", *arguments) as up,
+    ):
+        yield up
+
+
+def breaking_up(source: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what breaks the process of each `started_with` by `source`, for a block."""
+    indented = "\n    ".join(source.strip().splitlines())
+    code = f'\nimport sys\nif "up" in sys.orig_argv:\n    {indented}\n'
+    return lambda: mock.patch(f"{__name__}._mutation", code)

@@ -6,18 +6,14 @@ readers hold the stream open and ask the API again and again, as a page does.
 """
 
 import asyncio
-import os
-import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 
 from esper_async.study.bench.benchmark import Bar, Benchmark, Effort, Mutant, Row, judged, shown
+from esper_async.study.bench.chromium import chromium_at
 from esper_async.study.bench.nissa_process import nissa_process
 from esper_async.study.bench.up_process import run_in_every_python
 
@@ -32,11 +28,6 @@ _ASKED = (
     "/api/status", "/api/runs", "/api/runs/lag/picture", "/api/events?q=event", "/api/slos",
     "/metrics", "/api/alerts",
 )  # fmt: skip
-_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-    "--disable-background-networking", "--disable-sync", "--window-size=1280,900",
-)  # fmt: skip
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -44,7 +35,7 @@ def measure(effort: Effort) -> list[Row]:
     with (
         tempfile.TemporaryDirectory(prefix="esper-lag-") as folder,
         nissa_process(Path(folder) / "state", packets_per_s=PACKETS_PER_S) as served,
-        _page(served.url, Path(folder) / "profile") as with_page,
+        chromium_at(served.url, Path(folder) / "profile") as with_page,
     ):
         asked = asyncio.run(_read(served.url, _SECONDS[effort]))
     p50, p99, most = served.told["lag_ms"]
@@ -63,26 +54,6 @@ def measure(effort: Effort) -> list[Row]:
                doubt=f"{doubt}; p99 without that {own_p99:.1f} ms" if hindered else ""),
         shown("lag of the event loop, maximum", most, "ms", note=f"guilty: {where}"),
     ]  # fmt: skip
-
-
-@contextmanager
-def _page(url: str, profile: Path) -> Iterator[bool]:
-    """Open the page in a browser, if there is one."""
-    found = [shutil.which(name) for name in _CHROMIUM]
-    program = os.environ.get("ESPER_CHROMIUM") or next(filter(None, found), None)
-    if program is None:
-        yield False
-        return
-    browser = subprocess.Popen(
-        [program, *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0", url],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield True
-    finally:
-        browser.terminate()
-        browser.wait()
 
 
 async def _read(url: str, seconds: float) -> int:

@@ -9,15 +9,11 @@ another one that is not; both are looked at from outside.
 import asyncio
 import contextlib
 import gc
-import json
 import random
 import signal
-import subprocess
 import tempfile
 import time
 import tracemalloc
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,11 +29,12 @@ from esper_async.study.bench.benchmark import (
     Effort,
     Mutant,
     Row,
+    all_true,
     judged,
     replaced,
     wants,
 )
-from esper_async.study.bench.up_process import UpError, UpProcess, run_in_every_python, started
+from esper_async.study.bench.up_process import UpError, UpProcess, breaking_up, started_with
 
 RESTARTED, MEMORY = "restarts on a fake clock", "memory that restarts leave behind"
 TASKS, NEIGHBOUR = "tasks that restarts leave behind", "lives of its neighbour"
@@ -64,8 +61,6 @@ class Failing:
     """A service that fails as soon as it is ready."""
 
     name: str = "failing"
-    needs: tuple[str, ...] = ()
-    essential: bool = False
     lives: int = 0
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -97,9 +92,9 @@ def measure(effort: Effort) -> list[Row]:
     if wants(LIMIT):
         rows.append(asyncio.run(_limited()))
     if wants(ESSENTIAL):
-        rows.append(_held(ESSENTIAL, _essential()))
+        rows.append(all_true(ESSENTIAL, _essential()))
     if wants(OTHER):
-        rows.append(_held(OTHER, _other()))
+        rows.append(all_true(OTHER, _other()))
     return rows
 
 
@@ -174,20 +169,11 @@ async def _limited() -> Row:
 # -- real processes ------------------------------------------------------------------------------
 
 
-def _held(figure: str, facts: dict[str, bool]) -> Row:
-    broken = [name for name, true in facts.items() if not true]
-    note = f"not so: {', '.join(broken)}" if broken else ", ".join(facts)
-    bar = Bar("at least", float(len(facts)))
-    return judged(figure, float(len(facts) - len(broken)), f"of {len(facts)}", bar, note=note)
-
-
 def _essential() -> dict[str, bool]:
     with _up("nissa", "NissaService") as up:
-        code: int | None = None
         _until_it_shows(up, "nissa", "backing_off")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = up.process.wait(_HOPELESS_S)
-        last = _said(up).strip().splitlines()[-1:] or [""]
+        code = up.exit_code(_HOPELESS_S)
+        last = up.said().strip().splitlines()[-1:] or [""]
         left = (up.state / "supervisor.json").exists()
     return {
         "exit code 3": code == 3,
@@ -210,19 +196,18 @@ def _other() -> dict[str, bool]:
                 "ready",
                 patience_s=patience_s,
             )
-        before = _ready(up)
+        before = up.readiness()
         with contextlib.suppress(UpError):
             up.until(
                 lambda: _shown(up, "urza").get("state") == "failed", "x", patience_s=patience_s
             )
-        after = _ready(up)
+        after = up.readiness()
         alive = up.process.poll() is None
         urza = after.get("services", {}).get("urza", {})
         code: int | None = None
         if alive:
             up.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = up.process.wait(_PATIENCE_S)
+            code = up.exit_code(_PATIENCE_S)
     return {
         "it is up": alive,
         "degraded": after.get("status") == "degraded",
@@ -248,52 +233,21 @@ def _since(ready: dict[str, Any], name: str) -> tuple[Any, Any]:
 
 @contextmanager
 def _up(package: str, service: str) -> Iterator[UpProcess]:
-    source = _NEVER_HEALS.format(package=package, service=service) + _broken()
+    source = _NEVER_HEALS.format(package=package, service=service)
+    quiet = ("--set", "supervisor.log_level=error")
     with (
         tempfile.TemporaryDirectory(prefix="esper-supervision-") as scratch,
-        run_in_every_python(source),
-        started(Path(scratch), "--no-run", "--set", "supervisor.log_level=error") as up,
+        started_with(Path(scratch), source, *quiet) as up,
     ):
         yield up
 
 
-def _ready(up: UpProcess) -> dict[str, Any]:
-    """Return what /readyz says, whatever its status; nothing when nobody answers."""
-    try:
-        facts = json.loads((up.state / "supervisor.json").read_text())
-        url = f"http://{facts['host']}:{facts['port']}/readyz"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                body: dict[str, Any] = json.loads(answer.read())
-        except urllib.error.HTTPError as unready:
-            with unready:
-                body = json.loads(unready.read())
-    except (OSError, ValueError):
-        return {}
-    return body
-
-
 def _shown(up: UpProcess, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = _ready(up).get("services", {}).get(name, {})
+    found: dict[str, Any] = up.readiness().get("services", {}).get(name, {})
     return found
 
 
-def _said(up: UpProcess) -> str:
-    return (up.state.parent / "said").read_text(errors="replace")
-
-
 # -- mutants -------------------------------------------------------------------------------------
-
-
-def _broken() -> str:
-    return ""
-
-
-def _breaking(source: str) -> Callable[[], Any]:
-    """Have the supervisor's process broken by `source`."""
-    indented = "\n    ".join(source.strip().splitlines())
-    code = f'\nif "up" in sys.orig_argv:\n    {indented}\n'
-    return lambda: replaced(f"{__name__}._broken", lambda: code)
 
 
 _kept: list[Any] = []
@@ -367,7 +321,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "everything is essential",
             "whichever service fails for good takes the supervisor with it",
-            _breaking(
+            breaking_up(
                 "import esper_async.supervisor.tree as tree\n"
                 "tree._essential = lambda order: frozenset(s.name for s in order)"
             ),
@@ -376,7 +330,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "exit code 1",
             "an essential service that fails for good is an error like any other",
-            _breaking(
+            breaking_up(
                 "from esper_async.supervisor.errors import EssentialServiceFailedError as Error\n"
                 "Error.exit_code = 1"
             ),
