@@ -6,7 +6,7 @@ evaluation mode: with dropout no action would be as likely as it was when it was
 """
 
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -109,18 +109,22 @@ class GraphLearner:
             FloatingPointError: a loss is not finite; the network is as it was before it.
         """
         while self.passed < self.method.passes:
-            last = self._pass()
-            self.passed += 1
-            if after_pass is not None and last is not None:
-                after_pass(last)
+            last = deque(self.updates_of_a_pass(), maxlen=1)
+            if after_pass is not None and last:
+                after_pass(last[0])
 
-    def _pass(self) -> Loss | None:
+    def updates_of_a_pass(self) -> Iterator[Loss]:
+        """Make the updates of the pass that comes next, and yield the loss of each behind it.
+
+        Raises:
+            FloatingPointError: as `learn`.
+        """
         order = random.Random(f"{self.method.seed}/{self.passed}")  # noqa: S311 - repeats
-        update = self._ppo if self.method.name == "ppo" else self._impala
-        last = None
-        for last in update(order):
-            self._update(last)
-        return last
+        losses = self._ppo if self.method.name == "ppo" else self._impala
+        for loss in losses(order):
+            self._update(loss)
+            yield loss
+        self.passed += 1
 
     def _update(self, loss: Loss) -> None:
         if not bool(loss.total.isfinite()):

@@ -46,6 +46,7 @@ CASES = {
     "intervals": "intervals",
     "isolation": "isolation",
     "kernel-swap": "kernel_swap",
+    "learning-step": "learning_step",
     "library": "library",
     "loader": "loader",
     "nissa-ingest": "nissa_ingest",
