@@ -46,7 +46,7 @@ class Block(nn.Module):
         return nodes + self._dropped(linear(inner, self.contract))
 
     def _dropped(self, nodes: Tensor) -> Tensor:
-        return functional.dropout(nodes, self.dropout.p, self.training)
+        return functional.dropout(nodes, self.dropout.p) if self.training else nodes
 
 
 def linear(nodes: Tensor, layer: nn.Linear) -> Tensor:
