@@ -5,9 +5,11 @@ the policy comes to later is thrown away. A controller that does not come back i
 up: its thread cannot be ended, so it is left behind, and nothing is asked of it again.
 """
 
+import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,15 +86,17 @@ class Controller:
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pending: _Question | None = None
-        self._explained: Explanation | None = None
+        self._explained: deque[Explanation] = deque()
 
-    def take_explanation(self) -> "Explanation | None":
-        """Return why the newest decision was taken, once; None while that is not known.
+    def take_explanations(self, before: float = math.inf) -> list[Explanation]:
+        """Return why decisions of boundaries `before` one were taken, each once, oldest first.
 
-        It is worked out before the answer is handed over: later, the run would train beside it,
-        and what counts its operations looks at every module of the process.
+        An explanation is worked out once the answer has been handed over, beside the run's next
+        steps, and before the next answer: of the boundaries before an answered one all are there.
         """
-        taken, self._explained = self._explained, None
+        taken: list[Explanation] = []
+        while self._explained and self._explained[0].boundary < before:
+            taken.append(self._explained.popleft())
         return taken
 
     def ask(self, policy: Policy, view: View, *, timeout_s: float) -> Answer:
@@ -169,8 +173,8 @@ class Controller:
                 question.answer = Answered(decision, 0.0, cpu_ms)
             except Exception as error:  # noqa: BLE001 - whatever a policy raises ends no training
                 question.answer = Failed(f"{type(error).__name__}: {error}")
-            self._explain(question)
             question.answered.set()
+            self._explain(question)
 
     def _explain(self, question: _Question) -> None:
         """Ask the policy what moved it most, if it can tell and has done anything."""
@@ -184,4 +188,4 @@ class Controller:
             moved = tuple(explain())
         except Exception as error:  # noqa: BLE001 - a decision stands without its explanation
             moved = ({"node": "none", "feature": f"not explained: {error}", "effect": 0.0},)
-        self._explained = Explanation(question.view.boundary, moved)
+        self._explained.append(Explanation(question.view.boundary, moved))

@@ -1,12 +1,12 @@
 """How a run decides at a boundary: it asks its policy, weighs the risk, and journals both."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from esper_async.karn.catalogue import Catalogue
 from esper_async.tamiyo.command import Decision, NoOp, command_from_json
-from esper_async.tamiyo.controller import Answered, Controller, Failed
+from esper_async.tamiyo.controller import Answered, Controller, Explanation, Failed
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.policies.placement_features import planted_features
 from esper_async.tamiyo.policies.static import StaticPolicy
@@ -102,10 +102,10 @@ class Decider:
         Raises:
             DecisionHungError: the policy has not come back, and the run may go back.
         """
-        self._tell_explanation()
         if self._replaced is not None:
             policy = StaticPolicy()
         decision = self._ask(policy, view)
+        self._tell(self._controller.take_explanations(view.boundary))
         assessed = self.risk.weigh(view, decision.command, self._surroundings(view))
         recorded = self._journal.decisions(view.boundary, policy.name)
         if recorded:
@@ -129,10 +129,9 @@ class Decider:
         )
         return decision
 
-    def _tell_explanation(self) -> None:
-        """Tell what moved the last decision: it was worked out while the run went on."""
-        explained = self._controller.take_explanation()
-        if explained is not None:
+    def _tell(self, explanations: Iterable[Explanation]) -> None:
+        """Tell what moved earlier decisions: it was worked out while the run went on."""
+        for explained in explanations:
             command_id = self._chronicle.command_id(f"c{explained.boundary}")
             self._chronicle.note("explanation", command_id=command_id, moved=explained.moved)
 
@@ -149,7 +148,7 @@ class Decider:
     def close(self) -> None:
         """End the controller's thread; what it still has to tell is told."""
         self._controller.close()
-        self._tell_explanation()
+        self._tell(self._controller.take_explanations())
 
     def _ask(self, policy: Policy, view: View) -> Decision:
         timeout_s = self._hang_s if self._deterministic else self._deadline_s

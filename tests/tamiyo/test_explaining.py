@@ -1,9 +1,14 @@
 """What moved a decision is named by node and feature, the strongest first."""
 
+import threading
+from typing import Any, cast
+
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from esper_async.kasmina.stage import Stage
-from esper_async.tamiyo.controller import Controller
+from esper_async.tamiyo.command import Command, NoOp
+from esper_async.tamiyo.controller import Answered, Controller
 from esper_async.tamiyo.graph.features import TABLES
 from esper_async.tamiyo.network import PolicyNetwork
 from esper_async.tamiyo.policies.graph import GraphPolicy
@@ -45,7 +50,50 @@ def test_the_controller_explains_what_it_answers() -> None:
             controller.ask(deciding, view(boundary), timeout_s=30.0)
     finally:
         assert controller.close(timeout_s=30.0)
-    told = controller.take_explanation()
-    assert told is not None
-    assert told.moved
-    assert controller.take_explanation() is None
+    told = controller.take_explanations()
+    assert told
+    assert all(each.moved for each in told)
+    assert [each.boundary for each in told] == sorted({each.boundary for each in told})
+    assert controller.take_explanations() == []
+
+
+class Slow(GraphPolicy):
+    """Explains only once it may."""
+
+    may = threading.Event()
+
+    def explain(self) -> list[dict[str, Any]]:
+        """Wait, then explain."""
+        assert self.may.wait(30.0)
+        return super().explain()
+
+
+def test_a_decision_does_not_wait_for_its_explanation_and_the_next_one_does() -> None:
+    torch.manual_seed(0)
+    controller, deciding = Controller(), Slow(0, PolicyNetwork(), version="test")
+    try:
+        boundary, command = 3, cast(Command, NoOp())
+        while isinstance(command, NoOp):
+            boundary += 1
+            answer = controller.ask(deciding, view(boundary), timeout_s=30.0)
+            assert isinstance(answer, Answered)
+            command = answer.decision.command
+        assert controller.take_explanations() == []
+        deciding.may.set()
+        controller.ask(deciding, view(boundary + 1), timeout_s=30.0)
+        told = controller.take_explanations(boundary + 1)
+        assert [each.boundary for each in told] == [boundary]
+    finally:
+        deciding.may.set()
+        assert controller.close(timeout_s=30.0)
+
+
+def test_a_count_of_all_calls_of_modules_sees_nothing_of_a_policy() -> None:
+    deciding, called = policy(), []
+    hook = register_module_forward_pre_hook(lambda module, _: called.append(type(module).__name__))
+    try:
+        deciding.decide(view(seeds=[seed("s1", Stage.TRAINING)]))
+        assert deciding.explain()
+    finally:
+        hook.remove()
+    assert called == []

@@ -25,7 +25,7 @@ from esper_async.tamiyo.graph.structure import (
     sites_of,
 )
 from esper_async.tamiyo.legality import OPERATIONS, legal_operations, seed_operations
-from esper_async.tamiyo.offer import catalogue_facts
+from esper_async.tamiyo.offer import FACTS, catalogue_facts
 from esper_async.tamiyo.view import Placement, SeedView, View
 
 _STAGES = (
@@ -36,6 +36,7 @@ _STAGES = (
     Stage.PROBATIONARY,
     Stage.FOSSILIZED,
 )
+_STAGE_FLAGS = {stage: [float(stage is each) for each in _STAGES] for stage in Stage}
 _MILLI, _MICRO = 1e3, 1e6
 _GRADIENT = TABLES["parameter"].column("gradient_rms/1")
 Row = list[float | None]
@@ -98,6 +99,7 @@ class GraphBuilder:
         self._offered: OfferedPairs | None = None
         self._settled: _Settled | None = None
         self._facts: dict[str, tuple[float | None, ...]] = {}
+        self._facts_of: tuple[tuple[str, ...], NDArray[np.float64]] | None = None
         self.layouts = 0
 
     def state(self, view: View) -> GraphState:
@@ -147,8 +149,8 @@ class GraphBuilder:
             return settled
         sizes = structure.sizes
         seed_legal = np.zeros((len(OPERATIONS), sizes.seeds), dtype=np.bool_)
-        for index, stage in enumerate(stages):
-            seed_legal[:, index] = seed_operations(stage)
+        if stages:
+            seed_legal[:, : len(stages)] = np.array([seed_operations(each) for each in stages]).T
         operations = legal_operations(seed_legal, may_germinate=may_germinate)
         blueprints = self._blueprints(structure, seeds, offered)
         features: dict[NodeType, Tensor] = {
@@ -193,6 +195,13 @@ class GraphBuilder:
             self._facts[blueprint] = catalogue_facts(self._catalogue, blueprint)
         return self._facts[blueprint]
 
+    def _all_known(self, names: tuple[str, ...]) -> NDArray[np.float64]:
+        """Return (B, 4) of the catalogue's facts; of the very same blueprints they are kept."""
+        if self._facts_of is None or self._facts_of[0] is not names:
+            facts = np.array([self._known(name) for name in names], dtype=np.float64)
+            self._facts_of = names, facts.reshape(-1, FACTS)
+        return self._facts_of[1]
+
     def _seed_rows(self, view: View, seeds: Sequence[SeedView]) -> list[Row]:
         return [_seed(seed, view, risk=self._known(seed.blueprint)[1]) for seed in seeds]
 
@@ -203,7 +212,7 @@ class GraphBuilder:
         names = structure.blueprints
         count = len(names)
         rows = np.zeros((count, len(TABLES["blueprint"].features)))
-        rows[:, :4] = [self._known(name) for name in names]
+        rows[:, :FACTS] = self._all_known(names)
         rows[:, 4], rows[:, 5] = offered.smallest[:count], offered.largest[:count]
         rows[:, 6] = offered.counts[:count] / max(len(structure.sites), 1)
         for seed in seeds:
@@ -292,7 +301,7 @@ def _parameters(view: View, structure: Structure) -> Tensor:
 def _seed(seed: SeedView, view: View, *, risk: float | None) -> Row:
     clean, benefit, dependence = seed.clean_contribution, seed.benefit_vs_twin, seed.dependence
     return [
-        *(float(seed.stage is stage) for stage in _STAGES),
+        *_STAGE_FLAGS[seed.stage],
         seed.alpha,
         seed.age_boundaries,
         seed.stage_boundaries,

@@ -174,10 +174,15 @@ class Table:
         self, column: int, raw: NDArray[np.float64]
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """Return one feature of nodes (n,), normalised, and the flags of what was not measured."""
-        rows = np.zeros((len(raw), len(self.features)))
-        rows[:, column] = raw
-        found = self.tensorise(rows, len(raw))
-        return found[:, column], found[:, len(self.features) + column] > 0.0
+        missing = ~np.isfinite(raw)
+        known = np.where(missing, 0.0, raw)
+        np.clip(known, self._lows[column], self._highs[column], out=known)
+        if self._logs[column]:
+            np.log1p(known, out=known)
+        divisor = self._divisor[column]
+        if self._soft is not None:
+            divisor = divisor + self._soft[column] * np.abs(known)
+        return (known / divisor).astype(np.float32), missing
 
     def tensorise(
         self, rows: Sequence[Sequence[float | None]] | NDArray[np.float64], pad_to: int

@@ -254,13 +254,16 @@ def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.int64]:
 def _relate_seeds(table: NDArray[np.int64], ground: Ground, planted: Planted) -> None:
     """Write into (N, N) how seeds see each other and their surroundings, and are seen."""
     sizes = ground.sizes
-    nodes = sizes.offset("seed") + np.arange(len(planted))
-    homes = np.array([ground.site_index.get(site, -1) for _, site, _ in planted])
-    names = np.array([site for _, site, _ in planted])
-    same = names[:, None] == names[None, :]
-    table[np.ix_(nodes, nodes)] = np.where(same, Relation.SAME_SITE, Relation.SEED_SEED)
+    start, end = sizes.offset("seed"), sizes.offset("seed") + len(planted)
+    nodes = np.arange(start, end)
+    numbers: dict[str, int] = {}
+    places = np.array([numbers.setdefault(site, len(numbers)) for _, site, _ in planted])
+    same = places[:, None] == places
+    table[start:end, start:end] = np.where(same, Relation.SAME_SITE, Relation.SEED_SEED)
     table[nodes, nodes] = Relation.SELF
-    known, layers = nodes[homes >= 0], sizes.offset("layer") + homes[homes >= 0]
+    homes = np.array([ground.site_index.get(site, -1) for _, site, _ in planted])
+    has_home = homes >= 0
+    known, layers = nodes[has_home], sizes.offset("layer") + homes[has_home]
     table[known, layers], table[layers, known] = Relation.LAYER_SEED, Relation.SEED_LAYER
     kinds = sizes.offset("blueprint") + np.array(
         [ground.blueprint_index[blueprint] for _, _, blueprint in planted]

