@@ -12,11 +12,11 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parent / "images"
-WIDTH, FIRST_HEIGHT = 1280, 1840
+WIDTH, FIRST_HEIGHT, EVENTS, MARGIN = 1280, 1840, 8, 24
 
 
 def main() -> None:
-    """Write `page.png`, the beginning of the page, and `page-whole.png`."""
+    """Write `page.png`, the beginning of the page, and `page-whole.png`, to its newest events."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("url", help="where the page is")
     url = parser.parse_args().url
@@ -29,7 +29,10 @@ def main() -> None:
         page.locator("#run-charts canvas").nth(3).wait_for()
         page.locator("#event-list li").first.wait_for()
         page.screenshot(path=FOLDER / "page.png")
-        page.screenshot(path=FOLDER / "page-whole.png", full_page=True)
+        last = page.locator("#event-list li").nth(EVENTS - 1).bounding_box()
+        assert last is not None
+        whole = {"x": 0, "y": 0, "width": WIDTH, "height": last["y"] + last["height"] + MARGIN}
+        page.screenshot(path=FOLDER / "page-whole.png", full_page=True, clip=whole)
         browser.close()
 
 
