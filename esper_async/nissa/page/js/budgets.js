@@ -34,7 +34,7 @@ export function drawBudgets(container) {
       h("td", { class: "num" }, percent(budget.target, 1)),
       h("td", { class: "num" }, percent(budget.good_ratio, 2)),
       h("td", { class: "num" }, percent(budget.budget_left, 0)),
-      h("td", { class: "num" }, budget.burn["1h"] === null ? "not measured" : `${number(budget.burn["1h"], 2)} ×`),
+      h("td", { class: "num" }, budget.burn["1h"] === null ? "too little yet" : `${number(budget.burn["1h"], 2)} ×`),
       h("td", {}, pill(...standing(budget))));
     const worst = measured.toSorted((a, b) => a.budget_left - b.budget_left);
     return [
