@@ -1,0 +1,72 @@
+"""`study`, `collect` and `learn`: many runs, and what is learned from them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esper_async.cli.app import StateDir, output
+from esper_async.cli.failure import reported
+
+commands = typer.Typer()
+
+
+@commands.command()
+@reported
+def study(
+    files: Annotated[list[Path], typer.Argument(help="Plans (TOML), run one after the other.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Fail unless every comparison of the plan holds.")
+    ] = False,
+    first_seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Repeat with seeds from here on, against the first time."),
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Compare ways of training over many runs; what is interrupted goes on where it was."""
+    from esper_async.cli.running import state_dir_of
+    from esper_async.cli.study import studies
+
+    root = state_dir_of(state_dir) / "studies"
+    raise typer.Exit(
+        studies(files, root, output(), workers=workers, check=check, first_seed=first_seed)
+    )
+
+
+@commands.command()
+@reported
+def collect(
+    file: Annotated[Path, typer.Argument(help="The collection's plan (TOML).")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Gather experience with randomised policies; what is interrupted goes on where it was."""
+    from esper_async.cli.collect import collect as gather
+    from esper_async.cli.running import state_dir_of
+
+    raise typer.Exit(gather(file, state_dir_of(state_dir), output(), workers=workers))
+
+
+@commands.command()
+@reported
+def learn(
+    target: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: simic/awr.json there.")
+    ] = None,
+    keep_back: Annotated[
+        float, typer.Option(min=0.1, max=0.9, help="Share of the runs that judge what is learned.")
+    ] = 0.5,
+    state_dir: StateDir = None,
+) -> None:
+    """Let Simic learn from what was experienced, and judge what it has learned."""
+    from esper_async.cli.learn import learn as learn_now
+    from esper_async.cli.running import state_dir_of
+
+    root = state_dir_of(state_dir)
+    raise typer.Exit(learn_now(root, output(), file=target, keep_back=keep_back))
