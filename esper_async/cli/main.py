@@ -12,13 +12,14 @@ from esper_async.cli.commands import (
     learning,
     letters,
     looking,
+    policies,
     proving,
     runs,
     serving,
 )
 from esper_async.cli.failure import JSON_FLAG
 
-for topic in (serving, runs, examining, keeping, looking, letters, learning, proving):
+for topic in (serving, runs, examining, keeping, looking, letters, learning, policies, proving):
     app.add_typer(topic.commands)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import structlog
 from anyio import to_thread
 
 from esper_async.leyline import TOPICS, EventEnvelope
@@ -17,20 +18,26 @@ from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
 from esper_async.simic.metrics import CoachMetrics
+from esper_async.simic.registry import PolicyRegistry
 from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake, experience_path
+from esper_async.tamiyo.errors import PolicyFileError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from esper_async.oona import Bus
 
+_LOG = structlog.get_logger(__name__)
 _TOPICS = (TOPICS["field_reports"].name, TOPICS["decisions"].name)
 
 _COUNT_EVERY_S = 0.5
 
 
 class SimicService:
-    """The coach. It keeps experience; no learner is configured yet, and it says so."""
+    """The coach: it keeps experience. `learn` learns from that, and publishes what passes.
+
+    A registry of policies that is given is signed anew, where the installation's key was replaced.
+    """
 
     name = "simic"
 
@@ -39,12 +46,14 @@ class SimicService:
         state_dir: Path,
         bus: "Bus",
         *,
+        policies: PolicyRegistry | None = None,
         bounds: Bounds | None = None,
         registry: Registry | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._path = experience_path(state_dir)
         self._bus = bus
+        self._policies = policies
         self._bounds = bounds
         registry = registry or Registry()
         self._metrics = CoachMetrics(registry)
@@ -59,6 +68,7 @@ class SimicService:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Store what arrives until cancelled; a message is acknowledged once it is on disk."""
+        await to_thread.run_sync(self._renew)
         store = self.store = await to_thread.run_sync(self._open)
         try:
             await self._recount(store)
@@ -77,15 +87,15 @@ class SimicService:
 
     def detail(self) -> dict[str, object]:
         """What is kept, for readiness."""
-        return {"learner": "no learner configured", **self._counts}
+        return {"learner": "learns when `learn` is called", **self._counts}
 
-    def policies(self) -> list[dict[str, object]]:
-        """Every policy version that has been published, newest first: none, without a learner."""
-        return []
-
-    def activate(self, policy_id: str) -> None:
-        """Make a version the active one. Raises LookupError: there is none yet."""
-        raise LookupError(f"there is no policy {policy_id!r}: no learner has published one")
+    def _renew(self) -> None:
+        if self._policies is None:
+            return
+        try:
+            self._policies.renew()
+        except PolicyFileError as error:  # the shipped policy decides, and experience is kept
+            _LOG.error("policy_registry_refused", reason=str(error))
 
     def _open(self) -> ExperienceStore:
         return ExperienceStore(self._path, now=self._clock.time, bounds=self._bounds)

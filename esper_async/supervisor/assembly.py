@@ -21,11 +21,13 @@ from esper_async.runtime.clock import Clock
 from esper_async.runtime.disk import DiskLevel
 from esper_async.runtime.metrics import Registry
 from esper_async.runtime.service import HasBreakers, Service
+from esper_async.simic.registry import PolicyRegistry
 from esper_async.simic.service import SimicService
 from esper_async.supervisor.certificates import LibraryCertificates
 from esper_async.supervisor.current_bus import CurrentBus
 from esper_async.supervisor.http import HttpListener, is_loopback
 from esper_async.supervisor.settings import Settings
+from esper_async.tamiyo.published import registry_path
 from esper_async.tamiyo.service import TamiyoService
 from esper_async.tezzeret.service import TezzeretService
 from esper_async.tezzeret.settings import ForgeSettings
@@ -120,6 +122,7 @@ def assemble(
         certificates=LibraryCertificates(urza.library),
         clock=clock,
     )
+    policies = PolicyRegistry(registry_path(state_dir), signer)
     tamiyo = TamiyoService(state_dir, bus, registry=registry, clock=clock)
     nissa = NissaService(
         state_dir,
@@ -128,7 +131,7 @@ def assemble(
             runs=tolaria,
             blueprints=karn,
             kernels=urza.library,
-            policies=None,
+            policies=policies,
             system=system,
             bus=bus,
             dead_letters=lambda: oona.dead_letters,
@@ -160,7 +163,7 @@ def assemble(
             registry=registry,
             clock=clock,
         ),
-        simic=SimicService(state_dir, bus, registry=registry, clock=clock),
+        simic=SimicService(state_dir, bus, policies=policies, registry=registry, clock=clock),
         tolaria=tolaria,
         kasmina=KasminaService(
             bus,

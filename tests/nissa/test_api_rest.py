@@ -10,7 +10,10 @@ from aiohttp.test_utils import TestClient
 
 from esper_async.karn.service import KarnService
 from esper_async.nissa.event_store import Event
+from esper_async.simic.registry import PolicyRegistry
+from esper_async.tamiyo.published import SHIPPED, registry_path
 from tests.nissa.conftest import BEARER, World
+from tests.simic.test_registry import policy, record
 
 Client = TestClient[Any, Any]
 
@@ -108,6 +111,27 @@ async def test_without_a_learner_there_are_no_policies_to_activate(client: Clien
     async with client.post("/api/policies/p1/activate", headers=BEARER) as response:
         assert response.status == 404
         assert "no learner" in (await response.json())["detail"]
+
+
+async def test_learned_policies_are_listed_and_any_that_passed_is_activated(
+    client: Client, world: World, tmp_path: Path
+) -> None:
+    kept = PolicyRegistry.of(tmp_path)
+    object.__setattr__(world.context, "policies", kept)
+    one = kept.submit(policy(1), record(SHIPPED)).id
+    two = kept.submit(policy(2), record(one)).id
+    bad = kept.submit(policy(3), record(two, passes=False)).id
+    listed = await body(client, "/api/policies")
+    assert [row["id"] for row in listed] == [bad, two, one, SHIPPED]
+    for policy_id, status in ((one, 202), (bad, 409), ("awr-nobody", 404)):
+        path = f"/api/policies/{policy_id}/activate"
+        async with client.post(path, headers=BEARER) as response:
+            assert response.status == status
+    assert kept.book().active_of("placement-1") == one
+    (registry_path(tmp_path) / "registry.json").write_text("{}")
+    async with client.get("/api/policies") as response:
+        assert response.status == 503
+        assert "no registry of policies" in (await response.json())["detail"]
 
 
 async def test_events_are_searched_and_paged(client: Client, world: World) -> None:

@@ -1,4 +1,4 @@
-"""`events`, `blueprints`, `kernels`, `policies` and `report`: looking into the parts."""
+"""`events`, `blueprints`, `kernels` and `report`: looking into the parts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -78,16 +78,6 @@ def kernels(state_dir: StateDir = None) -> None:
         "lifecycle": "STATE", "created_at": "MADE",
     }  # fmt: skip
     running.show_table(client_of(state_dir), output(), "/api/kernels", columns)
-
-
-@commands.command()
-@reported
-def policies(state_dir: StateDir = None) -> None:
-    """Show the versions of the learned policy."""
-    from esper_async.cli import running
-
-    columns = {"id": "ID", "state": "STATE", "created_at": "MADE"}
-    running.show_table(client_of(state_dir), output(), "/api/policies", columns)
 
 
 @commands.command()

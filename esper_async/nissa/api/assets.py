@@ -56,9 +56,14 @@ async def kernels(call: Call) -> web.Response:
 
 
 async def policies(call: Call) -> web.Response:
-    """The versions of the learned policy; none while no learner is configured."""
+    """The learned policies; none where no registry is configured."""
     registry = call.context.policies
-    return web.json_response([] if registry is None else list(registry.policies()))
+    if registry is None:
+        return web.json_response([])
+    try:
+        return web.json_response(list(await asyncio.to_thread(registry.policies)))
+    except ValueError as error:
+        raise Problem(503, str(error)) from error
 
 
 async def activate(call: Call) -> web.Response:

@@ -1,0 +1,88 @@
+"""The learned policies of a state directory; a supervisor may use it meanwhile."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from esper_async.cli.failure import EXIT_WRONG_REQUEST, CommandError
+from esper_async.cli.output import Output, table
+from esper_async.simic.registry import PolicyRegistry, shipped_row
+from esper_async.tamiyo.errors import PolicyFileError
+from esper_async.tamiyo.offer import PLACEMENT_VERSION
+from esper_async.tamiyo.published import Event, check_known, registry_path
+
+T = TypeVar("T")
+
+
+def list_policies(state_dir: Path, output: Output) -> None:
+    """Show every policy, newest first, and the one that comes with the program last."""
+    published = registry_path(state_dir).is_dir()
+    rows = _asked(state_dir, PolicyRegistry.policies) if published else [shipped_row(active=True)]
+    lines = table(
+        ("ID", "STATE", "FEATURES", "PARENT", "MADE"),
+        [
+            (row["id"], row["state"], row.get("features"), row.get("parent"), _when(row))
+            for row in rows
+        ],
+    )
+    output.result(rows, lines)
+
+
+def show_policy(state_dir: Path, policy_id: str, output: Output) -> None:
+    """Show an entry and its last validation record."""
+    entry = _asked(state_dir, lambda kept: check_known(kept.book(), policy_id))
+    record = _asked(state_dir, lambda kept: kept.record(policy_id))
+    lineage = [f"  {name}: {value}" for name, value in entry.lineage.items()]
+    reasons = [f"  {reason}" for reason in record["reasons"]]
+    passed = "passed the gate" if record["passes"] else "did not pass the gate"
+    output.result(
+        {**asdict(entry), "record": record},
+        [f"{policy_id}: {entry.state}, {passed}", *reasons, "it came from", *lineage],
+    )
+
+
+def show_history(state_dir: Path, output: Output) -> None:
+    """Show what happened, newest first."""
+    events: list[Event] = _asked(state_dir, lambda kept: kept.book().history)[::-1]
+    lines = table(
+        ("TIME", "ID", "WHAT", "WHY"),
+        [(_time(event.at), event.id, event.what, event.reason) for event in events],
+    )
+    output.result([asdict(event) for event in events], lines)
+
+
+def activate_policy(state_dir: Path, policy_id: str, output: Output) -> None:
+    """Let a policy decide in runs that begin from now on."""
+    _asked(state_dir, lambda kept: kept.activate(policy_id))
+    output.result({"active": policy_id}, [f"{policy_id} decides in runs that begin from now on"])
+
+
+def roll_back_policy(state_dir: Path, output: Output) -> None:
+    """Put back the policy before the active one."""
+    policy_id = _asked(state_dir, lambda kept: kept.roll_back(PLACEMENT_VERSION))
+    output.result({"active": policy_id}, [f"{policy_id} decides in runs that begin from now on"])
+
+
+def _asked(state_dir: Path, ask: Callable[[PolicyRegistry], T]) -> T:
+    if not registry_path(state_dir).is_dir():
+        raise CommandError(
+            f"no policy has been learned in {state_dir}, and the shipped one decides: `learn` "
+            "makes one from experience, or name another --state-dir",
+            EXIT_WRONG_REQUEST,
+        )
+    try:
+        return ask(PolicyRegistry.of(state_dir))
+    except LookupError as error:
+        raise CommandError(str(error), EXIT_WRONG_REQUEST) from error
+    except (PolicyFileError, ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _when(row: Mapping[str, float]) -> str | None:
+    return None if row["created_at"] is None else _time(row["created_at"])
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -1,0 +1,37 @@
+"""`policies ...`, as a person types it, on a state directory without a supervisor."""
+
+import json
+from pathlib import Path
+
+from esper_async.simic.registry import PolicyRegistry
+from esper_async.tamiyo.published import content_path, registry_path
+from tests.cli.conftest import Cli
+from tests.simic.test_registry import SHIPPED, policy, record
+
+
+def test_policies_are_listed_shown_activated_and_put_back(cli: Cli, tmp_path: Path) -> None:
+    where = ("--state-dir", str(tmp_path / "state"))
+    assert [row["id"] for row in cli("policies", "--json", *where).document] == [SHIPPED]
+    none = cli("policies", *where, "rollback")
+    assert (none.code, "`learn` makes one" in none.err) == (2, True)
+    kept = PolicyRegistry.of(tmp_path / "state")
+    one = kept.submit(policy(1), record(SHIPPED)).id
+    bad = kept.submit(policy(2), record(one, passes=False)).id
+    listed = cli("policies", *where)
+    assert [line.split()[:2] for line in listed.out.splitlines()[1:]] == [
+        [bad, "refused"], [one, "active"], [SHIPPED, "retired"],
+    ]  # fmt: skip
+    shown = cli("policies", *where, "show", bad)
+    assert "did not pass the gate" in shown.out
+    assert "  worse\n" in shown.out
+    refused = cli("policies", *where, "activate", bad)
+    assert (refused.code, "did not pass the gate" in refused.err) == (1, True)
+    unknown = cli("policies", *where, "activate", "awr-nobody")
+    assert (unknown.code, one in unknown.err) == (2, True)
+    assert f"{SHIPPED} decides" in cli("policies", *where, "rollback").out
+    assert cli("policies", *where, "rollback", one).code == 0
+    assert json.loads(cli("policies", "--json", *where, "history").out)[0]["what"] == "restored"
+    path = content_path(registry_path(tmp_path / "state"), kept.book().entries[one].sha256)
+    path.write_text("{}")
+    damaged = cli("policies", *where, "activate", one)
+    assert (damaged.code, "it was cut short or changed" in damaged.err) == (1, True)
