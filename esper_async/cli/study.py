@@ -1,7 +1,7 @@
 """`study FILE...`: plans are run, and their answers are shown with the plans' hashes."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,27 @@ def studies(
     workers: int | None,
     check: bool,
     first_seed: int | None,
+    learned: Mapping[str, Any],
 ) -> int:
     """Run studies one after the other and show what each found; the exit code.
 
     1 when a run has no result, or with `check` when a comparison of a plan does not hold. Nothing
-    is run when one of the plans is wrong.
+    is run when one of the plans is wrong. Arms of the policy `learned` decide by that document.
     """
     for file in files:
         plan = load_plan(file)
         if first_seed is not None:
             with_first_seed(plan, first_seed)
     return max(
-        _shown(run_study(file, root, first_seed=first_seed, workers=workers, tell=_tell), output,
-               check=check)
+        _shown(
+            run_study(
+                file, root, first_seed=first_seed, workers=workers, learned=learned, tell=_tell
+            ),
+            output,
+            check=check,
+        )
         for file in files
-    )  # fmt: skip
+    )
 
 
 def _shown(result: StudyResult, output: Output, *, check: bool) -> int:

@@ -3,7 +3,8 @@
 It never touches a live run. Field reports and decision records come from the bus into a durable
 store, each once, and are joined into trajectories; rewards are a versioned formula over the causal
 quantities alone. `simic.learn` makes an ensemble for the policy `awr` or a belief for `bandit`;
-the supervisor side, `simic.service`, runs no learner yet.
+`simic.registry` keeps those that were judged, and lets those that passed decide. The supervisor
+side, `simic.service`, runs no learner: people call `learn`.
 """
 
 from esper_async.simic.experience import Experience, experiences_of

@@ -18,6 +18,7 @@ from esper_async.leyline.keys import load_signer
 from esper_async.leyline.signing import Signer
 from esper_async.runtime.files import write_atomically
 from esper_async.tamiyo.errors import CorruptPolicyError
+from esper_async.tamiyo.offer import PLACEMENT_VERSION
 from esper_async.tamiyo.published import (
     SHIPPED,
     Book,
@@ -26,12 +27,14 @@ from esper_async.tamiyo.published import (
     State,
     check_known,
     content_path,
+    decider,
     read_book,
     read_content,
     registry_path,
     sha256_of,
     write_form,
 )
+from esper_async.tamiyo.shipped import shipped_document
 
 _LINEAGE = ("data", "reward_version", "code", "command")
 _ID_DIGITS = 12
@@ -256,6 +259,20 @@ class PolicyRegistry:
             book = self.book()
             yield book
             write_atomically(self._folder / "registry.json", write_form(book, self._signer))
+
+
+def learned_document(state_dir: Path) -> dict[str, Any]:
+    """Return what `learned` decides by in a state directory: what has passed, else the shipped.
+
+    Raises:
+        CorruptPolicyError: not even the shipped one can be used.
+        OSError, ValueError: the key cannot be used.
+    """
+    folder = registry_path(state_dir)
+    if not folder.is_dir():
+        return shipped_document()
+    found = decider(folder, load_signer(state_dir / "leyline.key"), PLACEMENT_VERSION)
+    return shipped_document() if found is None else found[1]
 
 
 def shipped_row(*, active: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`esper-supervisor study FILE`: the plan is written down, the runs are made, the answers given."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +42,7 @@ def run_study(
     first_seed: int | None = None,
     workers: int | None = None,
     nice: int = 10,
+    learned: Mapping[str, Any] | None = None,
     tell: Callable[[str], None],
 ) -> StudyResult:
     """Run the study of a plan file to its end; on the main thread.
@@ -49,7 +50,8 @@ def run_study(
     Results of single runs lie under `root`, where every study finds those that it shares with
     another; the study's own folder is named by its plan. What was interrupted goes on from there.
     Workers run at the priority `nice`, behind everybody else's work by default. With another
-    `first_seed` than the plan's the study is repeated, and held against the first time.
+    `first_seed` than the plan's the study is repeated, and held against the first time. Arms of the
+    policy `learned` decide by the document `learned`; default: the shipped one.
 
     Raises:
         ConfigurationError: the plan is wrong; nothing was run.
@@ -70,7 +72,7 @@ def run_study(
         tell=tell,
         tally=tally,
     )
-    findings = anyio.run(Conductor(plan, pool, code).run)
+    findings = anyio.run(Conductor(plan, pool, code, learned=learned).run)
     findings.failures |= tally.failures
     arms, found = arm_rows(findings), answers(findings)
     write_tables(folder, findings, arms, found)

@@ -2,17 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from esper_async.study.cell import Cell, CellResult, Reference
-from esper_async.study.plan import REFERENCED, Setting, StudyPlan
+from esper_async.study.plan import REFERENCED, ArmPlan, Setting, StudyPlan
 from esper_async.study.pool import Pool
+from esper_async.tamiyo.shipped import LEARNED, shipped_document
 
-SETTLED = {"rates", "schedules", "draws", "than"}
+_SETTLED = {"rates", "schedules", "draws", "than"}
 """What of an arm's plan is no part of a run: the run has what was chosen."""
 Place = tuple[str, str]
 """The name of a task and of an arm."""
+
+
+def arm_content(arm: ArmPlan, learned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all of an arm that its runs depend on; of `learned`, what it decides by, too."""
+    content = arm.model_dump(mode="json", exclude=_SETTLED)
+    return {**content, "learned": dict(learned)} if arm.policy == LEARNED else content
 
 
 @dataclass(slots=True)
@@ -32,10 +40,21 @@ class Findings:
 
 
 class Conductor:
-    """Runs a plan through a pool, part after part: what leans on other arms' runs comes behind."""
+    """Runs a plan through a pool, part after part: what leans on other arms' runs comes behind.
 
-    def __init__(self, plan: StudyPlan, pool: Pool, code: str) -> None:
+    `learned` is the document that arms of the policy of this name decide by; default: the shipped.
+    """
+
+    def __init__(
+        self,
+        plan: StudyPlan,
+        pool: Pool,
+        code: str,
+        *,
+        learned: Mapping[str, Any] | None = None,
+    ) -> None:
         self._plan = plan
+        self._learned = learned or shipped_document()
         self._pool = pool
         self.findings = Findings(plan, code)
         self._tuned: dict[tuple[str, str, Setting, int], CellResult] = {}
@@ -111,7 +130,7 @@ class Conductor:
             task_name=task,
             arm_name=arm,
             task=self._plan.tasks[task].model_dump(mode="json"),
-            arm=self._plan.arms[arm].model_dump(mode="json", exclude=SETTLED),
+            arm=arm_content(self._plan.arms[arm], self._learned),
             primary=self._plan.primary,
             setting=setting,
             seed=seed,

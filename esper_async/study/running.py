@@ -23,6 +23,8 @@ from esper_async.study.shuffled_labels import with_shuffled_labels
 from esper_async.study.sizing import MakeTask, macs_an_epoch, nearest_width, parameters
 from esper_async.study.timing import StalledPolicy
 from esper_async.tamiyo.policies import Policy, make_policy
+from esper_async.tamiyo.policies.from_document import policy_of
+from esper_async.tamiyo.shipped import LEARNED
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.global_random import seed_everything
 from esper_async.tolaria.options import RunOptions
@@ -131,6 +133,8 @@ def _policy(cell: Cell) -> Policy | None:
         return MatchedPolicy(seed, cell.reference.planted)
     if _policy_name(cell.arm) == StalledPolicy.name:
         return StalledPolicy(seed)
+    if _policy_name(cell.arm) == LEARNED:
+        return policy_of(cell.arm["learned"], seed)
     return None if cell.setting.draw is None else make_policy(_policy_name(cell.arm), seed)
 
 

@@ -13,12 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import structlog
+
 from esper_async.leyline.signing import Signer
 from esper_async.tamiyo.errors import CorruptPolicyError
 
+_LOG = structlog.get_logger(__name__)
 FORMAT = "esper-policy-registry-1"
 SHIPPED = "shipped"
 """The name of the policy that comes with the program: what is active where nothing else is."""
+KINDS = ("awr", "bandit")
+"""Of policies that this program can make."""
 State = Literal["active", "retired", "refused"]
 
 
@@ -70,11 +75,10 @@ class Book:
         """Return the id that decides for these features, `SHIPPED` where none was published."""
         return self.active.get(features, SHIPPED)
 
-    def fallbacks(self, features: str) -> list[str]:
-        """Return what may decide, the active first, then those before it, the shipped last."""
+    def order(self, features: str) -> list[str]:
+        """Return what may decide: the active, else what was so before it, the newest first."""
         before = self.previous.get(features, [])
-        ids = [self.active_of(features), *reversed(before), SHIPPED]
-        return list(dict.fromkeys(ids))
+        return list(dict.fromkeys([self.active_of(features), *reversed(before)]))
 
 
 def registry_path(state_dir: Path) -> Path:
@@ -156,6 +160,30 @@ def read_pinned(path: Path, sha256: str) -> dict[str, Any]:
         )
     document: dict[str, Any] = json.loads(content)
     return document
+
+
+def decider(folder: Path, signer: Signer, features: str) -> tuple[str, dict[str, Any]] | None:
+    """Return the id and the document of what decides for these features; None: what is shipped.
+
+    What cannot be used gives way to the one before it. The registry stays as it is: what was
+    refused is logged here, and listed there as damaged.
+    """
+    try:
+        book = read_book(folder, signer)
+    except CorruptPolicyError as error:
+        _LOG.error("policy_registry_refused", reason=str(error))
+        return None
+    for policy_id in book.order(features):
+        if policy_id == SHIPPED:
+            return None
+        entry = book.entries[policy_id]
+        try:
+            if entry.kind not in KINDS:
+                raise CorruptPolicyError(f"{policy_id} is of the kind {entry.kind!r}, not {KINDS}")
+            return policy_id, read_content(folder, entry.sha256)
+        except CorruptPolicyError as error:
+            _LOG.error("policy_passed_over", version=policy_id, reason=str(error))
+    return None
 
 
 def check_known(book: Book, policy_id: str) -> Entry:

@@ -24,6 +24,8 @@ from esper_async.runtime.child_main import ChildLink
 from esper_async.runtime.logging import configure_logging
 from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.policies import UnknownPolicyError
+from esper_async.tamiyo.policies.learned import FeatureVersionError
+from esper_async.tamiyo.published import registry_path
 from esper_async.tolaria import global_random
 from esper_async.tolaria.checkpoint_file import UnreadableCheckpointError
 from esper_async.tolaria.comparison import ComparisonInterrupted, compare
@@ -43,7 +45,7 @@ from esper_async.tolaria.messages import (
 )
 from esper_async.tolaria.options import RunChangedError, options_from_run
 from esper_async.tolaria.outcome import Outcome, parameters_of
-from esper_async.tolaria.policy_choice import choose_policy
+from esper_async.tolaria.policy_choice import PolicyPlaces, choose_policy
 from esper_async.tolaria.requests import accepted
 from esper_async.tolaria.result import write_result
 from esper_async.tolaria.task import Task, TaskError
@@ -62,6 +64,7 @@ _REFUSALS = (
     EmptyLoaderError,
     TeacherRefusedError,
     UnknownPolicyError,
+    FeatureVersionError,
     PolicyFileError,
     CompileError,
     UnreadableCheckpointError,
@@ -170,7 +173,9 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
     bridge.start()
     library = Library(Path(state_dir) / "urza", actor=f"run {run_id}", signer=signer)
     try:
-        policies = Path(state_dir) / "policies"
+        policies = PolicyPlaces(
+            Path(state_dir) / "policies", registry_path(Path(state_dir)), signer
+        )
         return _train(link, folder, run_id, config, bridge, library, policies)
     except _REFUSALS as error:
         result = {"state": "failed", "error": str(error), "ended_at": time.time()}
@@ -201,7 +206,7 @@ def _train(
     config: Mapping[str, Any],
     bridge: Bridge,
     library: Library,
-    policies: Path,
+    policies: PolicyPlaces,
 ) -> int:
     options = options_from_run(config)
     control = LinkControl(link, accepted(folder))
@@ -237,12 +242,7 @@ def _train(
         progress=progress,
         kernels=ForgeKernels(bridge, library, run_id),
         bus_backlog=lambda: bridge.backlog,
-        policy=choose_policy(
-            options.policy,
-            options.seed,
-            shelf_dir=policies,
-            run_dir=folder,
-        ),
+        policy=choose_policy(options.policy, options.seed, policies, run_dir=folder),
     )
     # a full collection looks at all that torch has loaded, in the middle of some step
     gc.freeze()

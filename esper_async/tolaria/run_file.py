@@ -15,11 +15,11 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 import esper_async
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, nearest, problems_of
 
-POLICIES = ("static", "random", "periodic", "largest", "heuristic", "bandit", "gnn")
+POLICIES = ("static", "random", "periodic", "largest", "heuristic", "bandit", "gnn", "learned")
 _PACKAGE = Path(esper_async.__file__).parent
 SHIPPED = (_PACKAGE.parent / "config" / "runs", _PACKAGE / "config" / "runs")
 
-Policy = Literal["static", "random", "periodic", "largest", "heuristic", "bandit", "gnn"]
+Policy = Literal["static", "random", "periodic", "largest", "heuristic", "bandit", "gnn", "learned"]
 Tier = Literal["production", "experimental"]
 
 

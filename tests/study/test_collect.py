@@ -98,7 +98,7 @@ def test_a_run_whose_experience_was_lost_is_not_known(
     collected: tuple[Path, Path, Collected], tmp_path: Path
 ) -> None:
     path, state, _ = collected
-    cell = collected_cells(load_collection(path))[0]
+    cell = collected_cells(load_collection(path), {})[0]
     there = CollectedLedger(state / "collections" / "cells", code_fingerprint())
     result = there.read(cell)
     assert result is not None

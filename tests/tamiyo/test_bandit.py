@@ -8,7 +8,8 @@ import pytest
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.stage import Stage
 from esper_async.tamiyo.command import Germinate
-from esper_async.tamiyo.policies.bandit import EXPLORATION, BanditPolicy, outcome
+from esper_async.tamiyo.policies.bandit import BanditPolicy, outcome
+from esper_async.tamiyo.policies.linear_belief import EXPLORATION
 from tests.tamiyo.graph_views import seed, view
 
 

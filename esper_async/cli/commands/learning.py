@@ -30,11 +30,14 @@ def study(
     """Compare ways of training over many runs; what is interrupted goes on where it was."""
     from esper_async.cli.running import state_dir_of
     from esper_async.cli.study import studies
+    from esper_async.simic.registry import learned_document
 
-    root = state_dir_of(state_dir) / "studies"
-    raise typer.Exit(
-        studies(files, root, output(), workers=workers, check=check, first_seed=first_seed)
-    )
+    root = state_dir_of(state_dir)
+    code = studies(
+        files, root / "studies", output(), workers=workers, check=check, first_seed=first_seed,
+        learned=learned_document(root),
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @commands.command()

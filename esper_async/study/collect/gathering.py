@@ -3,19 +3,21 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 
+from esper_async.simic.registry import learned_document
 from esper_async.simic.store import UNBOUNDED, ExperienceStore, Intake, experience_path
 from esper_async.study.cell import Cell, CellResult
 from esper_async.study.collect.haul import CollectedLedger
 from esper_async.study.collect.plan import CollectionPlan, load_collection
 from esper_async.study.command import write_plan
-from esper_async.study.conduct import SETTLED
+from esper_async.study.conduct import arm_content
 from esper_async.study.ledger import code_fingerprint
 from esper_async.study.plan import ArmPlan, Setting
 from esper_async.study.pool import Pool, Tally, worker_spec
@@ -69,7 +71,7 @@ def collect(
     ledger = CollectedLedger(root / "cells", code)
     spec = replace(worker_spec(root, code, nice=nice), name="collect", target=_WORKER)
     pool = Pool(ledger, spec, workers=workers or os.cpu_count() or 1, tell=tell, tally=tally)
-    cells = [*collected_cells(plan), *baseline_cells(plan)]
+    cells = [*collected_cells(plan, learned_document(state_dir)), *baseline_cells(plan)]
     results = anyio.run(pool.run, cells)
     done = Collected(plan, tally.done - tally.cached, tally.cached, failures=tally.failures)
     with closing(
@@ -79,10 +81,10 @@ def collect(
     return done
 
 
-def collected_cells(plan: CollectionPlan) -> list[Cell]:
-    """Return the runs under the plan's policies."""
+def collected_cells(plan: CollectionPlan, learned: Mapping[str, Any]) -> list[Cell]:
+    """Return the runs under the plan's policies; `learned` decides by that document."""
     return [
-        _cell(plan, task, policy, seed)
+        _cell(plan, task, policy, seed, learned)
         for seed in plan.seeds
         for task in plan.tasks
         for policy in plan.policies
@@ -93,10 +95,12 @@ def baseline_cells(plan: CollectionPlan) -> list[Cell]:
     """Return the runs that do not grow, one for each task and seed."""
     if not plan.baseline:
         return []
-    return [_cell(plan, task, "static", seed) for seed in plan.seeds for task in plan.tasks]
+    return [_cell(plan, task, "static", seed, {}) for seed in plan.seeds for task in plan.tasks]
 
 
-def _cell(plan: CollectionPlan, task: str, policy: str, seed: int) -> Cell:
+def _cell(
+    plan: CollectionPlan, task: str, policy: str, seed: int, learned: Mapping[str, Any]
+) -> Cell:
     arm = ArmPlan(policy=policy)
     if policy != "static":
         arm = ArmPlan(policy=policy, growth=plan.growth, blueprints=plan.blueprints)
@@ -104,7 +108,7 @@ def _cell(plan: CollectionPlan, task: str, policy: str, seed: int) -> Cell:
         task_name=task,
         arm_name=policy,
         task=plan.tasks[task].model_dump(mode="json", exclude={"rate"}),
-        arm=arm.model_dump(mode="json", exclude=SETTLED),
+        arm=arm_content(arm, learned),
         primary="loss",
         setting=Setting(plan.tasks[task].rate),
         seed=seed,

@@ -12,7 +12,7 @@ from esper_async.runtime.strict_model import ConfigurationError, StrictModel, pr
 from esper_async.study.plan import Name, Rate, Seed, TaskPlan, absolute_tasks
 from esper_async.tolaria.run_file import POLICIES as RUN_POLICIES
 
-DRAWING = ("random", "periodic", "largest", "bandit", "gnn")
+DRAWING = ("random", "periodic", "largest", "bandit", "gnn", "learned")
 """The policies that draw what they do, and record how likely it was."""
 
 

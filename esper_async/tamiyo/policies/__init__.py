@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 from esper_async.tamiyo.policies.bandit import BanditPolicy
+from esper_async.tamiyo.policies.from_document import shipped_policy
 from esper_async.tamiyo.policies.graph import GraphPolicy
 from esper_async.tamiyo.policies.heuristic import HeuristicPolicy
 from esper_async.tamiyo.policies.largest import LargestPolicy
 from esper_async.tamiyo.policies.policy import Policy
 from esper_async.tamiyo.policies.sampled import PeriodicPolicy, RandomPolicy
 from esper_async.tamiyo.policies.static import StaticPolicy
+from esper_async.tamiyo.shipped import LEARNED
 
 
 class UnknownPolicyError(ValueError):
@@ -23,6 +25,7 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "heuristic": HeuristicPolicy,
     "bandit": BanditPolicy,
     "gnn": GraphPolicy.load,
+    LEARNED: shipped_policy,
 }
 
 

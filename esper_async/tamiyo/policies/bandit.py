@@ -16,14 +16,14 @@ from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tamiyo.offer import Offer, pack_draw
 from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.policies.learned import digest_of
-from esper_async.tamiyo.policies.linear_belief import NOISE_NATS, LinearBelief
+from esper_async.tamiyo.policies.linear_belief import (
+    EXPLORATION,
+    NOISE_NATS,
+    PESSIMISM,
+    LinearBelief,
+)
 from esper_async.tamiyo.policies.sampled import START_BOUNDARY
 from esper_async.tamiyo.view import SeedView, View
-
-PESSIMISM = 1.0
-"""Standard errors that are taken off an estimate."""
-EXPLORATION = 0.1
-"""Share of the choices that is spread evenly over all placements."""
 
 
 class BanditPolicy:
@@ -65,8 +65,7 @@ class BanditPolicy:
         count = len(view.placements)
         explores = self._draw.uniform() < EXPLORATION
         chosen = int(self._draw.uniform() * count) if explores else best
-        probabilities = np.full(count, EXPLORATION / count)
-        probabilities[best] += 1.0 - EXPLORATION
+        probabilities = self._belief.probabilities(features)
         placement = view.placements[chosen]
         self._planted = {placement.site + "/" + placement.blueprint: features[chosen].tolist()}
         return Decision(

@@ -17,6 +17,11 @@ class FeatureVersionError(ValueError):
 class AsJson(Protocol):
     """What can be written down as JSON values."""
 
+    @property
+    def kind(self) -> str:
+        """The name of the policy that decides by it."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """Return all of it, with the version of the features it is about."""
         ...
@@ -28,9 +33,14 @@ def digest_of(learned: AsJson) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def document_of(learned: AsJson, *, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return it and what it was learned from, as JSON values."""
+    return {"kind": learned.kind, **learned.to_json(), "lineage": dict(lineage)}
+
+
 def save_learned(learned: AsJson, path: Path, *, lineage: Mapping[str, Any]) -> None:
-    """Write it and what it was learned from, as JSON. Raises OSError."""
-    write_json_atomically(path, {**learned.to_json(), "lineage": dict(lineage)})
+    """Write its document, as JSON. Raises OSError."""
+    write_json_atomically(path, document_of(learned, lineage=lineage))
 
 
 def check_features(version: str) -> None:

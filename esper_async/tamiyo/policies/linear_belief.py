@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,11 +22,17 @@ from esper_async.tamiyo.policies.learned import check_features
 RIDGE = 1.0
 NOISE_NATS = 0.02
 """The spread s where nothing has been measured yet."""
+PESSIMISM = 1.0
+"""β: standard errors that are taken off an estimate."""
+EXPLORATION = 0.1
+"""Share of the choices that is spread evenly over all placements."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearBelief:
     """Λ (W, W), Σ φr (W,) and s, in nats (or the loss's unit)."""
+
+    kind: ClassVar[str] = "bandit"
 
     precision: Floats
     weighted: Floats
@@ -46,6 +52,12 @@ class LinearBelief:
         """Return (P,) for features (P, W): estimate less `pessimism` standard errors."""
         spread = np.einsum("pw,wp->p", features, np.linalg.solve(self.precision, features.T))
         found: Floats = features @ self.weights - pessimism * self.noise * np.sqrt(spread)
+        return found
+
+    def probabilities(self, features: Floats) -> Floats:
+        """Return (P,), how likely each placement of features (P, W) is planted."""
+        found: Floats = np.full(len(features), EXPLORATION / len(features))
+        found[self.lower_bounds(features, pessimism=PESSIMISM).argmax()] += 1.0 - EXPLORATION
         return found
 
     def after(self, features: Floats, outcome: float) -> "LinearBelief":
@@ -71,9 +83,16 @@ class LinearBelief:
 
         Raises:
             FeatureVersionError: it is about features of another version.
+            ValueError: it is no belief.
         """
         check_features(data["features"])
-        return cls(np.array(data["precision"]), np.array(data["weighted"]), float(data["noise"]))
+        precision = np.array(data["precision"], dtype=np.float64)
+        weighted, noise = np.array(data["weighted"], dtype=np.float64), float(data["noise"])
+        if precision.shape != (PLACEMENT_WIDTH,) * 2 or weighted.shape != (PLACEMENT_WIDTH,):
+            raise ValueError(f"a belief of shapes {precision.shape} and {weighted.shape}")
+        if not all(np.isfinite(each).all() for each in (precision, weighted, noise)):
+            raise ValueError("a figure of the belief is not finite")
+        return cls(precision, weighted, noise)
 
 
 def load_belief(path: Path) -> LinearBelief:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ EXPLORATION = 0.1
 @dataclass(frozen=True, slots=True, eq=False)
 class SoftmaxEnsemble:
     """The weights θ of each member (K, W), and the features r (W,) that they are measured from."""
+
+    kind: ClassVar[str] = "awr"
 
     weights: Floats
     reference: Floats
