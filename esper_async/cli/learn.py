@@ -1,43 +1,117 @@
-"""`learn`: let Simic learn from what was experienced, and say whether it may be trusted."""
+"""`learn`: let Simic learn from what was experienced, and publish what fresh runs do not refute."""
 
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from esper_async.cli.failure import EXIT_FAILED, CommandError
 from esper_async.cli.output import Output
-from esper_async.runtime.files import write_json_atomically
-from esper_async.simic.doubly_robust import Difference
 from esper_async.simic.learn import NothingToLearnError, learn_into
-from esper_async.simic.validate import validate
+from esper_async.simic.registry import NotValidatedError, PolicyRegistry
+from esper_async.study.gate.judging import (
+    ActivePolicyError,
+    NothingNewError,
+    Verdict,
+    active_policy,
+    judge,
+)
+from esper_async.study.gate.plan import load_gate
+from esper_async.study.ledger import code_fingerprint
+from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.policies.learned import FeatureVersionError
 
 
-def learn(state_dir: Path, output: Output, *, file: Path | None, keep_back: float) -> int:
-    """Learn an ensemble from a part of the runs and judge it by the rest; 1 if it does not pass.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person asked `learn` for."""
+
+    learner: str
+    file: Path | None
+    keep_back: float
+    gate: Path | None
+    workers: int | None
+
+
+def learn(state_dir: Path, output: Output, asked: Asked) -> int:
+    """Learn from a part of the runs, judge by the rest and by fresh ones; 1 if it does not pass.
 
     Raises:
-        CommandError: there is no experience, or none that teaches anything.
+        CommandError: there is no experience, or none that teaches anything, or nothing to compare
+            with.
+        ConfigurationError: the gate's plan is wrong; nothing was done.
     """
-    path = file or state_dir / "simic" / "awr.json"
-    record_path = path.with_name(f"{path.stem}-record.json")
+    plan = load_gate(asked.gate)
+    path = asked.file or state_dir / "simic" / f"{asked.learner}.json"
     try:
-        learned = learn_into(state_dir, path, keep_back=keep_back)
+        parent, _ = active_policy(PolicyRegistry.of(state_dir))
+        lineage = {"code": code_fingerprint(), "command": _command(asked), "parent": parent}
+        learned = learn_into(
+            state_dir, path, learner=asked.learner, keep_back=asked.keep_back, lineage=lineage
+        )
+        verdict = judge(
+            state_dir, json.loads(path.read_bytes()), plan, workers=asked.workers, tell=_tell
+        )
     except (FileNotFoundError, FeatureVersionError, NothingToLearnError) as error:
         raise CommandError(
             f"{error}; `collect FILE` gathers experience, and so does every run under `up`"
         ) from None
-    found, record = validate(state_dir, path)
-    write_json_atomically(record_path, record)
-    document = {"file": str(path), "record_file": str(record_path), **record}
-    output.result(document, [f"{path}: {learned.summary}", *_verdict(found), str(record_path)])
-    return 0 if found.passes else EXIT_FAILED
+    except (ActivePolicyError, NothingNewError, NotValidatedError, PolicyFileError) as error:
+        raise CommandError(str(error)) from error
+    document = {"file": str(path), "id": verdict.entry.id, **verdict.record}
+    output.result(document, [f"{path}: {learned.summary}", *_lines(verdict)])
+    return 0 if verdict.published else EXIT_FAILED
 
 
-def _verdict(found: Difference) -> list[str]:
-    if found.refusals:
-        return ["nothing can be said of how good it is:", *(f"  {why}" for why in found.refusals)]
-    word = "passes" if found.passes else "does not pass"
+def _lines(verdict: Verdict) -> list[str]:
+    record, entry = verdict.record, verdict.entry
+    if verdict.published:
+        ending = f"published: {entry.id} decides where a run asks for `learned`"
+    else:
+        ending = f"not published: {record['active']} stays active"
     return [
-        f"a decision earns {found.value:+.3f} of reward above placements drawn evenly "
-        f"[{found.low:+.3f}, {found.high:+.3f}], by {found.trials} placements of {found.runs} "
-        f"other runs: {word}"
+        *_estimated(record["estimate"]),
+        *_replayed(record["replay"]),
+        ending,
+        *(f"  {reason}" for reason in record["reasons"]),
+        f"`policies show {entry.id}` has the whole record",
     ]
+
+
+def _estimated(found: Mapping[str, Any]) -> list[str]:
+    if found["refusals"]:
+        return ["by runs that were made nothing can be said of it:", *_indented(found["refusals"])]
+    return [
+        f"a decision earns {found['value']:+.3f} of reward above the active policy's "
+        f"[{found['low']:+.3f}, {found['high']:+.3f}], by {found['trials']} placements of "
+        f"{found['runs']} other runs"
+    ]
+
+
+def _replayed(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None or found["difference"] is None:
+        return []
+    difference, chance = found["difference"], found["chance"]
+    return [
+        f"fresh runs are {difference['value']:+.4f} above those under the active policy "
+        f"[{difference['low']:+.4f}, {difference['high']:+.4f}], better in "
+        f"{chance['value']:.0%}, by {len(found['pairs'])} pairs"
+    ]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _command(asked: Asked) -> str:
+    words = ["bin/esper-supervisor", "learn", "--learner", asked.learner]
+    words += ["--keep-back", f"{asked.keep_back:g}"]
+    words += [] if asked.gate is None else ["--gate", str(asked.gate)]
+    return shlex.join(words)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,12 @@ from esper_async.simic.reward import FORMULA_VERSION
 from esper_async.simic.schema import Query
 from esper_async.simic.store import ExperienceStore
 from esper_async.simic.trials import trials_from
-from esper_async.tamiyo.policies.learned import FeatureVersionError, digest_of, save_learned
+from esper_async.tamiyo.policies.learned import (
+    AsJson,
+    FeatureVersionError,
+    digest_of,
+    save_learned,
+)
 
 _PAGE = 1_000
 _PLANTED = Query(operation="GERMINATE", reported=True)
@@ -48,51 +53,64 @@ def kept_back(each: Experience, share: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a learner made of the experience, in words, and how to write it down."""
+    """What a learner made of the experience."""
 
-    digest: str
+    what: AsJson
     lessons: int
     runs: frozenset[str]
     skipped: Counter[str]
-    save: Callable[[Path, Mapping[str, Any]], None]
 
     @property
     def summary(self) -> str:
         """A line of it, for people."""
-        return f"{self.digest}, from {self.lessons} placements of {len(self.runs)} runs"
+        return f"{digest_of(self.what)}, from {self.lessons} placements of {len(self.runs)} runs"
 
 
 def learn_awr(experiences: Iterable[Experience], *, seed: int) -> Learned:
     """Learn an ensemble by advantage-weighted regression."""
     told = trials_from(experiences)
     ensemble = learn_ensemble(told.trials, seed=seed)
-    return Learned(
-        digest_of(ensemble),
-        len(told.trials),
-        told.runs,
-        told.skipped,
-        lambda path, lineage: save_learned(ensemble, path, lineage=lineage),
-    )
+    return Learned(ensemble, len(told.trials), told.runs, told.skipped)
 
 
 def learn_bandit(experiences: Iterable[Experience], *, seed: int) -> Learned:
     """Learn a belief as the pessimistic bandit does, which draws nothing at random."""
     told = lessons_from(experiences)
-    belief = learn_belief(told)
-    return Learned(
-        digest_of(belief),
-        len(told),
-        told.runs,
-        told.skipped,
-        lambda path, lineage: save_learned(belief, path, lineage=lineage),
-    )
+    return Learned(learn_belief(told), len(told), told.runs, told.skipped)
+
+
+class _DataDigest:
+    """A name for the experiences that were read, whatever order they came in."""
+
+    def __init__(self) -> None:
+        self._each: list[bytes] = []
+
+    def reading(self, experiences: Iterable[Experience]) -> Iterator[Experience]:
+        """Yield experiences, and take note of each."""
+        for each in experiences:
+            told = hashlib.sha256(each.step.decision.SerializeToString(deterministic=True))
+            for report in each.step.reports:
+                told.update(report.SerializeToString(deterministic=True))
+            self._each.append(told.digest())
+            yield each
+
+    @property
+    def hexadecimal(self) -> str:
+        """SHA-256 of all that was read."""
+        return hashlib.sha256(b"".join(sorted(self._each))).hexdigest()
 
 
 LEARNERS = {"awr": learn_awr, "bandit": learn_bandit}
 
 
 def learn_into(
-    state_dir: Path, output: Path, *, learner: str = "awr", seed: int = 0, keep_back: float = 0.0
+    state_dir: Path,
+    output: Path,
+    *,
+    learner: str = "awr",
+    seed: int = 0,
+    keep_back: float = 0.0,
+    lineage: Mapping[str, Any] | None = None,
 ) -> Learned:
     """Learn from the experience in a state directory, and write what was learned to a file.
 
@@ -100,6 +118,7 @@ def learn_into(
         learner: one of `LEARNERS`.
         seed: of the members' draws.
         keep_back: the share of the runs that teach nothing, and so can judge.
+        lineage: what else is written of how it came to be.
 
     Raises:
         FileNotFoundError: the state directory holds no experience.
@@ -108,21 +127,24 @@ def learn_into(
     """
     with closing(ExperienceStore.of(state_dir)) as store:
         taught = (each for each in planted(store) if not kept_back(each, keep_back))
-        learned = LEARNERS[learner](taught, seed=seed)
+        data = _DataDigest()
+        learned = LEARNERS[learner](data.reading(taught), seed=seed)
     if not learned.lessons:
         why = "; ".join(f"{count}: {reason}" for reason, count in learned.skipped.items())
         raise NothingToLearnError(
             f"nothing to learn from in {state_dir} ({why or 'nothing was planted'})"
         )
-    lineage = {
+    whole = {
+        "data": data.hexadecimal,
         "lessons": learned.lessons,
         "runs": sorted(learned.runs),
         "learner": f"{learner}-1",
         "reward_version": FORMULA_VERSION,
         "seed": seed,
         "kept_back": keep_back,
+        **(lineage or {}),
     }
-    learned.save(output, lineage)
+    save_learned(learned.what, output, lineage=whole)
     return learned
 
 

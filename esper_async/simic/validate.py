@@ -1,7 +1,7 @@
 """`python -m esper_async.simic.validate STATE_DIR FILE.json`: is what was learned no worse?
 
-A doubly robust estimate of the reward a decision that an ensemble of `simic.learn` earns above the
-active policy: `--active FILE.json`, or without that placements drawn evenly. Runs that the ensemble
+A doubly robust estimate of the reward a decision that a policy of `simic.learn` earns above the
+active one: `--active FILE.json`, or without that placements drawn evenly. Runs that the policy
 was learned from do not judge it: learn with `--keep-back`. The record is printed as JSON, pass or
 fail; the exit code is 0 only for a pass.
 """
@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +25,8 @@ from esper_async.simic.reward import FORMULA_VERSION
 from esper_async.simic.store import ExperienceStore
 from esper_async.simic.trials import Trial, trials_from
 from esper_async.tamiyo.offer import Floats
+from esper_async.tamiyo.policies.from_document import learned_of
 from esper_async.tamiyo.policies.learned import FeatureVersionError, digest_of
-from esper_async.tamiyo.policies.softmax_ensemble import load_ensemble
 
 
 def even(features: Floats) -> Floats:
@@ -40,13 +40,12 @@ def judged(trials: Sequence[Trial], learned_from: Collection[str]) -> list[Trial
     return [trial for trial in trials if trial.run not in taught]
 
 
-def _policy(path: Path | None) -> tuple[Chances, str, list[str]]:
-    """Return a policy, its digest and the runs that it was learned from; without a file `even`."""
-    if path is None:
+def _policy(document: Mapping[str, Any] | None) -> tuple[Chances, str, list[str]]:
+    """Return a policy, its digest and the runs that it was learned from; without one `even`."""
+    if document is None:
         return even, "even", []
-    ensemble = load_ensemble(path)
-    lineage = json.loads(path.read_text())["lineage"]
-    return ensemble.probabilities, digest_of(ensemble), list(lineage["runs"])
+    learned = learned_of(document)
+    return learned.probabilities, digest_of(learned), list(document["lineage"]["runs"])
 
 
 def _record(found: Difference, new: str, active: str) -> dict[str, Any]:
@@ -64,30 +63,45 @@ def _told(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def compare(
+    state_dir: Path, new: Mapping[str, Any], active: Mapping[str, Any] | None = None
+) -> tuple[Difference, dict[str, Any]]:
+    """Compare a policy with another, or with an even draw; return the difference, its record.
+
+    A belief is judged as it begins a run: what it learns within that is not seen.
+
+    Raises:
+        FileNotFoundError: there is no experience.
+        CorruptPolicyError: a document holds no policy.
+        FeatureVersionError: it is of features that this code does not have.
+    """
+    ours, named, taught = _policy(new)
+    theirs, other, also = _policy(active)
+    with closing(ExperienceStore.of(state_dir)) as store:
+        trials = trials_from(planted(store)).trials
+    found = difference(judged(trials, [*taught, *also]), ours, theirs)
+    return found, _record(found, named, other)
+
+
 def validate(
     state_dir: Path, file: Path, active: Path | None = None
 ) -> tuple[Difference, dict[str, Any]]:
-    """Compare an ensemble with another, or with an even draw; return the difference, its record.
+    """Compare the policy in a file with another's, or with an even draw, as `compare` does.
 
     Raises:
         OSError: a file or the experience is not there.
-        KeyError, ValueError: a file holds no ensemble.
-        FeatureVersionError: it is of features that this code does not have.
+        KeyError, ValueError: a file holds no policy.
     """
-    new, named, taught = _policy(file)
-    old, other, also = _policy(active)
-    with closing(ExperienceStore.of(state_dir)) as store:
-        trials = trials_from(planted(store)).trials
-    found = difference(judged(trials, [*taught, *also]), new, old)
-    return found, _record(found, named, other)
+    documents = [None if path is None else json.loads(path.read_text()) for path in (file, active)]
+    return compare(state_dir, documents[0] or {}, documents[1])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m esper_async.simic.validate")
     parser.add_argument("state_dir", type=Path, help="as .esper")
-    parser.add_argument("file", type=Path, help="the ensemble that is judged")
-    parser.add_argument("--active", type=Path, help="the ensemble that it is compared with")
+    parser.add_argument("file", type=Path, help="the policy that is judged")
+    parser.add_argument("--active", type=Path, help="the policy that it is compared with")
     parser.add_argument("--record", type=Path, help="where the record is written, too")
     asked = parser.parse_args(argv)
     try:

@@ -20,7 +20,9 @@ Place = tuple[str, str]
 def arm_content(arm: ArmPlan, learned: Mapping[str, Any]) -> dict[str, Any]:
     """Return all of an arm that its runs depend on; of `learned`, what it decides by, too."""
     content = arm.model_dump(mode="json", exclude=_SETTLED)
-    return {**content, "learned": dict(learned)} if arm.policy == LEARNED else content
+    if arm.policy == LEARNED:
+        content["learned"] = {key: learned[key] for key in learned if key != "lineage"}
+    return content
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """`study`, `collect` and `learn`: many runs, and what is learned from them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -59,17 +59,27 @@ def collect(
 @commands.command()
 @reported
 def learn(
+    learner: Annotated[
+        Literal["awr", "bandit"], typer.Option(help="How; docs/rewards.md says what each is.")
+    ] = "awr",
     target: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: simic/awr.json there.")
+        Path | None, typer.Option("-o", "--output", help="Default: simic/LEARNER.json there.")
     ] = None,
     keep_back: Annotated[
         float, typer.Option(min=0.1, max=0.9, help="Share of the runs that judge what is learned.")
     ] = 0.5,
+    gate: Annotated[
+        Path | None, typer.Option(help="The fresh runs that it must be no worse in (TOML).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
+    ] = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Let Simic learn from what was experienced, and judge what it has learned."""
+    """Learn from what was experienced; publish what is no worse in fresh runs, and nothing else."""
+    from esper_async.cli.learn import Asked
     from esper_async.cli.learn import learn as learn_now
     from esper_async.cli.running import state_dir_of
 
-    root = state_dir_of(state_dir)
-    raise typer.Exit(learn_now(root, output(), file=target, keep_back=keep_back))
+    asked = Asked(learner, target, keep_back, gate, workers)
+    raise typer.Exit(learn_now(state_dir_of(state_dir), output(), asked))
