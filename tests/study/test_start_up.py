@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from esper_async.runtime.processes import queued_s
 from esper_async.study.bench.benchmark import Verdict
 from esper_async.study.bench.cases.start_up import Took, _help, _prompt, _waited_s
-from esper_async.study.bench.up_process import UpError, queued_s
+from esper_async.study.bench.up_process import UpError
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from esper_async.kasmina.stage import Stage
 from esper_async.study.ablations import ABLATIONS
 from esper_async.study.cell import Cell, CellResult, Reference
-from esper_async.study.conduct import SETTLED
+from esper_async.study.conduct import arm_content
 from esper_async.study.matched import MatchedPolicy
 from esper_async.study.oracle import Oracle
 from esper_async.study.plan import ArmPlan, Setting
@@ -112,7 +112,7 @@ def cell(ablation: str = "", *, reference: Reference | None = None, **about) -> 
             "rate_option": "learning_rate", "schedule_option": "schedule", "labels": "true",
             "width": "width", "widest": 64,
         },
-        arm=arm.model_dump(mode="json", exclude=SETTLED),
+        arm=arm_content(arm, {}),
         primary="accuracy",
         setting=Setting(0.01),
         seed=3,
