@@ -17,9 +17,8 @@ from esper_async.leyline.signing import Signer
 from esper_async.tolaria.compiled_kernels import ForgeKernels, NotOurKernelError
 from esper_async.tolaria.engine import Engine
 from esper_async.urza import Library
-from tests.growth_hosts import differing
 from tests.tolaria.growth_tasks import BLUEPRINTS, listed
-from tests.tolaria.test_engine import kinds, options, run, weights
+from tests.tolaria.test_engine import kinds, options
 
 SITE = SiteInterface("feature", (8,))
 WANTED = Wanted("BP014", SITE, (), 16, 1)
@@ -67,7 +66,7 @@ def run_with(supplier: Any, folder: Path, **changes: Any) -> tuple[Any, list[dic
 
 def test_a_run_that_is_not_deterministic_tells_once_of_each_seed_that_stays_eager(tmp_path: Path):
     supplier = NotFaster()
-    outcome, records = run_with(supplier, tmp_path, deterministic=False)
+    _, records = run_with(supplier, tmp_path, deterministic=False)
     assert supplier.wanted
     assert all((each.batch, each.threads) == (16, 1) for each in supplier.wanted)
     told = kinds(records, "kernel_swap")
@@ -77,8 +76,6 @@ def test_a_run_that_is_not_deterministic_tells_once_of_each_seed_that_stays_eage
     assert len({each["seed"] for each in told}) == len(told) > 0
     assert "kernel-loader" not in {thread.name for thread in threading.enumerate()}
     assert {each["fetch_ms"] for each in told} == {None}
-    plain, _ = run(listed(), deterministic=False)
-    assert differing(weights(outcome), weights(plain)) == []
 
 
 def test_a_deterministic_run_asks_for_none(tmp_path: Path):
