@@ -21,7 +21,7 @@ def capture() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if cuda else None,
-        "python": [version, torch.tensor(internal), gauss],
+        "python": [version, torch.from_numpy(np.array(internal, dtype=np.int64)), gauss],
         "numpy": [kind, torch.from_numpy(words), position, has_gauss, cached],
     }
 
