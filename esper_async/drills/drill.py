@@ -106,6 +106,8 @@ def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace
 def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
     recovery_s: float | None = None
     try:
+        if not stage.running:  # the drill before this one failed between a stop and a start
+            stage.start()
         run_id = stage.submit(RUN)
         stage.until(lambda: boundaries(stage, run_id) >= _STRIKE_AFTER, "a run", RUN_S)
         began = time.monotonic()

@@ -91,9 +91,14 @@ class Stage:
         self.until(self.ready, "a supervisor that is ready", READY_S)
         return time.monotonic() - began
 
+    @property
+    def running(self) -> bool:
+        """Whether a supervisor is there."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """SIGKILL the supervisor, nothing else."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.running:
             self._process.kill()
             self._process.wait()
 

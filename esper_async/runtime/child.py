@@ -10,6 +10,7 @@ callbacks, so a `Child` cannot outlive the loop that started it without being se
 import asyncio
 import contextlib
 import json
+import math
 import mmap
 import os
 import signal
@@ -100,10 +101,22 @@ def _message_in(line: bytes) -> Message:
     if not isinstance(message, dict):
         raise ValueError(f"a message is an object, not {type(message).__name__}")
     if message.get("type") == "heartbeat" and not (
-        isinstance(message.get("step"), int) and isinstance(message.get("progress"), dict)
+        isinstance(message.get("step"), int) and _is_progress(message.get("progress"))
     ):
         raise ValueError("a heartbeat has a step and its progress")
     return message
+
+
+def _is_progress(told: object) -> bool:
+    """Whether it is what a child may tell of its progress: names with words or finite numbers."""
+    return isinstance(told, dict) and all(
+        value is None or isinstance(value, str | int) or _is_finite(value)
+        for value in told.values()
+    )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 class Child:

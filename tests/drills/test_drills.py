@@ -3,16 +3,20 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esper_async.drills.__main__ import main
 from esper_async.drills.alert_drill import known_alerts
 from esper_async.drills.alert_report import ALERTS
-from esper_async.drills.drill import Outcome, UnknownDrillError, hold
+from esper_async.drills.audit import Trace
+from esper_async.drills.drill import Outcome, UnknownDrillError, _strike, hold
 from esper_async.drills.faults import FAULTS
 from esper_async.drills.seams import Seams
+from esper_async.drills.stage import StageError
 from esper_async.study.bench.cases import chaos
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +51,22 @@ def test_a_drill_is_passed_when_nothing_was_lost_in_time(
     change: dict[str, object], ok: bool
 ) -> None:
     assert outcome(**change).ok is ok
+
+
+def test_a_drill_that_failed_between_a_stop_and_a_start_does_not_take_the_next_with_it() -> None:
+    class Down:
+        running = False
+        started = 0
+
+        def start(self) -> None:
+            self.started += 1
+
+        def submit(self, _: object) -> str:
+            raise StageError("that is enough")
+
+    stage: Any = Down()
+    told = _strike(stage, FAULTS["redis-killed"], Trace("", Counter(), ()))
+    assert (stage.started, told.lost) == (1, ("that is enough",))
 
 
 def test_each_fault_says_what_it_does_and_the_benchmark_knows_its_own() -> None:

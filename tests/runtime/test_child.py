@@ -243,7 +243,16 @@ async def test_a_child_knows_neither_the_token_nor_the_service_manager(
 
 
 @pytest.mark.parametrize(
-    "words", ["no json\n", "[1, 2]\n", '{"type": "heartbeat"}\n', "[" * 99_999 + "\n"]
+    "words",
+    [
+        "no json\n",
+        "[1, 2]\n",
+        '{"type": "heartbeat"}\n',
+        '{"type": "heartbeat", "step": 1, "progress": {"done": NaN}}\n',
+        '{"type": "heartbeat", "step": 1, "progress": {"done": 1e999}}\n',
+        '{"type": "heartbeat", "step": 1, "progress": {"done": [[]]}}\n',
+        "[" * 99_999 + "\n",
+    ],
 )
 async def test_a_child_that_talks_nonsense_loses_its_link_and_ends(
     spawn: Spawn, words: str
