@@ -3,12 +3,11 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from esper_async.cli.failure import EXIT_FAILED, CommandError
+from esper_async.cli.gate_text import record_lines
 from esper_async.cli.output import Output
 from esper_async.simic.learn import NothingToLearnError, learn_into
 from esper_async.simic.registry import NotValidatedError, PolicyRegistry
@@ -73,37 +72,11 @@ def _lines(verdict: Verdict) -> list[str]:
     else:
         ending = f"not published: {record['active']} stays active"
     return [
-        *_estimated(record["estimate"]),
-        *_replayed(record["replay"]),
+        *record_lines(record),
         ending,
         *(f"  {reason}" for reason in record["reasons"]),
         f"`policies show {entry.id}` has the whole record",
     ]
-
-
-def _estimated(found: Mapping[str, Any]) -> list[str]:
-    if found["refusals"]:
-        return ["by runs that were made nothing can be said of it:", *_indented(found["refusals"])]
-    return [
-        f"a decision earns {found['value']:+.3f} of reward above the active policy's "
-        f"[{found['low']:+.3f}, {found['high']:+.3f}], by {found['trials']} placements of "
-        f"{found['runs']} other runs"
-    ]
-
-
-def _replayed(found: Mapping[str, Any] | None) -> list[str]:
-    if found is None or found["difference"] is None:
-        return []
-    difference, chance = found["difference"], found["chance"]
-    return [
-        f"fresh runs are {difference['value']:+.4f} above those under the active policy "
-        f"[{difference['low']:+.4f}, {difference['high']:+.4f}], better in "
-        f"{chance['value']:.0%}, by {len(found['pairs'])} pairs"
-    ]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"  {line}" for line in lines]
 
 
 def _command(asked: Asked) -> str:

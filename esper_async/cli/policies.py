@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from esper_async.cli.failure import EXIT_WRONG_REQUEST, CommandError
+from esper_async.cli.gate_text import record_lines
 from esper_async.cli.output import Output, table
 from esper_async.simic.registry import PolicyRegistry, shipped_row
 from esper_async.tamiyo.errors import PolicyFileError
@@ -39,7 +40,13 @@ def show_policy(state_dir: Path, policy_id: str, output: Output) -> None:
     passed = "passed the gate" if record["passes"] else "did not pass the gate"
     output.result(
         {**asdict(entry), "record": record},
-        [f"{policy_id}: {entry.state}, {passed}", *reasons, "it came from", *lineage],
+        [
+            f"{policy_id}: {entry.state}, {passed}",
+            *reasons,
+            *record_lines(record),
+            "it came from",
+            *lineage,
+        ],
     )
 
 

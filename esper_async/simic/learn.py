@@ -6,6 +6,7 @@ choice was recorded; `--learner bandit` a belief for the policy `bandit`, from e
 
 import argparse
 import hashlib
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -159,7 +160,8 @@ def main(argv: list[str] | None = None) -> int:
         "--keep-back", type=float, default=0.0, metavar="SHARE",
         help="of the runs, drawn by their names, that teach nothing and so can judge",
     )  # fmt: skip
-    asked = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    asked = parser.parse_args(words)
     if not 0.0 <= asked.keep_back < 1.0:
         parser.error(f"--keep-back {asked.keep_back} is no share below 1")
     try:
@@ -169,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
             learner=asked.learner,
             seed=asked.seed,
             keep_back=asked.keep_back,
+            lineage={"command": shlex.join(["python", "-m", "esper_async.simic.learn", *words])},
         )
     except FileNotFoundError as error:
         sys.stderr.write(f"{error}\n")

@@ -8,6 +8,16 @@ from esper_async.tamiyo.published import content_path, registry_path
 from tests.cli.conftest import Cli
 from tests.simic.test_registry import SHIPPED, policy, record
 
+FOUND = {
+    "estimate": {"refusals": [], "value": 0.1, "low": 0.0, "high": 0.2, "trials": 40, "runs": 20},
+    "replay": {
+        "difference": {"value": -0.02, "low": -0.03, "high": -0.01},
+        "chance": {"value": 0.1},
+        "pairs": [{}] * 12,
+    },
+    "calibration": {"measured": -0.3, "within": False},
+}
+
 
 def test_policies_are_listed_shown_activated_and_put_back(cli: Cli, tmp_path: Path) -> None:
     where = ("--state-dir", str(tmp_path / "state"))
@@ -16,7 +26,7 @@ def test_policies_are_listed_shown_activated_and_put_back(cli: Cli, tmp_path: Pa
     assert (none.code, "`learn` makes one" in none.err) == (2, True)
     kept = PolicyRegistry.of(tmp_path / "state")
     one = kept.submit(policy(1), record(SHIPPED)).id
-    bad = kept.submit(policy(2), record(one, passes=False)).id
+    bad = kept.submit(policy(2), record(one, passes=False, **FOUND)).id
     listed = cli("policies", *where)
     assert [line.split()[:2] for line in listed.out.splitlines()[1:]] == [
         [bad, "refused"], [one, "active"], [SHIPPED, "retired"],
@@ -24,6 +34,9 @@ def test_policies_are_listed_shown_activated_and_put_back(cli: Cli, tmp_path: Pa
     shown = cli("policies", *where, "show", bad)
     assert "did not pass the gate" in shown.out
     assert "  worse\n" in shown.out
+    assert "fresh runs are -0.0200 above those under the active policy" in shown.out
+    assert "a decision of theirs was paid -0.300 more: outside the estimate" in shown.out
+    assert "  reward_version: 2\n" in shown.out
     refused = cli("policies", *where, "activate", bad)
     assert (refused.code, "did not pass the gate" in refused.err) == (1, True)
     unknown = cli("policies", *where, "activate", "awr-nobody")

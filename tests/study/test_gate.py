@@ -14,7 +14,7 @@ from esper_async.simic.registry import PolicyRegistry
 from esper_async.study.gate import judging
 from esper_async.study.gate.judging import ActivePolicyError, NothingNewError, Verdict, judge
 from esper_async.study.gate.plan import GatePlan, load_gate
-from esper_async.study.gate.replay import Pair, Replay, replayed_cells, run_replay
+from esper_async.study.gate.replay import Pair, Replay, compared, replayed_cells, run_replay
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH
 from esper_async.tamiyo.policies.learned import document_of
 from esper_async.tamiyo.policies.softmax_ensemble import SoftmaxEnsemble
@@ -158,44 +158,20 @@ def found_by(state_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return document, {**document, "weights": weights}
 
 
+def losses(new: list[float], active: list[float]) -> Replay:
+    """Return what pairs of runs with these losses say."""
+    both = enumerate(zip(new, active, strict=True))
+    return compared(plan(runs=len(new)), [Pair("xor", seed, *pair) for seed, pair in both])
+
+
 def test_only_an_interval_that_does_not_reach_below_nought_is_no_worse() -> None:
-    asked = plan(runs=8)
-    better = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    alike = [1.0] * 8
     for shift, expected in ((0.01, True), (0.0, True), (-0.01, False)):
-        assert compared(asked, [each - shift for each in better], better).no_worse is expected
-    mixed = [0.0, 2.0, 0.0, 2.0, 0.0, 0.5, 0.0, 0.5]  # lower on average, and not for sure
-    found = compared(asked, mixed, better)
+        assert losses([each - shift for each in alike], alike).no_worse is expected
+    found = losses([0.0, 2.0, 0.0, 2.0, 0.0, 0.5, 0.0, 0.5], alike)
     assert found.difference is not None
-    assert found.difference.value > 0.0 > found.difference.low
+    assert found.difference.value > 0.0 > found.difference.low  # better, and not for sure
     assert not found.no_worse
-
-
-def compared(asked: GatePlan, new: list[float], active: list[float]) -> Replay:
-    """Return the replay of runs with these losses."""
-    from esper_async.study.gate import replay
-    from esper_async.study.pool import Tally
-
-    cells = replayed_cells(asked, LARGE, SMALL)
-    losses = [loss for both in zip(new, active, strict=True) for loss in both]
-    ran = [(cell, Result(loss)) for cell, loss in zip(cells, losses, strict=True)]
-    return replay._compared(asked, ran, NoHaul(), Tally())  # type: ignore[arg-type]
-
-
-class Result:
-    """The result of a run, as far as a comparison reads it."""
-
-    def __init__(self, score: float) -> None:
-        self.score = score
-
-
-class NoHaul:
-    """A ledger of runs that told nothing."""
-
-    def haul(self, cell: object) -> None:
-        return None
-
-    def run_id(self, cell: object) -> str:
-        return "run"
 
 
 def test_an_active_policy_that_was_changed_is_compared_with_nothing(tmp_path: Path) -> None:

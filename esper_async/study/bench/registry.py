@@ -38,6 +38,7 @@ CASES = {
     "first-step": "first_step",
     "forge": "forge",
     "freeze": "freeze",
+    "gate": "gate",
     "growing-cost": "growing_cost",
     "growth": "growth",
     "halving": "halving",

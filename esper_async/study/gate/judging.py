@@ -4,8 +4,9 @@ Three questions, the cheap ones first, and a record of the answers, pass or fail
 published; what does not is kept with its record, and the active policy stays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,11 @@ def judge(
         raise NothingNewError(f"nothing new was learned: it decides as {active}, which is active")
     estimate, told = compare(state_dir, new, document)
     faults = faults_of(learned.probabilities)
-    reasons = [*faults, *_surely_worse(estimate)]
-    replay = None
-    if not reasons:
-        replay = run_replay(
-            plan, new, document, state_dir / "replays", workers=workers, nice=nice, tell=tell
-        )
-        reasons = _reasons(replay)
+    replayed = partial(
+        run_replay, plan, new, document, state_dir / "replays",
+        workers=workers, nice=nice, tell=tell,
+    )  # fmt: skip
+    reasons, replay = decided(faults, estimate, replayed)
     record = {
         "version": RECORD_VERSION,
         "passes": not reasons,
@@ -119,6 +118,20 @@ def judge(
         "calibration": None if replay is None else _calibration(estimate, replay),
     }
     return Verdict(registry.submit(new, record), record)
+
+
+def decided(
+    faults: Sequence[str], estimate: Difference, replayed: Callable[[], Replay]
+) -> tuple[list[str], Replay | None]:
+    """Return why a policy is not published, nothing where it is; and the replay if there was one.
+
+    Fresh runs are asked last, and only of what is sound and not surely worse.
+    """
+    reasons = [*faults, *_surely_worse(estimate)]
+    if reasons:
+        return reasons, None
+    replay = replayed()
+    return _reasons(replay), replay
 
 
 def _surely_worse(estimate: Difference) -> list[str]:

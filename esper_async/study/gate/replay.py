@@ -107,7 +107,7 @@ def run_replay(
     pool = Pool(ledger, spec, workers=workers or os.cpu_count() or 1, tell=tell, tally=tally)
     cells = replayed_cells(plan, new, active)
     results = anyio.run(pool.run, cells)
-    return _compared(plan, list(zip(cells, results, strict=True)), ledger, tally)
+    return _seen(plan, list(zip(cells, results, strict=True)), ledger, tally)
 
 
 def replayed_cells(plan: GatePlan, new: Mapping[str, Any], active: Mapping[str, Any]) -> list[Cell]:
@@ -130,7 +130,7 @@ def replayed_cells(plan: GatePlan, new: Mapping[str, Any], active: Mapping[str, 
     ]
 
 
-def _compared(
+def _seen(
     plan: GatePlan,
     ran: Sequence[tuple[Cell, CellResult | None]],
     ledger: CollectedLedger,
@@ -140,40 +140,50 @@ def _compared(
         (cell.task_name, cell.seed, cell.arm_name): None if result is None else result.score
         for cell, result in ran
     }
-    pairs = tuple(
+    pairs = [
         Pair(task, seed, scores[task, seed, "new"], scores[task, seed, "active"])
         for task in plan.tasks
         for seed in plan.seeds
-    )
-    failures = dict(tally.failures)
-    failures |= {
+    ]
+    diverged = {
         cell.label: f"it diverged: {result.failure}"
         for cell, result in ran
         if result is not None and result.score is None
     }
-    treated, control = (_strata(plan, scores, side) for side in _ARMS)
-    if treated is None or control is None:
-        return Replay(pairs, None, None, None, failures)
     new, active = (
         _mean_reward(ledger, [cell for cell, _ in ran if cell.arm_name == side]) for side in _ARMS
     )
+    reward = None if new is None or active is None else new - active
+    return compared(plan, pairs, reward=reward, failures=tally.failures | diverged)
+
+
+def compared(
+    plan: GatePlan,
+    pairs: Sequence[Pair],
+    *,
+    reward: float | None = None,
+    failures: Mapping[str, str] | None = None,
+) -> Replay:
+    """Return what pairs of runs say, each task a stratum; nothing where one has no result."""
+    sign = 1.0 if plan.larger_is_better else -1.0
+    treated, control = [], []
+    for task in plan.tasks:
+        whole = [
+            (sign * pair.new, sign * pair.active)
+            for pair in pairs
+            if pair.task == task and pair.new is not None and pair.active is not None
+        ]
+        if len(whole) < plan.runs:
+            return Replay(tuple(pairs), None, None, reward, failures or {})
+        treated.append([new for new, _ in whole])
+        control.append([active for _, active in whole])
     return Replay(
-        pairs,
+        tuple(pairs),
         paired_bootstrap(treated, control, resamples=plan.resamples),
         probability_of_improvement(treated, control, resamples=plan.resamples),
-        None if new is None or active is None else new - active,
-        failures,
+        reward,
+        failures or {},
     )
-
-
-def _strata(
-    plan: GatePlan, scores: Mapping[tuple[str, int, str], float | None], side: str
-) -> list[list[float]] | None:
-    """Return a side's scores by task, more is better; None where one is missing."""
-    sign = 1.0 if plan.larger_is_better else -1.0
-    found = [[scores[task, seed, side] for seed in plan.seeds] for task in plan.tasks]
-    whole = [[sign * score for score in each if score is not None] for each in found]
-    return whole if all(len(each) == plan.runs for each in whole) else None
 
 
 def _mean_reward(ledger: CollectedLedger, cells: Sequence[Cell]) -> float | None:
