@@ -8,10 +8,9 @@ import gc
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,17 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from esper_async.karn.catalogue import Catalogue
-from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.legal import MemoryStore
 from esper_async.kasmina.options import GrowthOptions
-from esper_async.runtime.processes import queued_s
 from esper_async.study.bench.benchmark import replaced
 from esper_async.tamiyo.command import Decision, Germinate, NoOp
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
 from esper_async.tamiyo.network import PolicyNetwork
 from esper_async.tamiyo.policies.graph import GraphPolicy
 from esper_async.tamiyo.view import OfferedPlacements, Placement, View
-from esper_async.tolaria.boundary_report import BoundaryReport
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.options import RunOptions
@@ -72,16 +68,13 @@ class Timings:
 
     `step_cpu` is the decision's CPU time on every thread it ran on, `tensors` the part of it that
     made the graph's tensors, `step_wall` the decision by the clock, `boundary` all of the boundary
-    but its validation. Of these two, `step_queued` and `boundary_queued` are for how long one of
-    its threads stood ready and waited for a core.
+    but its validation.
     """
 
     tensors: list[float] = field(default_factory=list)
     step_cpu: list[float] = field(default_factory=list)
     step_wall: list[float] = field(default_factory=list)
-    step_queued: list[float] = field(default_factory=list)
     boundary: list[float] = field(default_factory=list)
-    boundary_queued: list[float] = field(default_factory=list)
     acted: int = 0
 
 
@@ -109,7 +102,7 @@ class _TimedPolicy(GraphPolicy):
         super().__init__(0, network, version="timed")
         self.builder = self._timed_builder = _TimedBuilder()
         self.timings = Timings()
-        self.last_cpu_ms = self.last_queued_ms = 0.0
+        self.last_cpu_ms = 0.0
         known = {record.id: record for record in Catalogue().records}
         self._others = [known[name] for name in OFFERED if name not in CERTIFIED]
         self._certified_ones: tuple[Placement, ...] = ()
@@ -118,12 +111,10 @@ class _TimedPolicy(GraphPolicy):
 
     def decide(self, view: View) -> Decision:
         """Decide on the padded view, and leave out what has no certificate."""
-        queued_ms = _queued_ms()
         padded = self._padded(view)
         started = time.thread_time()
         decision = super().decide(padded)
         self.last_cpu_ms = 1e3 * (time.thread_time() - started)
-        self.last_queued_ms = _queued_ms() - queued_ms
         self.timings.tensors.append(self._timed_builder.taken_ms[-1])
         return self._certified(decision)
 
@@ -170,38 +161,13 @@ class _TimedGrower(Grower):
     def _decide_here(self) -> Decision:
         policy = self.policy
         assert isinstance(policy, _TimedPolicy)
-        queued_ms, cpu, wall = _queued_ms(), time.thread_time(), time.perf_counter()
+        cpu, wall = time.thread_time(), time.perf_counter()
         decision = super()._decide_here()
         here_ms = 1e3 * (time.thread_time() - cpu)
         policy.timings.step_wall.append(1e3 * (time.perf_counter() - wall))
-        policy.timings.step_queued.append(_queued_ms() - queued_ms + policy.last_queued_ms)
         policy.timings.step_cpu.append(here_ms + policy.last_cpu_ms)
         policy.timings.acted += not isinstance(decision.command, NoOp)
         return decision
-
-    def _evaluate(self, loader: Iterable[Any]) -> dict[str, Evaluation]:
-        found = super()._evaluate(loader)
-        self._queued_ms = _queued_ms()
-        return found
-
-    def boundary(
-        self, validation_loader: Iterable[Any], *, training_loss: float | None = None
-    ) -> BoundaryReport:
-        """Pass a boundary; note what of it was waiting for a core."""
-        report = super().boundary(validation_loader, training_loss=training_loss)
-        policy = self.policy
-        assert isinstance(policy, _TimedPolicy)
-        queued_ms = _queued_ms() - self._queued_ms + policy.last_queued_ms
-        policy.timings.boundary_queued.append(queued_ms)
-        return report
-
-
-def _queued_ms() -> float:
-    """For how long this thread has stood ready and waiting for a core; 0 where nobody tells."""
-    try:
-        return 1e3 * queued_s(Path("/proc/thread-self"))
-    except OSError:
-        return 0.0
 
 
 def timed_run(*, sites: int, boundaries: int) -> Timings:
@@ -246,9 +212,7 @@ def timed_run(*, sites: int, boundaries: int) -> Timings:
         tensors=found.tensors[_WARM_BOUNDARIES:],
         step_cpu=found.step_cpu[_WARM_BOUNDARIES:],
         step_wall=found.step_wall[_WARM_BOUNDARIES:],
-        step_queued=found.step_queued[_WARM_BOUNDARIES:],
         boundary=rows[_WARM_BOUNDARIES:],
-        boundary_queued=found.boundary_queued[_WARM_BOUNDARIES:],
         acted=found.acted,
     )
 

@@ -76,26 +76,10 @@ def _rows_of_sixteen(effort: Effort) -> list[Row]:
         _judged(f"{SIXTEEN}: {_NAMES[0]}", found.tensors, 50, most.tensors),
         _judged(f"{SIXTEEN}: {_NAMES[1]}", found.step_cpu, 50, most.step),
         _judged(f"{SIXTEEN}: {_NAMES[2]}", found.step_cpu, 99, most.step_p99),
-        _by_clock(_NAMES[3], found.step_wall, found.step_queued, most.step_wall_p99),
-        _by_clock(_NAMES[4], found.boundary, found.boundary_queued, most.boundary_p99),
+        _judged(f"{SIXTEEN}: {_NAMES[3]}", found.step_wall, 99, most.step_wall_p99),
+        _judged(f"{SIXTEEN}: {_NAMES[4]}", found.boundary, 99, most.boundary_p99),
         shown(f"{SIXTEEN}: boundaries at which it acted", found.acted, "boundaries"),
     ]
-
-
-def _by_clock(
-    name: str, times_ms: Sequence[float], queued_ms: Sequence[float], most_ms: float
-) -> Row:
-    """Judge the 99th percentile by the clock; what waiting for a core explains is no miss.
-
-    One process is busy here, and there is a core beside it, unless others are at work.
-    """
-    own_ms = float(np.percentile(np.subtract(times_ms, queued_ms), 99))
-    value = float(np.percentile(times_ms, 99))
-    note = f"{own_ms:.1f} ms without the wait for a core; {len(times_ms)} boundaries"
-    doubt = f"{note}: others are at work here" if own_ms <= most_ms < value else ""
-    return judged(
-        f"{SIXTEEN}: {name}", value, "ms", Bar("at most", most_ms), note=note, doubt=doubt
-    )
 
 
 def _judged(figure: str, times_ms: Sequence[float], percentile: float, most_ms: float) -> Row:
