@@ -82,6 +82,7 @@ def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterato
         for name in names or FAULTS:
             tell(f"{name}: {FAULTS[name].what}")
             yield _strike(stage, FAULTS[name], reference)
+        stage.start_if_stopped()
         tell("the end: everything is stopped")
         yield ending(stage)
 
@@ -106,8 +107,7 @@ def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace
 def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
     recovery_s: float | None = None
     try:
-        if not stage.running:  # the drill before this one failed between a stop and a start
-            stage.start()
+        stage.start_if_stopped()
         run_id = stage.submit(RUN)
         stage.until(lambda: boundaries(stage, run_id) >= _STRIKE_AFTER, "a run", RUN_S)
         began = time.monotonic()

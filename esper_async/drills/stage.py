@@ -91,14 +91,14 @@ class Stage:
         self.until(self.ready, "a supervisor that is ready", READY_S)
         return time.monotonic() - began
 
-    @property
-    def running(self) -> bool:
-        """Whether a supervisor is there."""
-        return self._process is not None and self._process.poll() is None
+    def start_if_stopped(self) -> None:
+        """Start a supervisor where there is none: a drill failed between a stop and a start."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
 
     def kill(self) -> None:
         """SIGKILL the supervisor, nothing else."""
-        if self._process is not None and self.running:
+        if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
