@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+
 from esper_async.nissa.api.status import status_of
 from esper_async.nissa.context import NissaContext
 from esper_async.nissa.event_store import Event
 from esper_async.nissa.run_events import events_of
 from esper_async.nissa.run_list import list_runs
+from esper_async.runtime.errors import BreakerOpen
 
+log = structlog.get_logger(__name__)
 _GATHER_S = 0.25
+_CANNOT_BE_TOLD = (AttributeError, LookupError, TypeError, ValueError, OSError, BreakerOpen)
+"""Of a run whose records are odd, or whose journal's disk is away."""
 _EVENTS_AT_ONCE = 200
 
 
@@ -76,10 +82,17 @@ class Teller:
                 subscription.tell(picture.id, 0)  # what was told before one listened
             async for changes in subscription:
                 for run_id, after_seq in changes.items():
-                    view = (await hub.picture(run_id)).view(after_seq)
-                    self._note_run(run_id, view)
-                    self.context.stream.send({"type": "run", "id": run_id, "view": view})
+                    await self._tell_run(run_id, after_seq)
                 await self.context.clock.sleep(_GATHER_S)
+
+    async def _tell_run(self, run_id: str, after_seq: int) -> None:
+        """Tell what is new in a run; one that tells what no engine does is left out."""
+        try:
+            view = (await self.context.hub.picture(run_id)).view(after_seq)
+            self._note_run(run_id, view)
+            self.context.stream.send({"type": "run", "id": run_id, "view": view})
+        except _CANNOT_BE_TOLD as error:
+            log.error("run_cannot_be_told", run=run_id, reason=repr(error))
 
     def _note_run(self, run_id: str, view: Mapping[str, Any]) -> None:
         oldest = self.context.clock.time() - self._retention_s

@@ -7,6 +7,7 @@ This module never imports torch.
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -123,7 +124,9 @@ class TamiyoService:
                 continue
             self._records.add()
             try:
-                record = json.loads(event.fields[RECORD_FIELD])
+                record = json.loads(
+                    event.fields[RECORD_FIELD], parse_constant=_finite, parse_float=_finite
+                )
             except (ValueError, RecursionError) as error:
                 self.hub.malformed += 1
                 log.error("run_record_malformed", run=message.run_id, reason=str(error))
@@ -137,3 +140,11 @@ class TamiyoService:
             await self.hub.accept(record)
         except (OSError, BreakerOpen) as error:  # a later record has the gap filled, or the journal
             log.warning("run_record_waits_for_its_journal", run=record["run"], reason=str(error))
+
+
+def _finite(text: str) -> float:
+    """Read a number; raises ValueError for one that is not finite, as no journal holds it."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of a run's record")
+    return value

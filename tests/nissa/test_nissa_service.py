@@ -125,6 +125,38 @@ async def test_a_record_that_is_no_json_is_counted_and_the_others_go_on(tmp_path
         assert here.tamiyo.detail()["malformed_records"] == 1
 
 
+async def test_a_record_with_a_number_that_is_none_is_counted_and_ends_nobody(
+    tmp_path: Path,
+) -> None:
+    started = json.dumps(story.numbered()[0])
+    async with running(tmp_path, with_bus=True) as here:
+        socket = await here.http.ws_connect(f"{here.url}/ws/stream")
+        for number, odd in enumerate(("NaN", "-Infinity", "1e999")):
+            place = '"seq": 1, "boundary": 0, "epoch": 0, "step": 0'
+            text = f'{{"run": "r1", "kind": "paused", {place}, "time": {odd}}}'
+            await here.bus.publish(packet(number, name="run.record", fields={"record": text}))
+        await here.bus.publish(packet(9, name="run.record", fields={"record": started}))
+        await here.until("/api/runs", lambda runs: len(runs) == 1)
+        assert here.tamiyo.detail()["malformed_records"] == 3
+        assert (await socket.receive_json(timeout=10))["type"] == "snapshot"
+
+
+async def test_a_run_that_tells_what_no_engine_does_is_left_out_and_others_are_told(
+    tmp_path: Path,
+) -> None:
+    place = {"time": 1e9, "boundary": 1, "epoch": 1, "step": 1, "seq": 1}
+    odd = {"kind": "decision", "command": {"id": "c1", "operation": 5}, "reason": "none"}
+    async with running(tmp_path, with_bus=False) as here:
+        socket = await here.http.ws_connect(f"{here.url}/ws/stream")
+        await here.tamiyo.hub.accept({**place, **odd, "run": "odd"})
+        await asyncio.sleep(0.4)  # as long as news of runs are gathered
+        whole = {"kind": "paused", "run": "whole"}
+        await here.tamiyo.hub.accept({**place, **whole})
+        async with asyncio.timeout(10):
+            while (await socket.receive_json()).get("id") != "whole":
+                pass
+
+
 async def test_with_the_bus_away_it_serves_and_says_so(tmp_path: Path) -> None:
     async with running(tmp_path, with_bus=False) as here:
         oona = {"state": "backing_off", "since": 1.0, "restarts": 1, "error": "no redis"}
