@@ -34,10 +34,11 @@ from esper_async.tamiyo.published import (
     sha256_of,
     write_form,
 )
-from esper_async.tamiyo.shipped import shipped_document
+from esper_async.tamiyo.shipped import SHIPPED_SHA256, shipped_document
 
 _LINEAGE = ("data", "reward_version", "code", "command")
 _ID_DIGITS = 12
+_CAME_ALONG = "came along"
 HISTORY_KEPT = 1_000
 
 
@@ -131,7 +132,7 @@ class PolicyRegistry:
                 )
             book.entries[policy_id] = replace(known, records=(*known.records, sha256_of(told)))
             if passes:
-                self._take_over(book, policy_id, "published", "it passed the gate")
+                self._let_decide(book, features, policy_id, "published", "it passed the gate")
             elif known.state == "refused":
                 reasons = "; ".join(map(str, record["reasons"]))
                 self._tell(book, policy_id, features, "refused", reasons)
@@ -155,7 +156,7 @@ class PolicyRegistry:
         with self._changing() as book:
             if policy_id == SHIPPED:
                 for name in [features] if features else list(book.active):
-                    self._retire(book, name, SHIPPED, "restored", reason)
+                    self._let_decide(book, name, SHIPPED, "restored", reason)
                 return
             entry = check_known(book, policy_id)
             if entry.state == "refused":
@@ -164,7 +165,7 @@ class PolicyRegistry:
                     "can be activated"
                 )
             read_content(self._folder, entry.sha256)
-            self._take_over(book, policy_id, "restored", reason)
+            self._let_decide(book, entry.features, policy_id, "restored", reason)
 
     def roll_back(self, features: str, *, reason: str = "asked for") -> str:
         """Put back what decided before the active policy; return its id.
@@ -179,15 +180,20 @@ class PolicyRegistry:
                     break
             else:
                 policy_id = SHIPPED
-            self._retire(book, features, policy_id, "put back", reason, remember=False)
+            self._let_decide(book, features, policy_id, "put back", reason, remember=False)
             return policy_id
 
-    def renew(self) -> None:
-        """Sign the book anew where an older key had signed it. Raises CorruptPolicyError."""
-        path = self._folder / "registry.json"
-        if path.exists() and path.read_bytes() != write_form(self.book(), self._signer):
-            with self._changing():
-                pass
+    def begin(self) -> None:
+        """Sign the book with today's key, and with it which policy comes along; at every start.
+
+        Raises:
+            CorruptPolicyError: the book cannot be believed, or the shipped policy was changed.
+        """
+        shipped_document()
+        with self._changing() as book:
+            known = [event.reason for event in book.history if event.what == _CAME_ALONG]
+            if known[-1:] != [SHIPPED_SHA256]:
+                self._tell(book, SHIPPED, PLACEMENT_VERSION, _CAME_ALONG, SHIPPED_SHA256)
 
     def policies(self) -> list[dict[str, Any]]:
         """Return every policy as JSON values, newest first, and what comes with the program last.
@@ -208,10 +214,7 @@ class PolicyRegistry:
         ]
         return [*told, shipped_row(active=all(each == SHIPPED for each in book.active.values()))]
 
-    def _take_over(self, book: Book, policy_id: str, what: str, reason: str) -> None:
-        self._retire(book, book.entries[policy_id].features, policy_id, what, reason)
-
-    def _retire(
+    def _let_decide(
         self,
         book: Book,
         features: str,

@@ -36,7 +36,7 @@ _COUNT_EVERY_S = 0.5
 class SimicService:
     """The coach: it keeps experience. `learn` learns from that, and publishes what passes.
 
-    A registry of policies that is given is signed anew, where the installation's key was replaced.
+    A registry of policies that is given is signed with today's key when the service starts.
     """
 
     name = "simic"
@@ -68,7 +68,7 @@ class SimicService:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Store what arrives until cancelled; a message is acknowledged once it is on disk."""
-        await to_thread.run_sync(self._renew)
+        await to_thread.run_sync(self._begin)
         store = self.store = await to_thread.run_sync(self._open)
         try:
             await self._recount(store)
@@ -89,12 +89,15 @@ class SimicService:
         """What is kept, for readiness."""
         return {"learner": "learns when `learn` is called", **self._counts}
 
-    def _renew(self) -> None:
+    def _begin(self) -> None:
         if self._policies is None:
             return
         try:
-            self._policies.renew()
-        except PolicyFileError as error:  # the shipped policy decides, and experience is kept
+            self._policies.begin()
+        except (
+            PolicyFileError,
+            OSError,
+        ) as error:  # the shipped policy decides, and experience is kept
             _LOG.error("policy_registry_refused", reason=str(error))
 
     def _open(self) -> ExperienceStore:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from esper_async.simic.doubly_robust import Chances
 from esper_async.tamiyo.offer import FACTS, Floats, Offer
 
 OFFERS = 200
@@ -13,8 +14,6 @@ LATENCY_LIMIT_S = 0.012
 """Of a decision, as of every policy's (thread CPU time, the median)."""
 _TIMED = 20
 _LARGE = 1_000
-
-Chances = Callable[[Floats], Floats]
 
 
 def faults_of(

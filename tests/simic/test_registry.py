@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 from esper_async.leyline.signing import Signer
 from esper_async.simic.registry import LineageError, NotValidatedError, PolicyRegistry
+from esper_async.tamiyo import shipped
 from esper_async.tamiyo.errors import CorruptPolicyError
 from esper_async.tamiyo.published import SHIPPED, content_path, registry_path
 
@@ -169,8 +170,22 @@ def test_another_key_reads_nothing_and_the_one_that_replaces_ours_signs_anew(
     with pytest.raises(CorruptPolicyError, match="not of this installation's key"):
         registry(tmp_path, OTHER).book()
     rotated = Signer(OTHER, also_accept=[(KEY, 1e12)])
-    PolicyRegistry(tmp_path / "registry", rotated).renew()
+    PolicyRegistry(tmp_path / "registry", rotated).begin()
     assert active(registry(tmp_path, OTHER)) == one.id
+
+
+def test_which_policy_comes_along_is_signed_at_the_first_start_and_noted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = registry(tmp_path)
+    for _ in range(2):
+        kept.begin()
+    assert [(event.id, event.reason) for event in kept.book().history] == [
+        (SHIPPED, shipped.SHIPPED_SHA256)
+    ]
+    monkeypatch.setattr(shipped, "SHIPPED_SHA256", "0" * 64)
+    with pytest.raises(CorruptPolicyError, match=r"shipped\.json"):
+        kept.begin()
 
 
 def test_the_key_is_the_state_directorys_own_and_nobody_else_can_read_it(tmp_path: Path) -> None:

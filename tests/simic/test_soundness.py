@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from esper_async.simic.soundness import Chances, faults_of
+from esper_async.simic.doubly_robust import Chances
+from esper_async.simic.soundness import faults_of
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH, Floats
 from esper_async.tamiyo.policies.from_document import learned_of
 from esper_async.tamiyo.policies.linear_belief import LinearBelief

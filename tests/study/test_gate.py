@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,18 @@ import pytest
 
 from esper_async.runtime.strict_model import ConfigurationError
 from esper_async.simic.registry import PolicyRegistry
+from esper_async.study.cell import CellResult
 from esper_async.study.gate import judging
 from esper_async.study.gate.judging import ActivePolicyError, NothingNewError, Verdict, judge
 from esper_async.study.gate.plan import GatePlan, load_gate
-from esper_async.study.gate.replay import Pair, Replay, compared, replayed_cells, run_replay
+from esper_async.study.gate.replay import (
+    Pair,
+    Replay,
+    compared,
+    replayed_cells,
+    run_replay,
+    score_of,
+)
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH
 from esper_async.tamiyo.policies.learned import document_of
 from esper_async.tamiyo.policies.softmax_ensemble import SoftmaxEnsemble
@@ -162,6 +170,18 @@ def losses(new: list[float], active: list[float]) -> Replay:
     """Return what pairs of runs with these losses say."""
     both = enumerate(zip(new, active, strict=True))
     return compared(plan(runs=len(new)), [Pair("xor", seed, *pair) for seed, pair in both])
+
+
+def test_a_score_that_is_no_number_is_none() -> None:
+    cost = dict.fromkeys(("host_macs", "shadow_macs", "judging_macs", "twin_macs"), 0.0)
+    whole = CellResult(
+        score=0.5, validation=0.5, parameters=1, epochs=1, steps=1, culled_macs=0.0, wall_s=0.0,
+        peak_memory_bytes=0, **cost,
+    )  # fmt: skip
+    scores = (0.5, None, float("nan"), float("inf"))
+    found = [score_of(replace(whole, score=score)) for score in scores]
+    assert found == [0.5, None, None, None]
+    assert score_of(None) is None
 
 
 def test_only_an_interval_that_does_not_reach_below_nought_is_no_worse() -> None:

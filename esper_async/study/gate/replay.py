@@ -4,6 +4,7 @@ The runs are those of a collection: made in child processes, kept by content, wi
 and were told, so that an estimate of what a decision earns can be held against the truth.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -136,10 +137,7 @@ def _seen(
     ledger: CollectedLedger,
     tally: Tally,
 ) -> Replay:
-    scores = {
-        (cell.task_name, cell.seed, cell.arm_name): None if result is None else result.score
-        for cell, result in ran
-    }
+    scores = {(cell.task_name, cell.seed, cell.arm_name): score_of(result) for cell, result in ran}
     pairs = [
         Pair(task, seed, scores[task, seed, "new"], scores[task, seed, "active"])
         for task in plan.tasks
@@ -148,13 +146,20 @@ def _seen(
     diverged = {
         cell.label: f"it diverged: {result.failure}"
         for cell, result in ran
-        if result is not None and result.score is None
+        if result is not None and score_of(result) is None
     }
     new, active = (
         _mean_reward(ledger, [cell for cell, _ in ran if cell.arm_name == side]) for side in _ARMS
     )
     reward = None if new is None or active is None else new - active
     return compared(plan, pairs, reward=reward, failures=tally.failures | diverged)
+
+
+def score_of(result: CellResult | None) -> float | None:
+    """Return a run's score; None where it failed or diverged, or its score is no number."""
+    if result is None or result.score is None or not math.isfinite(result.score):
+        return None
+    return result.score
 
 
 def compared(
