@@ -1,5 +1,6 @@
 """The pages say what is so: commands parse, links lead somewhere, defaults are the defaults."""
 
+import json
 import re
 import tomllib
 from collections import Counter
@@ -12,6 +13,7 @@ import typer.main
 from esper_async.cli.main import app
 from esper_async.karn.catalogue import Catalogue
 from esper_async.karn.record import TIERS
+from esper_async.tamiyo.shipped import SHIPPED_SHA256, shipped_document
 from esper_async.tolaria.run_file import GrowthSection, parse_run
 from tests.cli.conftest import ROOT
 
@@ -89,3 +91,16 @@ def test_every_runtime_dependency_is_explained() -> None:
     for requirement in project["dependencies"]:
         name = re.split(r"[\s\[<>=;!~]", requirement)[0]
         assert re.search(rf"\b{re.escape(name)}\b", page), name
+
+
+def test_the_card_of_the_shipped_policy_is_that_of_its_file() -> None:
+    card = (ROOT / "docs" / "shipped-policy.md").read_text()
+    told = json.loads((ROOT / "docs" / "shipped-policy.json").read_text())
+    document = shipped_document()
+    assert SHIPPED_SHA256 in card
+    assert (told["sha256"], told["kind"]) == (SHIPPED_SHA256, document["kind"])
+    assert told["lineage"]["data"] == document["lineage"]["data"]
+    for answer in told["study"]["answers"]:
+        value = f"{answer['difference']['value']:+.1f}"
+        asked = f"| {answer['task']} | {answer['treated']} over {answer['control']} | {value} ["
+        assert asked in card
