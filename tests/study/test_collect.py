@@ -109,6 +109,15 @@ def test_a_run_whose_experience_was_lost_is_not_known(
     assert elsewhere.read(cell) == result
 
 
+def test_a_second_round_is_collected_under_what_was_learned(tmp_path: Path) -> None:
+    path = tmp_path / "collection.toml"
+    path.write_text(f'policies = ["random", "learned"]\n{PLAN}')
+    document = {"kind": "awr", "weights": [[1.0]], "lineage": {"data": "d"}}
+    cells = collected_cells(load_collection(path), document)
+    told = [(cell.arm_name, cell.arm.get("learned")) for cell in cells[:2]]
+    assert told == [("random", None), ("learned", {"kind": "awr", "weights": [[1.0]]})]
+
+
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_shipped_plan_can_be_read_and_takes_no_seed_that_judges(path: Path) -> None:
     plan = load_collection(path)
