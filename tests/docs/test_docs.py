@@ -100,7 +100,7 @@ def test_the_card_of_the_shipped_policy_is_that_of_its_file() -> None:
     assert SHIPPED_SHA256 in card
     assert (told["sha256"], told["kind"]) == (SHIPPED_SHA256, document["kind"])
     assert told["lineage"]["data"] == document["lineage"]["data"]
-    for answer in told["study"]["answers"]:
+    for answer in (each for study in told["studies"] for each in study["answers"]):
         value = f"{answer['difference']['value']:+.1f}"
         asked = f"| {answer['task']} | {answer['treated']} over {answer['control']} | {value} ["
         assert asked in card
