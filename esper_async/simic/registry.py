@@ -18,7 +18,7 @@ from esper_async.leyline.keys import load_signer
 from esper_async.leyline.signing import Signer
 from esper_async.runtime.files import write_atomically
 from esper_async.tamiyo.errors import CorruptPolicyError
-from esper_async.tamiyo.offer import PLACEMENT_VERSION
+from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
 from esper_async.tamiyo.published import (
     SHIPPED,
     Book,

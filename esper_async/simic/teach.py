@@ -7,11 +7,11 @@ killed and is started again goes on from there, and comes to the same weights.
 import argparse
 import io
 import os
-import pickle
 import sys
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -77,7 +77,7 @@ def _keep(learner: GraphLearner, path: Path, parent: str) -> None:
 
 def _go_on(learner: GraphLearner, path: Path, parent: str) -> None:
     """Take up what was kept, where it is of this policy, these runs and this method."""
-    unreadable = (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError)
+    unreadable = (FileNotFoundError, EOFError, RuntimeError, UnpicklingError)
     with suppress(*unreadable, ValueError):  # of another lesson: this one begins anew
         state = torch.load(path, weights_only=True)
         if state.pop("parent") == parent:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # the supervisor reads records, and has no torch
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-PLACEMENT_VERSION = "placement-1"
 PLACEMENT_WIDTH = 8
 FACTS = 4
 _FAST = 1

@@ -15,7 +15,7 @@ import structlog
 from esper_async.leyline.signing import Signer
 from esper_async.runtime.files import write_json_atomically
 from esper_async.tamiyo.errors import PolicyFileError
-from esper_async.tamiyo.offer import PLACEMENT_VERSION
+from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.policies.from_document import policy_of
 from esper_async.tamiyo.policies.graph import SHIPPED, GraphPolicy
