@@ -246,10 +246,10 @@ async def _gives_up(
 
 
 async def _handles_again(
-    delivery: Delivery, entry: Any, message: Any, envelope: Any, attempt: int
+    delivery: Delivery, entry: Any, message: Any, envelope: Any, attempt: int, put_off: int = 0
 ) -> None:
     if message.name == "poison":
-        await _whole_attempt(delivery, entry, message, envelope, attempt)
+        await _whole_attempt(delivery, entry, message, envelope, attempt, put_off)
         return
     for _ in range(2):
         await delivery._handler(message, envelope)
