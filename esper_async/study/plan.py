@@ -4,8 +4,6 @@ It is written down before anything runs, and its hash stands with the result. A 
 changed is another study.
 """
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from esper_async.runtime.strict_model import (
     nearest,
     problems_of,
 )
+from esper_async.study.measured_plan import MeasuredPlan
 from esper_async.tolaria.run_file import POLICIES as RUN_POLICIES
 
 Kind = Literal["run", "longer", "wide", "costly", "scratch", "matched", "planted"]
@@ -157,7 +156,7 @@ class ComparisonPlan(StrictModel):
         return f"{found}, parameters ≤ {self.most_parameters:g} times"
 
 
-class StudyPlan(StrictModel):
+class StudyPlan(MeasuredPlan):
     """A whole study file.
 
     `primary` is a metric of the test split, in hundredths where `percent`; "loss" is the other way
@@ -200,17 +199,6 @@ class StudyPlan(StrictModel):
     def seeds_of_runs(self) -> tuple[int, ...]:
         """The seeds that are measured."""
         return tuple(range(self.first_seed, self.first_seed + self.seeds))
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Which way the primary metric points."""
-        return self.primary != "loss"
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of all that the plan says."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
 
     def settings_of(self, arm: str) -> tuple[Setting, ...]:
         """What an arm is tried with first: every rate with every schedule."""

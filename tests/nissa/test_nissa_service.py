@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from esper_async.karn.service import KarnService
 from esper_async.leyline import Alert, AlertState, TelemetryLevel, TelemetryPacket
@@ -24,6 +25,7 @@ from esper_async.tolaria.service import TolariaService
 from esper_async.urza.library import Library
 from tests.nissa import story
 from tests.nissa.conftest import TOKEN, NoLetters
+from tests.oona.conftest import until
 
 OPTIONS = NissaOptions(flush_every_s=0.05, status_every_s=0.05, alert_every_s=0.05)
 
@@ -148,8 +150,9 @@ async def test_a_run_that_tells_what_no_engine_does_is_left_out_and_others_are_t
     odd = {"kind": "decision", "command": {"id": "c1", "operation": 5}, "reason": "none"}
     async with running(tmp_path, with_bus=False) as here:
         socket = await here.http.ws_connect(f"{here.url}/ws/stream")
-        await here.tamiyo.hub.accept({**place, **odd, "run": "odd"})
-        await asyncio.sleep(0.4)  # as long as news of runs are gathered
+        with capture_logs() as logs:
+            await here.tamiyo.hub.accept({**place, **odd, "run": "odd"})
+            await until(lambda: "run_cannot_be_told" in {each["event"] for each in logs})
         whole = {"kind": "paused", "run": "whole"}
         await here.tamiyo.hub.accept({**place, **whole})
         async with asyncio.timeout(10):

@@ -1,7 +1,5 @@
 """The plan of a replay: on which tasks, over which seeds, judged by which metric."""
 
-import hashlib
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,15 +7,16 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 import esper_async
-from esper_async.runtime.strict_model import ConfigurationError, StrictModel, problems_of
+from esper_async.runtime.strict_model import ConfigurationError, problems_of
 from esper_async.study.collect.plan import CollectedTask
+from esper_async.study.measured_plan import MeasuredPlan
 from esper_async.study.plan import Name, Seed, absolute_tasks
 
 _PACKAGE = Path(esper_async.__file__).parent
 _SHIPPED = (_PACKAGE.parent / "config" / "gates", _PACKAGE / "config" / "gates")
 
 
-class GatePlan(StrictModel):
+class GatePlan(MeasuredPlan):
     """A whole gate file.
 
     Run number n of either policy on a task has the seed `first_seed + n`: no run that taught may
@@ -38,17 +37,6 @@ class GatePlan(StrictModel):
     def seeds(self) -> range:
         """The seeds of either policy's runs on each task."""
         return range(self.first_seed, self.first_seed + self.runs)
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Which way the primary metric points."""
-        return self.primary != "loss"
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of all that the plan says."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_gate(file: Path | None) -> GatePlan:
