@@ -153,4 +153,20 @@ async def watch_identity(client: Client, pipeline: Pipeline) -> str:
         epoch = await pipeline.get(EPOCH_KEY)
     information: Any = await pipeline.info("server")
     pipeline.multi()  # type: ignore[no-untyped-call]
+    return _name(information, epoch)
+
+
+async def identity(client: Client) -> str:
+    """Name the data that answers now, as `watch_identity` does; one that was emptied has none yet.
+
+    No name ever comes again, so that what is found in between two equal ones is of the same data.
+    """
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.get(EPOCH_KEY)
+        pipeline.info("server")
+        epoch, information = await pipeline.execute()
+    return _name(information, epoch or b"")
+
+
+def _name(information: Any, epoch: bytes) -> str:
     return f"{information['run_id']}/{epoch.decode()}"

@@ -7,6 +7,7 @@ is left is published again, under the same event ids.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,13 +16,13 @@ import structlog
 from esper_async.leyline.registry import TOPICS
 from esper_async.oona.connection import (
     Client,
-    Pipeline,
     ReconnectGate,
     connect,
+    identity,
     watch_identity,
 )
 from esper_async.oona.errors import FAULTS
-from esper_async.oona.groups import ensure_groups, group_states
+from esper_async.oona.groups import ensure_groups, group_states_of
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool, SpoolEntry
@@ -67,6 +68,7 @@ class Courier:
         self._cursor = 0
         self._furthest = 0
         self._sent: dict[int, _Sent] = {}
+        self._collect_at = 0.0
         self._prepared: set[str] = set()
 
     def wake(self) -> None:
@@ -90,17 +92,23 @@ class Courier:
             await client.aclose()
 
     async def _round(self, client: Client) -> None:
-        """Publish what is new, forget what is acknowledged, then wait for more."""
+        """Publish what is new, forget what is acknowledged if it is time, then wait for more.
+
+        It is not time right after publishing: nobody can have read that yet.
+        """
         self._news.clear()
         batch = await asyncio.to_thread(self._spool.after, self._cursor, self._settings.batch)
+        if not self._sent:
+            self._collect_at = time.monotonic() + self._settings.spool_poll_s
         if batch:
             await self._publish(client, batch)
-        if self._sent:
+        if self._sent and time.monotonic() >= self._collect_at:
             await self._collect(client)
+            self._collect_at = time.monotonic() + self._settings.spool_poll_s
         self._depth_metric.set(len(self._spool))
         self._metrics.courier_rounds.add()
         if len(batch) < self._settings.batch:
-            patience = self._settings.spool_poll_s if self._sent else None
+            patience = max(0.0, self._collect_at - time.monotonic()) if self._sent else None
             try:
                 async with asyncio.timeout(patience):
                     await self._news.wait()
@@ -116,7 +124,7 @@ class Courier:
             asyncio.timeout(self._settings.command_timeout_s),
             client.pipeline(transaction=True) as pipeline,
         ):
-            if await self._is_another_life(client, pipeline):
+            if self._is_another_life(await watch_identity(client, pipeline)):
                 return
             for entry in batch:
                 pipeline.xadd(entry.stream, {WIRE_FIELD: entry.wire})
@@ -133,10 +141,11 @@ class Courier:
 
     async def _collect(self, client: Client) -> None:
         """Remove from the spool what every required group has acknowledged in this life."""
+        topics = {sent.stream: sent.topic for sent in self._sent.values()}
+        found = await group_states_of(client, list(topics), lag_limit=1)
         floors: dict[str, EntryId] = {}
-        for stream, topic in {(sent.stream, sent.topic) for sent in self._sent.values()}:
-            states = await group_states(client, stream, lag_limit=1)
-            required = TOPICS[topic].required_groups
+        for stream, states in found.items():
+            required = TOPICS[topics[stream]].required_groups
             if any(group not in states for group in required):
                 _LOG.warning("required_group_lost", stream=stream, waiting=len(self._sent))
                 self._rewind(self._life)
@@ -144,24 +153,17 @@ class Courier:
             floors[stream] = min(
                 (states[group].floor for group in required), default=_BEYOND_EVERY_ENTRY
             )
-        async with (
-            asyncio.timeout(self._settings.command_timeout_s),
-            client.pipeline(transaction=True) as pipeline,
-        ):
-            if await self._is_another_life(client, pipeline):
-                return
+        # names never come again: what is still the same life was it when the groups answered
+        if self._is_another_life(await identity(client)):
+            return
         done = [seq for seq, sent in self._sent.items() if sent.entry_id < floors[sent.stream]]
         if done:
             await asyncio.to_thread(self._spool.remove, done)
             for seq in done:
                 del self._sent[seq]
 
-    async def _is_another_life(self, client: Client, pipeline: Pipeline) -> bool:
-        """Tell whether the server has forgotten since the last call; if so, start over.
-
-        In between, nothing runs in `pipeline` that could reach yet another life.
-        """
-        life = await watch_identity(client, pipeline)
+    def _is_another_life(self, life: str) -> bool:
+        """Tell whether the server has forgotten since the last call; if so, start over."""
         if life == self._life:
             return False
         if self._sent:

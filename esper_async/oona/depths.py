@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from esper_async.leyline.registry import Topic
 from esper_async.oona.connection import Client
-from esper_async.oona.groups import group_states
+from esper_async.oona.groups import group_states_of
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.pressure import Pressure
 from esper_async.oona.settings import BusSettings
@@ -67,8 +67,9 @@ class Depths:
     async def _ask(self, topic: Topic) -> int:
         """Return how many entries the slowest required group has still to acknowledge."""
         depths = [0]
-        for stream in lanes(topic.name):
-            states = await group_states(self._client, stream, lag_limit=self._settings.queue_bound)
+        bound = self._settings.queue_bound
+        found = await group_states_of(self._client, lanes(topic.name), lag_limit=bound)
+        for stream, states in found.items():
             if states.keys() >= set(topic.required_groups):
                 depths += [states[name].depth for name in topic.required_groups]
             else:

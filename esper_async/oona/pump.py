@@ -15,7 +15,8 @@ from esper_async.oona.pressure import Verdict
 from esper_async.oona.publisher import Publisher
 from esper_async.oona.settings import BusSettings
 
-_LINGER_S = 0.002
+_LINGER_S = 0.01
+"""What a boundary tells comes within some milliseconds: it goes out together."""
 
 
 class Pump:

@@ -19,10 +19,13 @@ from typing import IO, Any, NamedTuple, cast
 
 import torch
 
-from esper_async.runtime.files import sync_directory, write_json_atomically
+from esper_async.runtime.files import write_json_atomically
 from esper_async.tolaria.pace import Pace
+from esper_async.tolaria.packing import pack, unpack
 
-FORMAT = 3
+FORMAT = 4
+_UNPACKED_FORMAT = 3
+"""Of the same content, each tensor saved by itself."""
 PIECE_BYTES = 1 << 22
 """Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training
 needs between any two operations."""
@@ -48,14 +51,15 @@ class Loaded(NamedTuple):
 def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], pace: Pace) -> Path:
     """Write a checkpoint into `folder`, durable when this returns; return the state's file.
 
-    An earlier one of the same step counts until this one does.
+    An earlier one of the same step counts until this one does. The manifest's write makes both
+    names durable; where a crash leaves its name without the state's, it vouches for nothing, and
+    the checkpoint before it, which is removed later, counts.
 
     Raises:
         OSError: the disk refused.
     """
     path = _free_path(folder, step)
     sink = _write_state(path, state, pace)
-    sync_directory(folder)
     manifest = {
         "format": FORMAT,
         "step": step,
@@ -73,7 +77,7 @@ def _write_state(path: Path, state: Mapping[str, Any], pace: Pace) -> "_Sink":
     try:
         with FileIO(path, "x") as file:
             sink = _Sink(file, pace)
-            torch.save(state, cast(IO[bytes], sink))  # it asks for write and flush alone
+            torch.save(pack(state), cast(IO[bytes], sink))  # it asks for write and flush alone
             sink.finish()
             os.fsync(file.fileno())
     except BaseException:
@@ -85,7 +89,7 @@ def _write_state(path: Path, state: Mapping[str, Any], pace: Pace) -> "_Sink":
 def read_checkpoint(manifest_path: Path) -> Loaded | None:
     """Return a checkpoint, its checksum verified; None if it is damaged.
 
-    Its tensors lie in a private map of the file: whoever loads them copies them.
+    Its large tensors lie in a private map of the file: whoever loads them copies them.
 
     Raises:
         UnreadableCheckpointError: it is whole, as far as one can tell, but of another format.
@@ -94,11 +98,11 @@ def read_checkpoint(manifest_path: Path) -> Loaded | None:
         manifest = json.loads(manifest_path.read_text())
         path = manifest_path.with_name(manifest["file"])
         found = manifest["format"]
-        if found == FORMAT:
+        if found in (FORMAT, _UNPACKED_FORMAT):
             if _digest(path) != manifest["sha256"]:
                 return None
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return Loaded(manifest["step"], state)
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return Loaded(manifest["step"], unpack(saved) if found == FORMAT else saved)
     except _UNREADABLE:
         return None
     writer = manifest.get("esper", "an earlier version")

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, the newest whole one is read, damage is noticed."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -148,13 +149,13 @@ def test_a_rollback_finds_only_what_is_kept_though_a_crash_left_more(tmp_path: P
 def test_one_of_another_format_is_refused_with_a_way_out(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     path = tmp_path / "0000000002.json"
-    manifest = {**json.loads(path.read_text()), "format": FORMAT - 1, "esper": "0.0.7"}
+    manifest = {**json.loads(path.read_text()), "format": FORMAT + 1, "esper": "0.0.7"}
     path.write_text(json.dumps(manifest))
     with pytest.raises(UnreadableCheckpointError) as refusal:
         CheckpointStore(tmp_path).load_latest()
     said = str(refusal.value)
     assert str(tmp_path / "0000000002.pt") in said
-    assert f"format {FORMAT - 1}, written by Esper 0.0.7" in said
+    assert f"format {FORMAT + 1}, written by Esper 0.0.7" in said
     assert f"reads format {FORMAT}: go on with the version that wrote it" in said
     assert said.endswith("or train from the start, as a new run")
 
@@ -212,3 +213,14 @@ def test_a_writer_rests_after_enough_work_and_not_for_longer_than_it_may(
     for worked_s in (0.9 * LEAST_WORK_S, 0.1 * LEAST_WORK_S, 0.5 * LEAST_WORK_S, 60.0, 60.0):
         paced.worked(worked_s)
     assert rests == pytest.approx([REST * LEAST_WORK_S, 0.1 - REST * LEAST_WORK_S])
+
+
+def test_one_whose_tensors_were_saved_one_by_one_is_read(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    path = tmp_path / "0000000001.pt"
+    torch.save({"step": 1, "weights": torch.full((4,), 1.0)}, path)
+    manifest_path = path.with_suffix(".json")
+    manifest = json.loads(manifest_path.read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest_path.write_text(json.dumps({**manifest, "format": 3, "sha256": digest}))
+    assert loaded(tmp_path) == 1

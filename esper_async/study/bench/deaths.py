@@ -38,7 +38,7 @@ def _a_manifest(temporary: Path, *_: object) -> bool:
 _TOLARIA, _KASMINA = "esper_async.tolaria", "esper_async.kasmina"
 PLACES = {
     "a checkpoint: its first records are written": Place(
-        f"{_TOLARIA}.checkpoint_file._Sink.write", call=100
+        f"{_TOLARIA}.checkpoint_file._Sink.write", call=10
     ),
     "a checkpoint: all of it is written, nothing vouches for it": Place(
         f"{_TOLARIA}.checkpoint_file.write_json_atomically"

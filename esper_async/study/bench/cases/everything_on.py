@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from anyio.from_thread import start_blocking_portal
 
 from esper_async.kasmina.legal import MemoryStore
 from esper_async.study.bench.benchmark import (
@@ -24,10 +23,9 @@ from esper_async.study.bench.benchmark import (
     shown,
     wants,
 )
-from esper_async.study.bench.bus_load import running_server
 from esper_async.study.bench.everything_laps import EverythingLaps
 from esper_async.study.bench.interleave import Rounds
-from esper_async.study.bench.reader_child import acknowledging
+from esper_async.study.bench.reader_child import served_and_acknowledged
 from esper_async.study.bench.slowing import burning_cpu
 from esper_async.study.bench.timed_hosts import CONV, TRANSFORMER, TimedHost
 from esper_async.tolaria.grower import Grower
@@ -70,12 +68,8 @@ def measure(effort: Effort) -> list[Row]:
     threads, extent = torch.get_num_threads(), _EXTENTS[effort]
     torch.set_num_threads(1)
     try:
-        with (
-            start_blocking_portal() as portal,
-            portal.wrap_async_context_manager(running_server()) as server,
-            acknowledging(server.url),
-        ):
-            return [row for host in extent.hosts for row in _rows(host, extent, server.url)]
+        with served_and_acknowledged() as url:
+            return [row for host in extent.hosts for row in _rows(host, extent, url)]
     finally:
         torch.set_num_threads(threads)
 
