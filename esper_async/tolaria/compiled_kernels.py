@@ -1,9 +1,11 @@
 """A run's compiled kernels: asked of the forge, found in the library, swapped in at boundaries."""
 
+import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 
 from esper_async.kasmina.compiling.kernel_artifact import artifact_key, record_key, unpack
@@ -14,8 +16,12 @@ from esper_async.kasmina.compiling.kernel_swap import KernelSwaps
 from esper_async.leyline import SCHEMA_VERSION, CompileStrategy, KernelRequest
 from esper_async.leyline import SiteInterface as InterfaceMessage
 from esper_async.oona.bridge import Bridge
+from esper_async.runtime.errors import BreakerOpen
 from esper_async.tolaria.grower import Grower
 from esper_async.urza import Library
+from esper_async.urza.errors import UnknownAssetError
+
+_LOG = structlog.get_logger(__name__)
 
 
 class NotOurKernelError(Exception):
@@ -25,13 +31,15 @@ class NotOurKernelError(Exception):
 class ForgeKernels:
     """Compiled kernels that the forge makes. One that it has not made is asked for over the bus.
 
-    The library holds the key under which they are sealed.
+    The library holds the key under which they are sealed. What the run has at work stays there
+    until `close`, whatever comes after it.
     """
 
     def __init__(self, bridge: Bridge, library: Library, run_id: str) -> None:
         self._bridge = bridge
         self._library = library
         self._run_id = run_id
+        self._held: set[str] = set()
 
     def record(self, wanted: Wanted) -> Compilation | None:
         """Return what came of compiling it; None while there is none, or its kernel is gone."""
@@ -55,7 +63,23 @@ class ForgeKernels:
                 "the compiled kernel is damaged, or not of this installation's make; the forge "
                 "makes it again"
             )
+        asset = self._library.get(artifact_key(record.key))
+        if asset is not None and asset.id not in self._held:
+            self._library.hold(asset.id, self._run_id)
+            self._held.add(asset.id)
         unpack(content, folder)
+
+    def close(self) -> None:
+        """Hold nothing any more: the run has ended, or will fetch anew when it goes on.
+
+        A library that cannot be told keeps what it would have kept: no run fails of that.
+        """
+        for asset_id in self._held:
+            try:
+                self._library.release(asset_id, self._run_id)
+            except (UnknownAssetError, BreakerOpen, OSError, sqlite3.Error) as error:
+                _LOG.warning("kernel_stays_held", asset=asset_id, error=str(error))
+        self._held.clear()
 
     def ask(self, wanted: Wanted) -> bool:
         """Have the forge compile it; return whether the request is on its way."""

@@ -224,6 +224,7 @@ def _train(
     loss_unit = "nats" if SampleLoss(task.loss).in_nats else "loss"
     teller = Teller(bridge, options.name, primary, loss_unit=loss_unit)
     link.heartbeat(0, phase="starting")  # the first: until here the start's longer patience holds
+    kernels = ForgeKernels(bridge, library, run_id)
     engine = Engine(
         task,
         options,
@@ -240,13 +241,13 @@ def _train(
             stop_requested=lambda: link.stop_requested,
         ),
         progress=progress,
-        kernels=ForgeKernels(bridge, library, run_id),
+        kernels=kernels,
         bus_backlog=lambda: bridge.backlog,
         policy=choose_policy(options.policy, options.seed, policies, run_dir=folder),
     )
     # a full collection looks at all that torch has loaded, in the middle of some step
     gc.freeze()
-    with closing(engine):
+    with closing(kernels), closing(engine):
         outcome = engine.run()
         if outcome.state == "drained":
             return EXIT_DONE

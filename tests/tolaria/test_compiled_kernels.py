@@ -132,3 +132,25 @@ def test_what_the_library_has_is_unpacked_only_under_our_own_key(library: Librar
         stranger.unpack(kept, tmp_path / "never")
     elsewhere.close()
     assert not (tmp_path / "never").exists()
+
+
+def test_what_a_run_has_at_work_is_held_in_the_library_until_it_ends(
+    library: Library, tmp_path: Path
+):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "forward.so").write_bytes(b"code")
+    kept = record(kept=True)
+    library.put(artifact_key(kept.key), packed(made), kind="kernel", sealed=True)
+    kernels = ForgeKernels(Wire(), library, "r-1")  # type: ignore[arg-type]
+
+    def holders() -> tuple[str, ...]:
+        asset = library.get(artifact_key(kept.key))
+        assert asset is not None
+        return asset.holders
+
+    kernels.unpack(kept, tmp_path / "out")
+    kernels.unpack(kept, tmp_path / "again")
+    assert holders() == ("r-1",)
+    kernels.close()
+    assert holders() == ()
