@@ -27,6 +27,8 @@ _LOG = structlog.get_logger(__name__)
 _ADOPT_EVERY_S = 2.0
 _ADOPT_FOR_S = 1.0
 _RESTART_PAUSE_S = 0.2
+_STOP_S = 2.0
+"""What the server has answered is in the kernel's hands: one that is killed loses none of it."""
 _RESTART_PATIENCE_S = 30.0
 
 
@@ -103,7 +105,7 @@ class OonaService:
             nonces.close()
             await client.aclose()
             if self.server is not None:
-                await self.server.stop()
+                await self.server.stop(_STOP_S)
 
     def detail(self) -> dict[str, object]:
         """Return what readiness shows: where Redis is and how often it had to be started again."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from esper_async.runtime.errors import LinkBroken
 from esper_async.runtime.import_path import append_working_directory
+from esper_async.runtime.process_end import QuickEnd
 
 HEARTBEAT_INTERVAL_S = 0.1
 QUEUE_LIMIT = 1_024
@@ -240,6 +241,7 @@ def _run(link: ChildLink, first: dict[str, Any]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Take over the inherited link and flag, run the target and return the exit code."""
+    end = QuickEnd()
     append_working_directory()
     link_fd, flag_fd, parent_pid = (int(argument) for argument in arguments[:3])
     _die_with_parent(parent_pid)
@@ -253,9 +255,9 @@ def main(arguments: list[str]) -> int:
     first = link.open()
     os.nice(first["nice"])
     signal.signal(signal.SIGTERM, _on_terminate(link))
-    code = _run(link, first)
+    end.code = _run(link, first)
     link.flush()
-    return code
+    return end.code
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class TolariaOptions:
     nice: int = 10
     heartbeat_timeout_s: float = 120.0
     start_timeout_s: float = 300.0
-    stop_s: float = 18.0
+    stop_s: float = 5.0
     resume_window_s: float = 600.0
     ended_checkpoints_kept_s: float = 0.0
     ended_runs_kept_s: float = 0.0
