@@ -49,7 +49,8 @@ def _tell(line: str) -> None:
 
 def _words(outcome: Outcome) -> str:
     took = "no recovery" if outcome.recovery_s is None else f"{outcome.recovery_s:.2f} s"
-    return f"{took}; lost: {'; '.join(outcome.lost) or 'nothing'}"
+    late = "".join(f"; late: {each}" for each in outcome.late)
+    return f"{took}; lost: {'; '.join(outcome.lost) or 'nothing'}{late}"
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:
@@ -60,13 +61,13 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading, side in (("DRILL", "left"), ("RECOVERY", "right"), ("LIMIT", "right")):
         table.add_column(heading, justify="left" if side == "left" else "right")
-    table.add_column("LOST")
+    table.add_column("LOST OR LATE")
     for each in outcomes:
         table.add_row(
             each.name,
             "none" if each.recovery_s is None else f"{each.recovery_s:.2f} s",
             "" if each.limit_s is None else f"{each.limit_s:g} s",
-            "; ".join(each.lost) or "nothing",
+            "; ".join((*each.lost, *each.late)) or "nothing",
         )
     console = Console()
     if not console.is_terminal:

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from esper_async.drills.audit import Trace, gone, lost_by, settled, trace_of
-from esper_async.drills.faults import FAULTS, Fault
+from esper_async.drills.fault import STOPPED_S, Fault
+from esper_async.drills.faults import FAULTS
 from esper_async.drills.stage import Stage, StageError
 
 RUN: dict[str, Any] = {
@@ -43,19 +44,20 @@ class UnknownDrillError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a drill: how long recovery took, and what was lost in it."""
+    """What came of a drill: how long recovery took, what was lost in it, what came too late."""
 
     name: str
     what: str
     recovery_s: float | None
     limit_s: float | None
     lost: tuple[str, ...]
+    late: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Nothing was lost, and recovery kept its limit where there is one."""
+        """Nothing was lost, and recovery kept its limits where there are any."""
         in_time = self.limit_s is None or (self.recovery_s or 0.0) <= self.limit_s
-        return not self.lost and in_time
+        return not self.lost and not self.late and in_time
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as JSON values."""
@@ -65,6 +67,7 @@ class Outcome:
             "recovery_s": None if self.recovery_s is None else round(self.recovery_s, 3),
             "limit_s": self.limit_s,
             "lost": list(self.lost),
+            "late": list(self.late),
             "ok": self.ok,
         }
 
@@ -80,6 +83,9 @@ def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterato
         raise UnknownDrillError(f"there is no drill {unknown[0]!r}; known: {', '.join(FAULTS)}")
     with staged(tell, mutation=mutation) as (stage, reference):
         for name in names or FAULTS:
+            if hindrance := FAULTS[name].hindrance():
+                tell(f"{name}: not held: {hindrance}")
+                continue
             tell(f"{name}: {FAULTS[name].what}")
             yield _strike(stage, FAULTS[name], reference)
         stage.start_if_stopped()
@@ -106,6 +112,7 @@ def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace
 
 def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
     recovery_s: float | None = None
+    stage.late.clear()
     try:
         stage.start_if_stopped()
         run_id = stage.submit(RUN)
@@ -118,7 +125,8 @@ def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
         lost = lost_by(stage, run_id, reference)
     except StageError as error:
         lost = [str(error)]
-    return Outcome(fault.name, fault.what, recovery_s, fault.limit_s, tuple(lost))
+    late = tuple(stage.late)
+    return Outcome(fault.name, fault.what, recovery_s, fault.limit_s, tuple(lost), late)
 
 
 def boundaries(stage: Stage, run_id: str) -> int:
@@ -139,4 +147,4 @@ def ending(stage: Stage) -> Outcome:
     if code != 0:
         lost.append(f"the supervisor ended with {code}")
     lost += [f"left behind: {each}" for each in gone(stage, 5.0)]
-    return Outcome("the end", "SIGTERM, after all of that", took_s, 10.0, tuple(lost))
+    return Outcome("the end", "SIGTERM, after all of that", took_s, STOPPED_S, tuple(lost))

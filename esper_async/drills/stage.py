@@ -23,7 +23,9 @@ _COMMAND = (sys.executable, "-P", "-m", "esper_async.cli", "up", "--no-run")
 _POLL_S, _CLEAR_S = 0.02, 5.0
 READY_S, STOP_S = 180.0, 60.0
 HEARTBEAT_S = 30.0
+JOB_LIMIT_S = 10.0
 SETTINGS = {
+    "tezzeret.job_limit_s": JOB_LIMIT_S,
     "tolaria.heartbeat_timeout_s": HEARTBEAT_S,
     "tolaria.nice": 0,
     "supervisor.restart_limit": 100,
@@ -41,6 +43,7 @@ class Stage:
 
     `mutation` is Python source that every process of it runs first: a deliberately broken variant.
     `settings` are more settings than those of every drill; it listens on `port` (0: any free one).
+    `late` collects what came, but later than it may.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Stage:
         self._settings = {**SETTINGS, **(settings or {})}
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self.late: list[str] = []
 
     @property
     def pid(self) -> int:
@@ -175,7 +179,12 @@ class Stage:
 
     def redis(self) -> Redis:
         """Return a client of the embedded server; close it."""
-        return Redis(unix_socket_path=str(self.state_dir / "redis" / "redis.sock"))
+        return Redis(unix_socket_path=str(self.redis_socket))
+
+    @property
+    def redis_socket(self) -> Path:
+        """Where the embedded server listens."""
+        return self.state_dir / "redis" / "redis.sock"
 
     def run_folder(self, run_id: str) -> Path:
         """Return the folder of a run."""
