@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(soaked.to_json(), indent=2))  # noqa: T201
             return 0 if soaked.ok else 1
         outcomes = []
-        for outcome in hold(asked.names, _tell, mutation=asked.mutation):
+        for outcome in hold(asked.names, _tell, mutation=asked.mutation, slack=asked.slack):
             outcomes.append(outcome)
             if not asked.json:
                 _tell(f"  {_words(outcome)}")
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="faults at random instead")
     parser.add_argument("--seed", type=int, default=0, help="of the soak's chance")
     parser.add_argument("--mutation", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--slack", type=float, default=1.0, help=argparse.SUPPRESS)
     return parser
 
 

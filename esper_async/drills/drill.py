@@ -44,7 +44,10 @@ class UnknownDrillError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a drill: how long recovery took, what was lost in it, what came too late."""
+    """What came of a drill: how long recovery took, what was lost in it, what came too late.
+
+    `stopped_s` is how long the longest drain in it took, if there was one.
+    """
 
     name: str
     what: str
@@ -52,6 +55,7 @@ class Outcome:
     limit_s: float | None
     lost: tuple[str, ...]
     late: tuple[str, ...] = ()
+    stopped_s: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -68,12 +72,17 @@ class Outcome:
             "limit_s": self.limit_s,
             "lost": list(self.lost),
             "late": list(self.late),
+            "stopped_s": None if self.stopped_s is None else round(self.stopped_s, 3),
             "ok": self.ok,
         }
 
 
-def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterator[Outcome]:
+def hold(
+    names: Sequence[str], tell: Progress, *, mutation: str = "", slack: float = 1.0
+) -> Iterator[Outcome]:
     """Hold the named drills (all, without names), yielding each outcome, and last the ending's.
+
+    What a drain or a start may take is stretched by `slack`.
 
     Raises UnknownDrillError before anything is started; StageError when not even the undisturbed
     run comes to its end.
@@ -81,7 +90,7 @@ def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterato
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
         raise UnknownDrillError(f"there is no drill {unknown[0]!r}; known: {', '.join(FAULTS)}")
-    with staged(tell, mutation=mutation) as (stage, reference):
+    with staged(tell, mutation=mutation, slack=slack) as (stage, reference):
         for name in names or FAULTS:
             if hindrance := FAULTS[name].hindrance():
                 tell(f"{name}: not held: {hindrance}")
@@ -94,10 +103,12 @@ def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterato
 
 
 @contextmanager
-def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace]]:
+def staged(
+    tell: Progress, *, mutation: str = "", slack: float = 1.0
+) -> Iterator[tuple[Stage, Trace]]:
     """Start a supervisor and train once undisturbed; nothing of it is left afterwards."""
     with TemporaryDirectory(prefix="esper-drill-") as folder:
-        stage = Stage(Path(folder), mutation=mutation)
+        stage = Stage(Path(folder), mutation=mutation, slack=slack)
         try:
             tell("a supervisor is started, and a run trained undisturbed")
             stage.start()
@@ -113,6 +124,7 @@ def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace
 def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
     recovery_s: float | None = None
     stage.late.clear()
+    stage.stops.clear()
     try:
         stage.start_if_stopped()
         run_id = stage.submit(RUN)
@@ -125,8 +137,15 @@ def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
         lost = lost_by(stage, run_id, reference)
     except StageError as error:
         lost = [str(error)]
-    late = tuple(stage.late)
-    return Outcome(fault.name, fault.what, recovery_s, fault.limit_s, tuple(lost), late)
+    return Outcome(
+        fault.name,
+        fault.what,
+        recovery_s,
+        fault.limit_s,
+        tuple(lost),
+        tuple(stage.late),
+        max(stage.stops, default=None),
+    )
 
 
 def boundaries(stage: Stage, run_id: str) -> int:

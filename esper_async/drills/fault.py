@@ -61,7 +61,8 @@ def stop_in_time(stage: Stage) -> None:
     took_s = time.monotonic() - began
     if code != 0:
         raise StageError(f"told to stop, it ended with {code} after {took_s:.1f} s")
-    if took_s > STOPPED_S:
+    stage.stops.append(took_s)
+    if took_s > stage.slack * STOPPED_S:
         stage.late.append(f"told to stop, it ended after {took_s:.1f} s, not {STOPPED_S:g} s")
     if left := gone(stage, _ORPHANS_S):
         raise StageError(f"stopped, and left behind: {left[0]}")

@@ -98,7 +98,7 @@ def _kill_supervisor(stage: Stage, run_id: str) -> Overcome:
     overcome = trains_again(stage, run_id, pid)
     stage.kill()
     ready_s = stage.start()
-    if ready_s > READY_AGAIN_S:
+    if ready_s > stage.slack * READY_AGAIN_S:
         stage.late.append(f"started again, it was ready after {ready_s:.1f} s")
     return overcome
 

@@ -43,7 +43,8 @@ class Stage:
 
     `mutation` is Python source that every process of it runs first: a deliberately broken variant.
     `settings` are more settings than those of every drill; it listens on `port` (0: any free one).
-    `late` collects what came, but later than it may.
+    `late` collects what came, but later than `slack` times what it may take, and `stops` how long
+    each drain took in seconds.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Stage:
         mutation: str = "",
         settings: Mapping[str, object] | None = None,
         port: int = 0,
+        slack: float = 1.0,
     ) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
@@ -63,7 +65,9 @@ class Stage:
         self._settings = {**SETTINGS, **(settings or {})}
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self.slack = slack
         self.late: list[str] = []
+        self.stops: list[float] = []
 
     @property
     def pid(self) -> int:
