@@ -46,7 +46,8 @@ class UnknownDrillError(ValueError):
 class Outcome:
     """What came of a drill: how long recovery took, what was lost in it, what came too late.
 
-    `stopped_s` is how long the longest drain in it took, if there was one.
+    `stopped_s` is how long the longest drain in it took, if there was one, and `queued_s` how much
+    of the recovery supervisor and training process stood waiting for a core of a busy machine.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Outcome:
     lost: tuple[str, ...]
     late: tuple[str, ...] = ()
     stopped_s: float | None = None
+    queued_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -73,6 +75,7 @@ class Outcome:
             "lost": list(self.lost),
             "late": list(self.late),
             "stopped_s": None if self.stopped_s is None else round(self.stopped_s, 3),
+            "queued_s": round(self.queued_s, 3),
             "ok": self.ok,
         }
 
@@ -123,16 +126,19 @@ def staged(
 
 def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
     recovery_s: float | None = None
+    queued_s = 0.0
     stage.late.clear()
     stage.stops.clear()
     try:
         stage.start_if_stopped()
         run_id = stage.submit(RUN)
         stage.until(lambda: boundaries(stage, run_id) >= _STRIKE_AFTER, "a run", RUN_S)
+        before = stage.queued()
         began = time.monotonic()
         overcome = fault.strike(stage, run_id)
         stage.until(overcome, f"recovery from {fault.name}", OVERCOME_S)
         recovery_s = time.monotonic() - began
+        queued_s = sum(waited - before.get(pid, 0.0) for pid, waited in stage.queued().items())
         stage.until(lambda: stage.ended(run_id), "the end of the run", RUN_S)
         lost = lost_by(stage, run_id, reference)
     except StageError as error:
@@ -145,6 +151,7 @@ def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
         tuple(lost),
         tuple(stage.late),
         max(stage.stops, default=None),
+        queued_s,
     )
 
 

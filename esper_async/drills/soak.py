@@ -18,6 +18,7 @@ LONG_S = 600.0
 """A soak of this length or more rests between faults as one of twenty minutes does."""
 _RESTS_S = {"long": (20.0, 40.0), "short": (2.0, 4.0)}
 _MOST_MISSED = 3
+_TASKS = "esper_supervisor_loop_tasks"
 _MOST_DESCRIPTORS = 8
 """More than at the start: connections that come and go."""
 
@@ -138,12 +139,17 @@ def _rest(stage: Stage, run_id: str, seconds: float) -> None:
 
 
 def _held(stage: Stage) -> dict[str, int]:
-    """Count what may leak: descriptors of the supervisor, its threads, and keys of the server."""
+    """Count what may leak: the supervisor's descriptors, threads and tasks, the server's keys."""
     with stage.redis() as redis:
         keys = int(redis.dbsize())
     status = Path(f"/proc/{stage.pid}/status").read_text()
     threads = next(int(line.split()[1]) for line in status.splitlines() if "Threads" in line)
-    return {"descriptors": open_descriptors(stage.pid), "keys": keys, "threads": threads}
+    return {
+        "descriptors": open_descriptors(stage.pid),
+        "keys": keys,
+        "threads": threads,
+        "tasks": int(stage.metric(_TASKS) or 0),
+    }
 
 
 def _grown(before: dict[str, int], after: dict[str, int]) -> list[str]:

@@ -17,7 +17,13 @@ from redis import Redis
 
 from esper_async.cli.client import Client
 from esper_async.drills.seams import Seams
-from esper_async.runtime.processes import children, command, named_child, processes_naming
+from esper_async.runtime.processes import (
+    children,
+    command,
+    named_child,
+    processes_naming,
+    queued_s,
+)
 
 _COMMAND = (sys.executable, "-P", "-m", "esper_async.cli", "up", "--no-run")
 _POLL_S, _CLEAR_S = 0.02, 5.0
@@ -159,6 +165,16 @@ class Stage:
         except (OSError, ValueError):
             return {}
 
+    def metric(self, name: str) -> float | None:
+        """Return a metric without labels as /metrics tells it, None where it does not."""
+        url = json.loads((self.state_dir / "supervisor.json").read_text())
+        with urllib.request.urlopen(
+            f"http://{url['host']}:{url['port']}/metrics", timeout=5
+        ) as answer:
+            lines = answer.read().decode().splitlines()
+        values = [line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} ")]
+        return float(values[0]) if values else None
+
     def service(self, name: str) -> Mapping[str, Any]:
         """Return what readiness says of a service; {} when it says nothing."""
         found: Mapping[str, Any] = self.readiness().get("services", {}).get(name, {})
@@ -173,6 +189,15 @@ class Stage:
     def child(self, name: str) -> int | None:
         """Return the supervisor's child of that name, or None."""
         return named_child(name, self.pid)
+
+    def queued(self) -> dict[int, float]:
+        """Return for how many seconds supervisor and training process have waited for a core."""
+        waited = {}
+        for pid in (self.pid, self.child("train-")):
+            with suppress(OSError):
+                if pid is not None:
+                    waited[pid] = queued_s(Path(f"/proc/{pid}"))
+        return waited
 
     def redis_pid(self) -> int | None:
         """Return the embedded server's process id, or None while it does not run."""

@@ -104,6 +104,9 @@ class Supervisor:
         self._lag_metric = self.registry.histogram(
             "supervisor.loop.lag_ms", "How late the event loop answered."
         )
+        self._tasks_metric = self.registry.gauge(
+            "supervisor.loop.tasks", "Tasks of the event loop."
+        )
         self._restart_metric = self.registry.counter(
             "supervisor.service.transitions", "Changes of a service's state.", ("service", "state")
         )
@@ -236,8 +239,11 @@ class Supervisor:
         def stalled(seconds: float, stack: str) -> None:
             log.warning("event_loop_stalled", seconds=round(seconds, 3), stack=stack)
 
+        loop = asyncio.get_running_loop()
+
         def measured(seconds: float) -> None:
             self._lag_metric.observe(seconds * 1000)
+            self._tasks_metric.set(len(asyncio.all_tasks(loop)))
             self._notifier.alive()
 
         def stuck(seconds: float, stack: str) -> None:
@@ -256,7 +262,7 @@ class Supervisor:
             stuck_s=options.stall_limit_s or float("inf"),
             on_stuck=stuck,
         )
-        lag.start(asyncio.get_running_loop())
+        lag.start(loop)
         return lag
 
     async def _announce(self) -> None:

@@ -92,7 +92,8 @@ def _recovery(figure: str, outcome: dict[str, Any], slack: float) -> Row:
     took_s = outcome["recovery_s"]
     value = float("inf") if took_s is None else took_s
     most = Bar("at most", slack * MOST_S[figure])
-    return judged(figure, value, "s", most, note=outcome["what"])
+    note = f"{outcome['what']}; {outcome['queued_s']:.1f} s of it waiting for a core"
+    return judged(figure, value, "s", most, note=note)
 
 
 def _stopped() -> list[Row]:
