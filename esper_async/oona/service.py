@@ -180,7 +180,10 @@ class OonaService:
         """Carry what dead children left, in short turns, so that a resumed run gets its spool."""
         while True:
             for path in sorted(self._state_dir.glob("runs/*/spool/spool.sqlite")):
-                await self._adopt(path.parent)
+                try:
+                    await self._adopt(path.parent)
+                except (OSError, sqlite3.Error) as error:  # a full disk: it waits where it is
+                    _LOG.warning("spool_not_adopted", directory=str(path.parent), error=str(error))
             await asyncio.sleep(_ADOPT_EVERY_S)
 
     async def _adopt(self, directory: Path) -> None:

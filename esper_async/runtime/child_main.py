@@ -5,6 +5,7 @@ and with which arguments comes over the link, so nothing of it shows in a proces
 only the standard library: what the target imports is the target's affair.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -233,7 +234,8 @@ def _run(link: ChildLink, first: dict[str, Any]) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else EXIT_ERROR
     except Exception as error:  # noqa: BLE001 - it becomes the exit code and the parent's message
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # its log may lie on a full disk
+            traceback.print_exc()
         link.send({"type": "failed", "error": f"{type(error).__name__}: {error}"})
         return EXIT_ERROR
     return int(result) if result is not None else 0
