@@ -18,6 +18,7 @@ from esper_async.cli.commands import (
     serving,
 )
 from esper_async.cli.failure import JSON_FLAG
+from esper_async.runtime.process_end import QuickEnd
 
 for topic in (serving, runs, examining, keeping, looking, letters, learning, policies, proving):
     app.add_typer(topic.commands)
@@ -25,5 +26,10 @@ for topic in (serving, runs, examining, keeping, looking, letters, learning, pol
 
 def main() -> None:
     """Run the command line; does not return."""
+    end = QuickEnd()
     arguments = [argument for argument in sys.argv[1:] if argument != JSON_FLAG]
-    app(args=arguments, prog_name="esper-supervisor")
+    try:
+        app(args=arguments, prog_name="esper-supervisor")
+    except SystemExit as leaving:
+        end.code = leaving.code if isinstance(leaving.code, int) else None
+        raise

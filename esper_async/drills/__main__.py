@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(soaked.to_json(), indent=2))  # noqa: T201
             return 0 if soaked.ok else 1
         outcomes = []
-        for outcome in hold(asked.names, _tell, mutation=asked.mutation):
+        for outcome in hold(asked.names, _tell, mutation=asked.mutation, slack=asked.slack):
             outcomes.append(outcome)
             if not asked.json:
                 _tell(f"  {_words(outcome)}")
@@ -49,7 +49,8 @@ def _tell(line: str) -> None:
 
 def _words(outcome: Outcome) -> str:
     took = "no recovery" if outcome.recovery_s is None else f"{outcome.recovery_s:.2f} s"
-    return f"{took}; lost: {'; '.join(outcome.lost) or 'nothing'}"
+    late = "".join(f"; late: {each}" for each in outcome.late)
+    return f"{took}; lost: {'; '.join(outcome.lost) or 'nothing'}{late}"
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:
@@ -60,13 +61,13 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading, side in (("DRILL", "left"), ("RECOVERY", "right"), ("LIMIT", "right")):
         table.add_column(heading, justify="left" if side == "left" else "right")
-    table.add_column("LOST")
+    table.add_column("LOST OR LATE")
     for each in outcomes:
         table.add_row(
             each.name,
             "none" if each.recovery_s is None else f"{each.recovery_s:.2f} s",
             "" if each.limit_s is None else f"{each.limit_s:g} s",
-            "; ".join(each.lost) or "nothing",
+            "; ".join((*each.lost, *each.late)) or "nothing",
         )
     console = Console()
     if not console.is_terminal:
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="faults at random instead")
     parser.add_argument("--seed", type=int, default=0, help="of the soak's chance")
     parser.add_argument("--mutation", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--slack", type=float, default=1.0, help=argparse.SUPPRESS)
     return parser
 
 

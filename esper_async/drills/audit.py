@@ -4,7 +4,7 @@ import hashlib
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from esper_async.runtime.journal import read_journal
 
 _ARRIVAL_S = 20.0
 _POLL_S = 0.1
+_UNREPORTED = (None, "PAUSE", "RESUME")
 _TOLD = {
     "boundary": (),
     "decision": ("policy",),
@@ -26,11 +27,15 @@ _TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a finished run leaves: a digest of its weights, and what its journal tells."""
+    """What a finished run leaves: a digest of its weights, and what its journal tells.
+
+    `unpaired` names each command that was carried out and has not exactly one field report.
+    """
 
     weights: str
     records: Counter[tuple[str, ...]]
     reports: tuple[str, ...]
+    unpaired: tuple[str, ...] = ()
 
 
 def trace_of(stage: Stage, run_id: str) -> Trace:
@@ -38,7 +43,8 @@ def trace_of(stage: Stage, run_id: str) -> Trace:
     folder = stage.run_folder(run_id)
     records: Counter[tuple[str, ...]] = Counter()
     reports = []
-    for record in read_journal(folder / "journal.jsonl"):
+    told = list(read_journal(folder / "journal.jsonl"))
+    for record in told:
         names = _TOLD.get(record["kind"])
         if names is None:
             continue
@@ -46,7 +52,28 @@ def trace_of(stage: Stage, run_id: str) -> Trace:
         records[(record["kind"], str(record["boundary"]), *known)] += 1
         if record["kind"] == "field_report":
             reports.append(str(record["report_id"]))
-    return Trace(weights_in(folder / "model.pt"), records, tuple(reports))
+    return Trace(weights_in(folder / "model.pt"), records, tuple(reports), unpaired(told))
+
+
+def unpaired(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the commands of a run that were carried out and have not exactly one field report.
+
+    What does nothing (a no-op) or plants nothing (a pause) has none; neither has what was refused,
+    which its boundary tells.
+    """
+    carried: dict[str, int] = {}
+    reported: Counter[str] = Counter()
+    refused: set[int] = set()
+    for record in records:
+        if record["kind"] == "field_report":
+            reported[str(record["command_id"])] += 1
+        elif record["kind"] == "command_refused":
+            refused.add(record["boundary"])
+        elif record["kind"] == "decision" and record["command"]["operation"] not in _UNREPORTED:
+            carried[str(record["command"]["id"])] = record["boundary"]
+    wanted = {command for command, boundary in carried.items() if boundary not in refused}
+    odd = [command for command in sorted(wanted) if reported[command] != 1]
+    return tuple(f"{command} has {reported[command]} field reports" for command in odd)
 
 
 def weights_in(path: Path) -> str:
@@ -90,6 +117,7 @@ def lost_by(stage: Stage, run_id: str, reference: Trace) -> list[str]:
             lost.append(f"run {run_id}: {records.total()} records {words}: {next(iter(records))}")
     if len(set(found.reports)) != len(found.reports):
         lost.append(f"run {run_id}: a field report was told twice")
+    lost += [f"run {run_id}: command {each}" for each in found.unpaired]
     lost += _unheard(stage, run_id, set(found.reports))
     return lost
 

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from esper_async.drills.audit import Trace, gone, lost_by, settled, trace_of
-from esper_async.drills.faults import FAULTS, Fault
+from esper_async.drills.fault import STOPPED_S, Fault
+from esper_async.drills.faults import FAULTS
 from esper_async.drills.stage import Stage, StageError
 
 RUN: dict[str, Any] = {
@@ -43,19 +44,26 @@ class UnknownDrillError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a drill: how long recovery took, and what was lost in it."""
+    """What came of a drill: how long recovery took, what was lost in it, what came too late.
+
+    `stopped_s` is how long the longest drain in it took, if there was one, and `queued_s` how much
+    of the recovery supervisor and training process stood waiting for a core of a busy machine.
+    """
 
     name: str
     what: str
     recovery_s: float | None
     limit_s: float | None
     lost: tuple[str, ...]
+    late: tuple[str, ...] = ()
+    stopped_s: float | None = None
+    queued_s: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Nothing was lost, and recovery kept its limit where there is one."""
+        """Nothing was lost, and recovery kept its limits where there are any."""
         in_time = self.limit_s is None or (self.recovery_s or 0.0) <= self.limit_s
-        return not self.lost and in_time
+        return not self.lost and not self.late and in_time
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as JSON values."""
@@ -65,12 +73,19 @@ class Outcome:
             "recovery_s": None if self.recovery_s is None else round(self.recovery_s, 3),
             "limit_s": self.limit_s,
             "lost": list(self.lost),
+            "late": list(self.late),
+            "stopped_s": None if self.stopped_s is None else round(self.stopped_s, 3),
+            "queued_s": round(self.queued_s, 3),
             "ok": self.ok,
         }
 
 
-def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterator[Outcome]:
+def hold(
+    names: Sequence[str], tell: Progress, *, mutation: str = "", slack: float = 1.0
+) -> Iterator[Outcome]:
     """Hold the named drills (all, without names), yielding each outcome, and last the ending's.
+
+    What a drain or a start may take is stretched by `slack`.
 
     Raises UnknownDrillError before anything is started; StageError when not even the undisturbed
     run comes to its end.
@@ -78,8 +93,11 @@ def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterato
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
         raise UnknownDrillError(f"there is no drill {unknown[0]!r}; known: {', '.join(FAULTS)}")
-    with staged(tell, mutation=mutation) as (stage, reference):
+    with staged(tell, mutation=mutation, slack=slack) as (stage, reference):
         for name in names or FAULTS:
+            if hindrance := FAULTS[name].hindrance():
+                tell(f"{name}: not held: {hindrance}")
+                continue
             tell(f"{name}: {FAULTS[name].what}")
             yield _strike(stage, FAULTS[name], reference)
         stage.start_if_stopped()
@@ -88,10 +106,12 @@ def hold(names: Sequence[str], tell: Progress, *, mutation: str = "") -> Iterato
 
 
 @contextmanager
-def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace]]:
+def staged(
+    tell: Progress, *, mutation: str = "", slack: float = 1.0
+) -> Iterator[tuple[Stage, Trace]]:
     """Start a supervisor and train once undisturbed; nothing of it is left afterwards."""
     with TemporaryDirectory(prefix="esper-drill-") as folder:
-        stage = Stage(Path(folder), mutation=mutation)
+        stage = Stage(Path(folder), mutation=mutation, slack=slack)
         try:
             tell("a supervisor is started, and a run trained undisturbed")
             stage.start()
@@ -106,19 +126,33 @@ def staged(tell: Progress, *, mutation: str = "") -> Iterator[tuple[Stage, Trace
 
 def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
     recovery_s: float | None = None
+    queued_s = 0.0
+    stage.late.clear()
+    stage.stops.clear()
     try:
         stage.start_if_stopped()
         run_id = stage.submit(RUN)
         stage.until(lambda: boundaries(stage, run_id) >= _STRIKE_AFTER, "a run", RUN_S)
+        before = stage.queued()
         began = time.monotonic()
         overcome = fault.strike(stage, run_id)
         stage.until(overcome, f"recovery from {fault.name}", OVERCOME_S)
         recovery_s = time.monotonic() - began
+        queued_s = sum(waited - before.get(pid, 0.0) for pid, waited in stage.queued().items())
         stage.until(lambda: stage.ended(run_id), "the end of the run", RUN_S)
         lost = lost_by(stage, run_id, reference)
     except StageError as error:
         lost = [str(error)]
-    return Outcome(fault.name, fault.what, recovery_s, fault.limit_s, tuple(lost))
+    return Outcome(
+        fault.name,
+        fault.what,
+        recovery_s,
+        fault.limit_s,
+        tuple(lost),
+        tuple(stage.late),
+        max(stage.stops, default=None),
+        queued_s,
+    )
 
 
 def boundaries(stage: Stage, run_id: str) -> int:
@@ -139,4 +173,4 @@ def ending(stage: Stage) -> Outcome:
     if code != 0:
         lost.append(f"the supervisor ended with {code}")
     lost += [f"left behind: {each}" for each in gone(stage, 5.0)]
-    return Outcome("the end", "SIGTERM, after all of that", took_s, 10.0, tuple(lost))
+    return Outcome("the end", "SIGTERM, after all of that", took_s, STOPPED_S, tuple(lost))

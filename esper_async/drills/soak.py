@@ -17,25 +17,29 @@ from esper_async.runtime.processes import open_descriptors
 LONG_S = 600.0
 """A soak of this length or more rests between faults as one of twenty minutes does."""
 _RESTS_S = {"long": (20.0, 40.0), "short": (2.0, 4.0)}
+_MOST_MISSED = 3
+_TASKS = "esper_supervisor_loop_tasks"
 _MOST_DESCRIPTORS = 8
 """More than at the start: connections that come and go."""
 
 
 @dataclass(slots=True)
 class Soaked:
-    """What came of a soak."""
+    """What came of a soak; `missed` counts strikes for which a run had ended too soon."""
 
     runs: int = 0
     struck: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
     slowest_s: dict[str, float] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     exit_s: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Nothing was lost, and nothing was left."""
-        return not self.lost and not self.left and self.runs > 0
+        """Nothing was lost, nothing came too late, and nothing was left."""
+        return not self.lost and not self.late and not self.left and self.runs > 0
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -46,6 +50,8 @@ class Soaked:
             "struck": dict(self.struck),
             "slowest_s": {name: round(took, 2) for name, took in self.slowest_s.items()},
             "lost": self.lost,
+            "late": self.late,
+            "missed": dict(self.missed),
             "left": self.left,
             "exit_s": round(self.exit_s, 2),
         }
@@ -65,6 +71,8 @@ def soak(seconds: float, tell: Progress, *, seed: int, mutation: str = "") -> So
         except StageError as error:
             soaked.lost.append(str(error))
             return soaked
+        finally:
+            soaked.late += stage.late
         soaked.left += _grown(before, _held(stage))
         end = ending(stage)
         soaked.exit_s = end.recovery_s or 0.0
@@ -91,7 +99,8 @@ def _strike_on(
             stage.until(partial(stage.ended, run_id), "the end of the last run", RUN_S)
             continue
         if not bag:  # every fault comes once before any comes again
-            bag = chance.sample(sorted(FAULTS), len(FAULTS))
+            held = sorted(name for name, fault in FAULTS.items() if not fault.hindrance())
+            bag = chance.sample(held, len(held))
         _strike(stage, run_id, bag, soaked, tell)
         _rest(stage, run_id, chance.uniform(*rests_s))
 
@@ -108,12 +117,16 @@ def _strike(stage: Stage, run_id: str, bag: list[str], soaked: Soaked, tell: Pro
     try:
         overcome = FAULTS[name].strike(stage, run_id)
     except (StageError, ProcessLookupError):
-        if not stage.ended(run_id):
+        soaked.missed[name] += 1
+        if not stage.ended(run_id) or soaked.missed[name] > _MOST_MISSED:
             raise
         bag.append(name)  # the run ended just now: there is nothing to strike
         return
     stage.until(overcome, f"recovery from {name}", OVERCOME_S)
     took_s = time.monotonic() - began
+    limit_s = FAULTS[name].limit_s
+    if limit_s is not None and took_s > limit_s:
+        stage.late.append(f"{name}: {took_s:.1f} s, not {limit_s:g} s")
     soaked.struck[name] += 1
     soaked.slowest_s[name] = max(took_s, soaked.slowest_s.get(name, 0.0))
     tell(f"{name}: {took_s:.1f} s")
@@ -126,12 +139,17 @@ def _rest(stage: Stage, run_id: str, seconds: float) -> None:
 
 
 def _held(stage: Stage) -> dict[str, int]:
-    """Count what may leak: descriptors of the supervisor, its threads, and keys of the server."""
+    """Count what may leak: the supervisor's descriptors, threads and tasks, the server's keys."""
     with stage.redis() as redis:
         keys = int(redis.dbsize())
     status = Path(f"/proc/{stage.pid}/status").read_text()
     threads = next(int(line.split()[1]) for line in status.splitlines() if "Threads" in line)
-    return {"descriptors": open_descriptors(stage.pid), "keys": keys, "threads": threads}
+    return {
+        "descriptors": open_descriptors(stage.pid),
+        "keys": keys,
+        "threads": threads,
+        "tasks": int(stage.metric(_TASKS) or 0),
+    }
 
 
 def _grown(before: dict[str, int], after: dict[str, int]) -> list[str]:

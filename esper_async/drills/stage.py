@@ -17,13 +17,21 @@ from redis import Redis
 
 from esper_async.cli.client import Client
 from esper_async.drills.seams import Seams
-from esper_async.runtime.processes import children, command, named_child, processes_naming
+from esper_async.runtime.processes import (
+    children,
+    command,
+    named_child,
+    processes_naming,
+    queued_s,
+)
 
 _COMMAND = (sys.executable, "-P", "-m", "esper_async.cli", "up", "--no-run")
 _POLL_S, _CLEAR_S = 0.02, 5.0
 READY_S, STOP_S = 180.0, 60.0
 HEARTBEAT_S = 30.0
+JOB_LIMIT_S = 10.0
 SETTINGS = {
+    "tezzeret.job_limit_s": JOB_LIMIT_S,
     "tolaria.heartbeat_timeout_s": HEARTBEAT_S,
     "tolaria.nice": 0,
     "supervisor.restart_limit": 100,
@@ -41,6 +49,8 @@ class Stage:
 
     `mutation` is Python source that every process of it runs first: a deliberately broken variant.
     `settings` are more settings than those of every drill; it listens on `port` (0: any free one).
+    `late` collects what came, but later than `slack` times what it may take, and `stops` how long
+    each drain took in seconds.
     """
 
     def __init__(
@@ -50,6 +60,7 @@ class Stage:
         mutation: str = "",
         settings: Mapping[str, object] | None = None,
         port: int = 0,
+        slack: float = 1.0,
     ) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
@@ -60,6 +71,9 @@ class Stage:
         self._settings = {**SETTINGS, **(settings or {})}
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self.slack = slack
+        self.late: list[str] = []
+        self.stops: list[float] = []
 
     @property
     def pid(self) -> int:
@@ -151,6 +165,16 @@ class Stage:
         except (OSError, ValueError):
             return {}
 
+    def metric(self, name: str) -> float | None:
+        """Return a metric without labels as /metrics tells it, None where it does not."""
+        url = json.loads((self.state_dir / "supervisor.json").read_text())
+        with urllib.request.urlopen(
+            f"http://{url['host']}:{url['port']}/metrics", timeout=5
+        ) as answer:
+            lines = answer.read().decode().splitlines()
+        values = [line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} ")]
+        return float(values[0]) if values else None
+
     def service(self, name: str) -> Mapping[str, Any]:
         """Return what readiness says of a service; {} when it says nothing."""
         found: Mapping[str, Any] = self.readiness().get("services", {}).get(name, {})
@@ -166,6 +190,15 @@ class Stage:
         """Return the supervisor's child of that name, or None."""
         return named_child(name, self.pid)
 
+    def queued(self) -> dict[int, float]:
+        """Return for how many seconds supervisor and training process have waited for a core."""
+        waited = {}
+        for pid in (self.pid, self.child("train-")):
+            with suppress(OSError):
+                if pid is not None:
+                    waited[pid] = queued_s(Path(f"/proc/{pid}"))
+        return waited
+
     def redis_pid(self) -> int | None:
         """Return the embedded server's process id, or None while it does not run."""
         conf = str(self.state_dir / "redis" / "redis.conf")
@@ -175,7 +208,12 @@ class Stage:
 
     def redis(self) -> Redis:
         """Return a client of the embedded server; close it."""
-        return Redis(unix_socket_path=str(self.state_dir / "redis" / "redis.sock"))
+        return Redis(unix_socket_path=str(self.redis_socket))
+
+    @property
+    def redis_socket(self) -> Path:
+        """Where the embedded server listens."""
+        return self.state_dir / "redis" / "redis.sock"
 
     def run_folder(self, run_id: str) -> Path:
         """Return the folder of a run."""

@@ -27,6 +27,8 @@ _LOG = structlog.get_logger(__name__)
 _ADOPT_EVERY_S = 2.0
 _ADOPT_FOR_S = 1.0
 _RESTART_PAUSE_S = 0.2
+_STOP_S = 2.0
+"""What the server has answered is in the kernel's hands: one that is killed loses none of it."""
 _RESTART_PATIENCE_S = 30.0
 
 
@@ -103,7 +105,7 @@ class OonaService:
             nonces.close()
             await client.aclose()
             if self.server is not None:
-                await self.server.stop()
+                await self.server.stop(_STOP_S)
 
     def detail(self) -> dict[str, object]:
         """Return what readiness shows: where Redis is and how often it had to be started again."""
@@ -178,7 +180,10 @@ class OonaService:
         """Carry what dead children left, in short turns, so that a resumed run gets its spool."""
         while True:
             for path in sorted(self._state_dir.glob("runs/*/spool/spool.sqlite")):
-                await self._adopt(path.parent)
+                try:
+                    await self._adopt(path.parent)
+                except (OSError, sqlite3.Error) as error:  # a full disk: it waits where it is
+                    _LOG.warning("spool_not_adopted", directory=str(path.parent), error=str(error))
             await asyncio.sleep(_ADOPT_EVERY_S)
 
     async def _adopt(self, directory: Path) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,19 +40,25 @@ class SpoolEntry:
 class Spool:
     """One spool directory, owned by one process at a time; its methods may be called from threads.
 
-    Raises SpoolBusy when another process still has it after `patience_s`.
+    Raises SpoolBusy when another process still has it after `patience_s`; OSError or sqlite3.Error
+    when the disk refuses, and nobody owns it then.
     """
 
     def __init__(self, directory: Path, *, patience_s: float = 5.0) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._owner = _own(directory, patience_s)
         self._guard = threading.Lock()
-        self._database = sqlite3.connect(directory / "spool.sqlite", check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
-        with self._database:
-            self._database.execute(_TABLE)
-            self._count = int(self._database.execute("SELECT COUNT(*) FROM spool").fetchone()[0])
+        with ExitStack() as undone:
+            self._owner = _own(directory, patience_s)
+            undone.callback(os.close, self._owner)
+            database = sqlite3.connect(directory / "spool.sqlite", check_same_thread=False)
+            undone.callback(database.close)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            with database:
+                database.execute(_TABLE)
+                self._count = int(database.execute("SELECT COUNT(*) FROM spool").fetchone()[0])
+            undone.pop_all()
+        self._database = database
 
     def append(self, *, event_id: str, stream: str, topic: str, wire: bytes) -> bool:
         """Write one message and fsync. False when it already waits under this event id."""
@@ -102,10 +109,12 @@ class Spool:
     def close(self) -> None:
         """Close the files; what waits stays on disk. Idempotent."""
         with self._guard:
-            self._database.close()
-            if self._owner >= 0:
-                os.close(self._owner)
-                self._owner = -1
+            try:
+                self._database.close()
+            finally:
+                if self._owner >= 0:
+                    os.close(self._owner)
+                    self._owner = -1
 
 
 def _own(directory: Path, patience_s: float) -> int:

@@ -1,5 +1,6 @@
 """How a child ended, in words a person can act on."""
 
+import errno
 import re
 import signal
 from dataclasses import dataclass
@@ -7,12 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 Cause = Literal[
-    "done", "stopped", "error", "out_of_memory", "cuda", "hung", "signal", "not_started"
+    "done", "stopped", "error", "out_of_memory", "disk", "cuda", "hung", "signal", "not_started"
 ]
 
 _CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 _MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory|Cannot allocate memory")
 _CUDA = re.compile(r"(CUDA error|CUDA out of memory|cuDNN error|device-side assert)[^\n]*")
+_NO_ROOM = re.compile(
+    rf"\[Errno ({errno.EFBIG}|{errno.ENOSPC}|{errno.EDQUOT})\]"
+    "|database or disk is full|disk I/O error"
+)
 _TAIL_BYTES = 16_384
 
 
@@ -86,6 +91,8 @@ def explain_exit(
     if asked_to_stop and code == 143:
         return ChildExit(code, None, f"{name} was interrupted while stopping", "stopped")
     told = error or _last_line(tail) or "it said nothing"
+    if _NO_ROOM.search(told):
+        return ChildExit(code, None, f"{name} could not write to the disk: {told}", "disk")
     return ChildExit(code, None, f"{name} failed with exit code {code}: {told}", "error")
 
 

@@ -5,6 +5,7 @@ and with which arguments comes over the link, so nothing of it shows in a proces
 only the standard library: what the target imports is the target's affair.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -24,6 +25,7 @@ from typing import Any
 
 from esper_async.runtime.errors import LinkBroken
 from esper_async.runtime.import_path import append_working_directory
+from esper_async.runtime.process_end import QuickEnd
 
 HEARTBEAT_INTERVAL_S = 0.1
 QUEUE_LIMIT = 1_024
@@ -232,7 +234,8 @@ def _run(link: ChildLink, first: dict[str, Any]) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else EXIT_ERROR
     except Exception as error:  # noqa: BLE001 - it becomes the exit code and the parent's message
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # its log may lie on a full disk
+            traceback.print_exc()
         link.send({"type": "failed", "error": f"{type(error).__name__}: {error}"})
         return EXIT_ERROR
     return int(result) if result is not None else 0
@@ -240,6 +243,7 @@ def _run(link: ChildLink, first: dict[str, Any]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Take over the inherited link and flag, run the target and return the exit code."""
+    end = QuickEnd()
     append_working_directory()
     link_fd, flag_fd, parent_pid = (int(argument) for argument in arguments[:3])
     _die_with_parent(parent_pid)
@@ -253,9 +257,9 @@ def main(arguments: list[str]) -> int:
     first = link.open()
     os.nice(first["nice"])
     signal.signal(signal.SIGTERM, _on_terminate(link))
-    code = _run(link, first)
+    end.code = _run(link, first)
     link.flush()
-    return code
+    return end.code
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -30,7 +30,7 @@ def configure_logging(
     `json` None means JSON unless the stream is a terminal; `color` None means where it is one and
     NO_COLOR is unset. Calling it again replaces what was configured.
     """
-    target = stream or sys.stderr
+    target: TextIO = _NeverRefuses(stream or sys.stderr)  # type: ignore[assignment]
     terminal = target.isatty()
     as_json = json if json is not None else not terminal
     colors = color if color is not None else terminal and not os.environ.get("NO_COLOR")
@@ -60,6 +60,39 @@ def configure_logging(
         )
     )
     logging.basicConfig(level=max(_NUMBERS[level], logging.WARNING), handlers=[handler], force=True)
+
+
+class _NeverRefuses:
+    """A stream whose disk may be full: lines may be lost then, and whoever logs lives on.
+
+    The first line that goes through again says how many were refused.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._refused = 0
+
+    def write(self, text: str) -> int:
+        """Write; what the stream refuses is counted."""
+        try:
+            if self._refused:
+                self._stream.write(f'{{"event": "log_lines_refused", "count": {self._refused}}}\n')
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self._refused += 1
+        else:
+            self._refused = 0
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.disk import DiskLimits
 from esper_async.runtime.loop_lag import LoopLag
 from esper_async.runtime.metrics import Registry
+from esper_async.runtime.process_end import Deadline
 from esper_async.runtime.restart import RestartPolicy
 from esper_async.supervisor.assembly import Services, assemble
 from esper_async.supervisor.declared import SERVICES, Declaration
@@ -48,6 +49,8 @@ from esper_async.tolaria.runs import Run
 log = structlog.get_logger(__name__)
 _MB = 1 << 20
 _DISK_EVERY_S = 10.0
+_TREE_SHARE = 0.95
+"""Of the shutdown's deadline: the rest is for saying how it went, and for the process's end."""
 EXIT_DONE = 0
 EXIT_LOST = 1
 EXIT_ESSENTIAL = 3
@@ -101,6 +104,9 @@ class Supervisor:
         self._lag_metric = self.registry.histogram(
             "supervisor.loop.lag_ms", "How late the event loop answered."
         )
+        self._tasks_metric = self.registry.gauge(
+            "supervisor.loop.tasks", "Tasks of the event loop."
+        )
         self._restart_metric = self.registry.counter(
             "supervisor.service.transitions", "Changes of a service's state.", ("service", "state")
         )
@@ -151,7 +157,7 @@ class Supervisor:
         service failed for good. Services that would not stop are in `overdue` afterwards, and runs
         that were asked for and failed in `failed`.
         """
-        deadline_s = self.settings.supervisor.shutdown_deadline_s
+        deadline_s = _TREE_SHARE * self.settings.supervisor.shutdown_deadline_s
         with ExitStack() as stack:
             self.state_dir = prepare(self.settings.supervisor.state_dir)
             stack.enter_context(held(self.state_dir))
@@ -233,8 +239,11 @@ class Supervisor:
         def stalled(seconds: float, stack: str) -> None:
             log.warning("event_loop_stalled", seconds=round(seconds, 3), stack=stack)
 
+        loop = asyncio.get_running_loop()
+
         def measured(seconds: float) -> None:
             self._lag_metric.observe(seconds * 1000)
+            self._tasks_metric.set(len(asyncio.all_tasks(loop)))
             self._notifier.alive()
 
         def stuck(seconds: float, stack: str) -> None:
@@ -253,7 +262,7 @@ class Supervisor:
             stuck_s=options.stall_limit_s or float("inf"),
             on_stuck=stuck,
         )
-        lag.start(asyncio.get_running_loop())
+        lag.start(loop)
         return lag
 
     async def _announce(self) -> None:
@@ -370,6 +379,13 @@ def unstopped(services: Sequence[str], hurried: bool) -> str:
     )
 
 
+def _deadline_of(supervisor: Supervisor) -> Deadline:
+    """Return what ends this process when it has not stopped in time; not started yet."""
+    seconds = supervisor.settings.supervisor.shutdown_deadline_s
+    why = f"not stopped within {seconds:g} s (supervisor.shutdown_deadline_s): ended as it was"
+    return Deadline(seconds, lambda: _end_at_once(why))
+
+
 def run_in_foreground(
     make: Callable[[], Supervisor],
     beside: Callable[[Supervisor], Awaitable[None]] | None = None,
@@ -378,17 +394,23 @@ def run_in_foreground(
 
     `make` is called in the event loop; `beside(supervisor)` runs next to it and is cancelled at
     its end. Returns the exit code; prints why on stderr when that is not 0. Does not return, but
-    ends the process, when a service could not be made to stop.
+    ends the process, when a service could not be made to stop, or when the shutdown's deadline has
+    passed since the first signal: a loop that is blocked then would not say so itself.
     """
     interrupts: list[float] = []
+    deadlines: list[Deadline] = []
 
     async def main() -> tuple[int, tuple[str, ...], list[str]]:
         supervisor = make()
         supervisor.on_stuck = _end_at_once
         loop = asyncio.get_running_loop()
 
+        deadline = _deadline_of(supervisor)
+        deadlines.append(deadline)
+
         def on_signal() -> None:
             interrupts.append(time.monotonic())
+            deadline.start()
             supervisor.stop()
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -418,4 +440,6 @@ def run_in_foreground(
             print(f"esper-supervisor: {reason}", file=sys.stderr, flush=True)  # noqa: T201
         if overdue:
             os._exit(code)
+    for deadline in deadlines:
+        deadline.cancel()
     return code

@@ -52,7 +52,7 @@ class SupervisorSettings(StrictModel):
     state_dir: Path = Path(".esper")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     default_run: str = "digits"
-    shutdown_deadline_s: float = Field(default=25.0, gt=0, le=3_600)
+    shutdown_deadline_s: float = Field(default=9.0, gt=0, le=3_600)
     start_timeout_s: float = Field(default=60.0, gt=0, le=3_600)
     restart_limit: int = Field(default=3, ge=0, le=1_000)
     restart_window_s: float = Field(default=60.0, gt=0)
@@ -97,7 +97,7 @@ class TolariaSettings(StrictModel):
     nice: int = Field(default=10, ge=0, le=19)
     heartbeat_timeout_s: float = Field(default=120.0, gt=0)
     start_timeout_s: float = Field(default=300.0, gt=0)
-    stop_s: float = Field(default=18.0, gt=0)
+    stop_s: float = Field(default=5.0, gt=0)
     resume_window_s: float = Field(default=600.0, gt=0)
     ended_checkpoints_kept_s: float = Field(default=2_592_000.0, ge=0)
     ended_runs_kept_s: float = Field(default=0.0, ge=0)

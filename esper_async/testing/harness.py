@@ -25,7 +25,12 @@ from esper_async.testing.leaks import Held
 
 _POLL_S = 0.05
 _SETTLE_S = 3.0
-_DEFAULTS: Mapping[str, Any] = {"http.port": 0, "supervisor.shutdown_deadline_s": 30.0}
+_DEFAULTS: Mapping[str, Any] = {
+    "http.port": 0,
+    "supervisor.shutdown_deadline_s": 30.0,
+    "tolaria.stop_s": 18.0,
+}
+"""A test's drain is not cut short where the machine is busy."""
 
 
 class LeakError(AssertionError):

@@ -57,6 +57,8 @@ _LOG = structlog.get_logger(__name__)
 EXIT_DONE = 0
 EXIT_REFUSED = 4
 BRIDGE_DEADLINE_S = 6.0
+DRAINED_DEADLINE_S = 1.0
+"""Those who acknowledge stop before what they listen to: it would be waited for in vain."""
 _REFUSALS = (
     TaskError,
     NoSiteError,
@@ -185,7 +187,8 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
         return EXIT_REFUSED
     finally:
         library.close()
-        _tell_end(bridge.close(BRIDGE_DEADLINE_S))
+        patience_s = DRAINED_DEADLINE_S if link.stop_requested else BRIDGE_DEADLINE_S
+        _tell_end(bridge.close(patience_s))
 
 
 def _tell_end(report: BridgeReport) -> None:

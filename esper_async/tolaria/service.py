@@ -49,6 +49,7 @@ EXIT_REFUSED = 4
 OPERATOR = "operator"
 _DISK_LOOK_S = 1.0
 _SWEEP_EVERY_S = 3_600.0
+_SAVE_AGAIN_S = 1.0
 _RETRY_LEAST_S = 0.1  # a probe of another run may be out
 RESUMES_BY_CAUSE: Mapping[Cause, int] = MappingProxyType(
     {
@@ -57,6 +58,7 @@ RESUMES_BY_CAUSE: Mapping[Cause, int] = MappingProxyType(
         "out_of_memory": 2,
         "cuda": 3,
         "error": 1,
+        "disk": 1_000,  # it waits for room, as ever longer pauses make it
         "done": 0,
         "stopped": 1,
         "not_started": 8,
@@ -78,7 +80,7 @@ class TolariaOptions:
     nice: int = 10
     heartbeat_timeout_s: float = 120.0
     start_timeout_s: float = 300.0
-    stop_s: float = 18.0
+    stop_s: float = 5.0
     resume_window_s: float = 600.0
     ended_checkpoints_kept_s: float = 0.0
     ended_runs_kept_s: float = 0.0
@@ -119,6 +121,7 @@ class TolariaService:
         self._drained: dict[str, bool] = {}
         self._changed = asyncio.Event()
         self._conducted: set[str] = set()
+        self._unsaved: set[str] = set()
         self._endings: dict[str, asyncio.Event] = {}
         self._answered: EffectLog | None = None
 
@@ -148,6 +151,7 @@ class TolariaService:
                         hearing = self._hear_emergencies(self._bus, answered)
                         group.create_task(hearing, name="emergencies")
                     group.create_task(self._keep_sweeping(), name="retention")
+                    group.create_task(self._keep_saving(), name="saving")
                     while True:
                         self._changed.clear()
                         for run in self._next_runs():
@@ -279,7 +283,7 @@ class TolariaService:
             self._enter(run, "stopped")
         elif run.state == "running":
             run.state = "queued"
-            self.store.save(run)
+            self._save(run)
 
     async def _keep_sweeping(self) -> None:
         """Remove by and by what ended runs have kept long enough."""
@@ -408,7 +412,7 @@ class TolariaService:
             self._enter(run, "failed", f"{outcome.reason}{again}; see {run.folder / 'log.jsonl'}")
             return None
         run.resumes += 1
-        self.store.save(run)
+        self._save(run)
         log.warning("run_resumes", run=run.id, reason=outcome.reason, delay_s=round(delay_s, 2))
         return delay_s
 
@@ -489,11 +493,28 @@ class TolariaService:
     def _enter(self, run: Run, state: RunState, error: str | None = None) -> None:
         run.state = state
         run.error = error
-        self.store.save(run)
+        self._save(run)
         log.info("run_state", run=run.id, state=state, error=error)
         if run.ended and run.id in self._endings:
             self._endings.pop(run.id).set()
         self._announce(run)
+
+    def _save(self, run: Run) -> None:
+        """Write a run's state, later if the disk refuses: no service ends over it, no child."""
+        try:
+            self.store.save(run)
+        except OSError as error:
+            log.warning("run_not_saved", run=run.id, error=str(error))
+            self._unsaved.add(run.id)
+        else:
+            self._unsaved.discard(run.id)
+
+    async def _keep_saving(self) -> None:
+        """Write by and by what the disk has refused."""
+        while True:
+            await self._clock.sleep(_SAVE_AGAIN_S)
+            for run_id in tuple(self._unsaved):
+                self._save(self.store.get(run_id))
 
     def _announce(self, run: Run) -> None:
         self._changed.set()

@@ -224,6 +224,19 @@ def test_a_spool_has_one_owner_and_keeps_order(tmp_path: Path) -> None:
     second.close()
 
 
+def test_a_spool_that_cannot_be_opened_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(sqlite3, "connect", full)
+        with pytest.raises(sqlite3.OperationalError):
+            Spool(tmp_path)
+    Spool(tmp_path, patience_s=0.0).close()
+
+
 async def test_the_janitor_never_trims_what_a_required_group_has_not_acknowledged(
     server: EmbeddedServer, spool: Spool, client: Client
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -114,6 +115,39 @@ async def test_it_carries_the_spool_of_a_dead_child(tmp_path: Path) -> None:
         inbox = Inbox()
         async with consuming(service.bus, "field_reports", "simic", inbox):
             assert await inbox.has(1) == [report(1)]
+
+
+@pytest.mark.parametrize("where", ["opened", "read"])
+async def test_a_full_disk_under_a_dead_childs_spool_is_no_end_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    bridge = Bridge("unix:///nowhere", tmp_path / "runs" / "dead" / "spool", KEY, "dead").start()
+    bridge.spool(report(1))
+    await asyncio.to_thread(bridge.close, 0.1)
+    failed = threading.Event()
+    full = sqlite3.OperationalError("database or disk is full")
+
+    def opened(directory: Path, *, patience_s: float = 5.0) -> Spool:
+        first = "runs" in directory.parts and not failed.is_set()
+        if first:
+            failed.set()
+        if first and where == "opened":
+            raise full
+        spool = Spool(directory, patience_s=patience_s)
+        if first:
+            monkeypatch.setattr(spool, "after", unreadable)
+        return spool
+
+    def unreadable(*_: object) -> list[object]:
+        raise full
+
+    monkeypatch.setattr("esper_async.oona.service.Spool", opened)
+    monkeypatch.setattr("esper_async.oona.service._ADOPT_EVERY_S", 0.05)
+    async with running(tmp_path) as service:
+        inbox = Inbox()
+        async with consuming(service.bus, "field_reports", "simic", inbox):
+            assert await inbox.has(1) == [report(1)]
+    assert failed.is_set()
 
 
 async def test_a_dead_url_is_named_with_the_remedy(tmp_path: Path) -> None:

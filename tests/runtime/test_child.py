@@ -184,6 +184,9 @@ async def test_cancelling_a_stop_kills_the_child(spawn: Spawn) -> None:
     ("words", "cause"),
     [
         ("the loader broke", "error"),
+        ("[Errno 28] No space left on device: 'x'", "disk"),
+        ("database or disk is full", "disk"),
+        ("[Errno 2] No such file or directory: 'x'", "error"),
         ("CUDA error: an illegal memory access was encountered", "cuda"),
         ("[enforce fail] DefaultCPUAllocator: can't allocate memory", "out_of_memory"),
     ],

@@ -46,3 +46,23 @@ def test_no_colour_reaches_a_stream_that_is_no_terminal() -> None:
     structlog.get_logger().warning("breaker_opened", name="redis")
     assert "\x1b" not in stream.getvalue()
     assert "breaker_opened" in stream.getvalue()
+
+
+def test_a_log_on_a_full_disk_ends_nobody_and_says_afterwards_what_was_refused() -> None:
+    class Full(io.StringIO):
+        refuses = True
+
+        def write(self, text: str) -> int:
+            if self.refuses:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Full()
+    configure_logging("info", json=True, stream=stream)
+    structlog.get_logger().info("first")
+    logging.getLogger("asyncio").warning("second")
+    stream.refuses = False
+    structlog.get_logger().info("third")
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert told[0] == {"event": "log_lines_refused", "count": 2}
+    assert [line["event"] for line in told[1:]] == ["third"]

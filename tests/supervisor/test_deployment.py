@@ -85,6 +85,7 @@ def test_the_pod_has_a_token_which_listening_beyond_the_machine_needs() -> None:
 def test_the_container_runs_as_a_user_of_its_own_and_takes_signals() -> None:
     lines = (CONFIG / "container" / "Containerfile").read_text().splitlines()
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
-    assert users[-1:] == ["esper"]
+    assert users == [str(pod()["securityContext"]["runAsUser"])]
+    assert any(f"--uid {users[0]} " in line and line.endswith(" esper \\") for line in lines)
     assert 'ENTRYPOINT ["tini", "--", "/opt/esper/bin/esper-supervisor"]' in lines
     assert "STOPSIGNAL SIGTERM" in lines

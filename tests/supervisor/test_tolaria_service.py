@@ -1,6 +1,7 @@
 """The queue of runs: states, requests, resumes and drains, with real children."""
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -121,6 +122,15 @@ async def test_a_run_that_always_fails_is_given_up_with_its_reason(tmp_path: Pat
         assert (run.folder / "lives").read_text() == "2"
 
 
+async def test_a_run_whose_disk_is_full_waits_for_room_however_often_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("no_room_at_first"))
+        await service.wait_ended(run.id)
+        assert (run.state, run.resumes) == ("completed", 3)
+
+
 async def test_requests_reach_the_training_process(tmp_path: Path) -> None:
     async with running(service_in(tmp_path)) as service:
         run = service.submit(config("until_stopped"))
@@ -214,6 +224,24 @@ async def test_a_stop_that_the_disk_refuses_is_not_accepted(
             service.stop(run.id)
         assert not run.stop_asked
         assert "stop" not in requests_of(run)
+
+
+async def test_a_full_disk_ends_neither_the_service_nor_a_run_and_what_it_refused_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esper_async.tolaria.service._SAVE_AGAIN_S", 0.01)
+    async with running(service_in(tmp_path)) as service:
+        run = service.submit(config("until_stopped"))
+        await until(lambda: service.progress(run.id).get("step"))
+        with monkeypatch.context() as disk:
+            disk.setattr(service.store, "save", refuse)
+            first = run.pid
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: run.pid not in (None, first) and service.progress(run.id))
+        await until(lambda: json.loads((run.folder / "state.json").read_text())["resumes"] == 1)
+        service.stop(run.id)
+        assert (await service.wait_ended(run.id)).state == "stopped"
 
 
 def only_files(folder: str, names: list[str]) -> set[str]:

@@ -1,5 +1,6 @@
 """Stand-ins for the training process: they keep its contract with the supervisor, and no more."""
 
+import errno
 import json
 import os
 import signal
@@ -58,6 +59,12 @@ def _crash_always(_link: ChildLink, _folder: Path, _life: int) -> int:
     raise RuntimeError("the task is broken")
 
 
+def _no_room_at_first(link: ChildLink, folder: Path, life: int) -> int:
+    if life <= 3:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return _complete(link, folder, life)
+
+
 def _until_stopped(link: ChildLink, folder: Path, _life: int) -> int:
     """Train for ever; note the requests; leave a checkpoint when drained, a result when ended."""
     final = False
@@ -81,5 +88,6 @@ _ACTS = {
     "refuse": _refuse,
     "crash_once": _crash_once,
     "crash_always": _crash_always,
+    "no_room_at_first": _no_room_at_first,
     "until_stopped": _until_stopped,
 }

@@ -29,6 +29,7 @@ from esper_async.study.bench.benchmark import (
 TRAINING, REDIS = "training killed: to training again", "Redis killed: to all ready again"
 NISSA, SUPERVISOR = "Nissa failed: to ready again", "supervisor killed: to training again"
 LOST, LEFT = "lost in all of that", "left behind at the end"
+LATE = "ready too late after a start, or stopped too late"
 EXIT = "SIGTERM to the end"
 MOST_S = {TRAINING: 8.0, REDIS: 2.0, NISSA: 1.0, SUPERVISOR: 13.0, EXIT: 10.0}
 """A supervisor's new start has 5 s to be ready, and its training process 8 s to train again."""
@@ -40,6 +41,13 @@ _DRILLS = {
     NISSA: "nissa-failed",
     SUPERVISOR: "supervisor-killed",
 }
+_STOPS = {
+    "SIGTERM while it trains: to the end": "stopped-training",
+    "SIGTERM while the forge proves: to the end": "stopped-proving",
+    "SIGTERM while the forge compiles: to the end": "stopped-compiling",
+    "SIGTERM under a flood of telemetry: to the end": "stopped-ingesting",
+}
+"""Held in the full form alone: each takes a run of its own."""
 _SOAK_S, _SEED = 1_200.0, 20261127
 _TIMEOUT_S = 3_600.0
 
@@ -52,20 +60,25 @@ def measure(effort: Effort) -> list[Row]:
     """Hold the drills; in the full form the soak as well."""
     figures = [figure for figure in _DRILLS if wants(figure)] or [TRAINING]
     rows = _drilled(figures, _SLACK[effort])
-    return rows + (_soaked() if effort is Effort.FULL else [])
+    return rows + ([*_stopped(), *_soaked()] if effort is Effort.FULL else [])
 
 
 def _drilled(figures: Sequence[str], slack: float) -> list[Row]:
-    told = _run(*(_DRILLS[figure] for figure in figures))
+    told = _run("--slack", str(slack), *(_DRILLS[figure] for figure in figures))
     outcomes = {outcome["name"]: outcome for outcome in told["drills"]}
     *drills, end = told["drills"]
     lost = [f"{each['name']}: {what}" for each in drills for what in each["lost"]]
+    late = [what for each in drills for what in each["late"]]
     rows = [_recovery(figure, outcomes[_DRILLS[figure]], slack) for figure in figures]
     return [
         *rows,
         judged(
             LOST, float(len(lost)), "", Bar("at most", 0.0),
             note="; ".join(lost) or "weights, records and field reports of each run as undisturbed",
+        ),
+        judged(
+            LATE, float(len(late)), "", Bar("at most", 0.0),
+            note="; ".join(late) or f"{5 * slack:g} s to be ready again, {10 * slack:g} s to stop",
         ),
         judged(
             LEFT, float(len(end["lost"])), "", Bar("at most", 0.0),
@@ -79,7 +92,22 @@ def _recovery(figure: str, outcome: dict[str, Any], slack: float) -> Row:
     took_s = outcome["recovery_s"]
     value = float("inf") if took_s is None else took_s
     most = Bar("at most", slack * MOST_S[figure])
-    return judged(figure, value, "s", most, note=outcome["what"])
+    note = f"{outcome['what']}; {outcome['queued_s']:.1f} s of it waiting for a core"
+    return judged(figure, value, "s", most, note=note)
+
+
+def _stopped() -> list[Row]:
+    told = _run(*_STOPS.values())
+    outcomes = {outcome["name"]: outcome for outcome in told["drills"]}
+    rows = []
+    for figure, name in _STOPS.items():
+        if (outcome := outcomes.get(name)) is None:
+            rows.append(shown(figure, 0.0, "s", note="not measured: see what the drill says"))
+            continue
+        took_s = float("inf") if outcome["lost"] else outcome["stopped_s"]
+        note = "; ".join(outcome["lost"]) or "exit code 0, nobody left, bitwise as undisturbed"
+        rows.append(judged(figure, took_s, "s", Bar("at most", MOST_S[EXIT]), note=note))
+    return rows
 
 
 def _soaked() -> list[Row]:
@@ -90,6 +118,10 @@ def _soaked() -> list[Row]:
         judged(
             "soak: lost", float(len(told["lost"])), "", Bar("at most", 0.0),
             note="; ".join(told["lost"]) or f"{told['runs']} runs, all as the undisturbed one",
+        ),
+        judged(
+            "soak: late", float(len(told["late"])), "", Bar("at most", 0.0),
+            note="; ".join(told["late"]) or "each recovery and each stop within its bar",
         ),
         judged(
             "soak: left", float(len(told["left"])), "", Bar("at most", 0.0),
@@ -140,6 +172,8 @@ if "up" in sys.orig_argv:
 _CARELESS = """
 if "up" in sys.orig_argv:
     import subprocess
+    import esper_async.supervisor.app as app
+    app._end_at_once = lambda why: None
     from esper_async.nissa.service import NissaService
     from esper_async.simic.service import SimicService
     async def _forget(self, *_):
@@ -174,7 +208,7 @@ BENCHMARK = Benchmark(
             "takes its time to start",
             "a supervisor and a training process are there seconds later",
             partial(_broken, _STARTS_LATE),
-            fails=(TRAINING, SUPERVISOR),
+            fails=(TRAINING, SUPERVISOR, LATE),
         ),
         Mutant(
             "takes its time to start again",
@@ -184,7 +218,8 @@ BENCHMARK = Benchmark(
         ),
         Mutant(
             "careless",
-            "reports are acknowledged and thrown away; a process is left, and the end is slow",
+            "reports are acknowledged and thrown away; a process is left, the end is slow and "
+            "nobody cuts it short",
             partial(_broken, _CARELESS),
             fails=(LOST, LEFT, EXIT),
         ),
