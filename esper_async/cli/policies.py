@@ -11,7 +11,7 @@ from esper_async.cli.gate_text import record_lines
 from esper_async.cli.output import Output, table
 from esper_async.simic.registry import PolicyRegistry, shipped_row
 from esper_async.tamiyo.errors import PolicyFileError
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.published import Event, check_known, registry_path
 
 T = TypeVar("T")

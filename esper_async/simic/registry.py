@@ -18,7 +18,7 @@ from esper_async.leyline.keys import load_signer
 from esper_async.leyline.signing import Signer
 from esper_async.runtime.files import write_atomically
 from esper_async.tamiyo.errors import CorruptPolicyError
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.published import (
     SHIPPED,
     Book,
@@ -182,6 +182,22 @@ class PolicyRegistry:
                 policy_id = SHIPPED
             self._let_decide(book, features, policy_id, "put back", reason, remember=False)
             return policy_id
+
+    def withdraw(self, policy_id: str, features: str, *, reason: str) -> None:
+        """Put back what decided before a policy that the controller has rejected.
+
+        Nothing is changed where another has become active meanwhile.
+        """
+        if self.book().active_of(features) == policy_id:
+            self.roll_back(features, reason=reason)
+
+    def changed_at(self) -> tuple[int, ...]:
+        """Return what differs after every change of the book; empty where there is none."""
+        try:
+            status = (self._folder / "registry.json").stat()
+        except FileNotFoundError:
+            return ()
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def begin(self) -> None:
         """Sign the book with today's key, and with it which policy comes along; at every start.

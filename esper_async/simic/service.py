@@ -13,10 +13,12 @@ import structlog
 from anyio import to_thread
 
 from esper_async.leyline import TOPICS, EventEnvelope
+from esper_async.oona.errors import BusUnavailable
 from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
+from esper_async.simic.announcing import Announcements
 from esper_async.simic.metrics import CoachMetrics
 from esper_async.simic.registry import PolicyRegistry
 from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake, experience_path
@@ -31,10 +33,13 @@ _LOG = structlog.get_logger(__name__)
 _TOPICS = (TOPICS["field_reports"].name, TOPICS["decisions"].name)
 
 _COUNT_EVERY_S = 0.5
+ANNOUNCE_EVERY_S = 1.0
+"""Between two looks at the registry, which any process may change."""
 
 
 class SimicService:
-    """The coach: it keeps experience. `learn` learns from that, and publishes what passes.
+    """The coach: it keeps experience. `learn` learns from that, and publishes what passes; the
+    controller is told of it here, whichever process has changed the registry.
 
     A registry of policies that is given is signed with today's key when the service starts.
     """
@@ -80,6 +85,8 @@ class SimicService:
                     )
                     group.start_soon(consume)
                 group.start_soon(self._keep_count, store)
+                if self._policies is not None:
+                    group.start_soon(self._keep_announcing, Announcements(self._policies))
                 ready()
         finally:
             self.store = None
@@ -125,6 +132,20 @@ class SimicService:
             with contextlib.suppress(BreakerOpen, sqlite3.Error):
                 await self._recount(store)
             await self._clock.sleep(_COUNT_EVERY_S)
+
+    async def _keep_announcing(self, announcements: Announcements) -> None:
+        """Tell what the registry lets decide, and again whenever that changes."""
+        while True:
+            try:
+                for update in await to_thread.run_sync(announcements.due):
+                    await self._bus.publish(update)
+                    announcements.told(update)
+                    self._metrics.published.add()
+                    _LOG.info("policy_update_told", version=update.policy_version)
+            except (PolicyFileError, OSError, BusUnavailable, BreakerOpen, sqlite3.Error) as error:
+                announcements.again()
+                _LOG.warning("policy_update_waits", reason=str(error))
+            await self._clock.sleep(ANNOUNCE_EVERY_S)
 
     async def _recount(self, store: ExperienceStore) -> None:
         self._counts = await self._disk.call(to_thread.run_sync, store.count)

@@ -18,7 +18,7 @@ from esper_async.study.gate.plan import GatePlan
 from esper_async.study.gate.replay import Replay, run_replay
 from esper_async.study.ledger import code_fingerprint
 from esper_async.tamiyo.errors import PolicyFileError
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.policies.from_document import learned_of
 from esper_async.tamiyo.policies.learned import digest_of
 from esper_async.tamiyo.published import SHIPPED, Entry
