@@ -124,7 +124,7 @@ def assemble(
         certificates=LibraryCertificates(urza.library),
         clock=clock,
     )
-    policies = PolicyRegistry(registry_path(state_dir), signer)
+    policies = PolicyRegistry(registry_path(state_dir), signer, desk=desk_path(state_dir))
     tamiyo = TamiyoService(
         state_dir,
         bus,

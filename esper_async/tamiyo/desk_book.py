@@ -97,6 +97,21 @@ class DeskBook:
         policy_id = self.staged.get(features)
         return None if policy_id is None else self.versions[policy_id]
 
+    def told_of(self, policy_id: str) -> dict[str, Any] | None:
+        """Return how far the update of a policy has come, as JSON values; None without one."""
+        version = self.versions.get(policy_id)
+        if version is None:
+            return None
+        asked = 0 if version.shadow is None else version.shadow["new"]["decisions"]
+        return {
+            "stage": version.stage,
+            "since": version.since,
+            "states": asked,
+            "states_wanted": self.rules.shadow_states,
+            "watched": self.watched(policy_id) is not None,
+            "reason": version.reason,
+        }
+
     def watched(self, policy_id: str) -> Version | None:
         """Return an active policy that has not been watched for long enough."""
         version = self.versions.get(policy_id)

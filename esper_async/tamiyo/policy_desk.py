@@ -8,6 +8,7 @@ run's record, that comes again changes nothing.
 """
 
 import copy
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class PolicyUpdateRefusedError(ValueError):
 
 
 class PolicyDesk:
-    """The updates of one installation. Blocking; one thread at a time changes it.
+    """The updates of one installation. Blocking; changes from several threads wait for each other.
 
     Args:
         path: of its book.
@@ -63,6 +64,7 @@ class PolicyDesk:
         self._rules = rules or Rules()
         self._now = now
         self._book = DeskBook(self._rules)
+        self._lock = threading.Lock()
 
     @property
     def book(self) -> DeskBook:
@@ -276,10 +278,11 @@ class PolicyDesk:
     @contextmanager
     def _changing(self) -> Iterator[DeskBook]:
         """Change a copy of the book; it holds once it is on disk."""
-        book = copy.deepcopy(self._book)
-        yield book
-        write_atomically(self._path, desk_form(book, self._signer))
-        self._book = book
+        with self._lock:
+            book = copy.deepcopy(self._book)
+            yield book
+            write_atomically(self._path, desk_form(book, self._signer))
+            self._book = book
 
 
 def _was_sound(version: Version) -> bool:
