@@ -1,6 +1,9 @@
-"""A run that asks for `learned`, in its real process: what was published decides, to the end."""
+"""Learned policies in their real processes: staged, asked in the shadow, deciding, taken back."""
 
+import asyncio
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,23 +12,88 @@ from esper_async.simic.registry import PolicyRegistry
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH
 from esper_async.tamiyo.policies.learned import digest_of, document_of
 from esper_async.tamiyo.policies.softmax_ensemble import SoftmaxEnsemble
+from esper_async.tamiyo.published import SHIPPED
 from esper_async.testing.harness import Esper
-from tests.e2e.conftest import only_run, records, run_of
-from tests.simic.test_registry import LINEAGE, SHIPPED, record
+from tests.e2e.conftest import records, run_of
+from tests.simic.test_registry import LINEAGE, record
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.full]
+QUICK = {"tamiyo.shadow_states": 10, "tamiyo.watch_boundaries": 10}
 
 
-async def test_what_was_published_decides_in_a_run_under_the_supervisor(esper: Esper) -> None:
-    ensemble = SoftmaxEnsemble(np.ones((2, PLACEMENT_WIDTH)), np.zeros(PLACEMENT_WIDTH))
+def publish(esper: Esper, weight: float) -> tuple[str, str]:
+    """Publish an ensemble; return its id and the version of the policy that decides by it."""
+    ensemble = SoftmaxEnsemble(np.full((2, PLACEMENT_WIDTH), weight), np.zeros(PLACEMENT_WIDTH))
     kept = PolicyRegistry.of(esper.state_dir)
-    entry = kept.submit(document_of(ensemble, lineage=LINEAGE), record(SHIPPED))
-    asked = run_of("table_mlp")
+    active = kept.book().active_of("placement-1")
+    entry = kept.submit(document_of(ensemble, lineage=LINEAGE), record(active))
+    return entry.id, f"1+{digest_of(ensemble)}"
+
+
+def learned(**further: Any) -> dict[str, Any]:
+    asked = run_of("table_mlp", **further)
     asked["growth"]["policy"] = "learned"
-    run = await esper.ended(await esper.submit(asked))
-    assert run["state"] == "completed"
-    folder = only_run(esper.state_dir)
-    assert json.loads((folder / "policy.json").read_text())["version"] == entry.id
-    decisions = records(folder, "decision")
-    assert {each["policy_version"] for each in decisions} == {f"1+{digest_of(ensemble)}"}
+    return asked
+
+
+def folder_of(esper: Esper, run_id: str) -> Path:
+    return esper.state_dir / "runs" / run_id
+
+
+async def told(esper: Esper, what: str, policy_id: str) -> None:
+    """Wait until the desk's history says something of a policy."""
+
+    async def says() -> bool:
+        async with esper.http.get("/api/policies/history") as answer:
+            found = await answer.json()
+        return any((each["what"], each["id"]) == (what, policy_id) for each in found)
+
+    async with asyncio.timeout(60):
+        while not await says():  # noqa: ASYNC110 - another process is awaited
+            await asyncio.sleep(0.1)
+
+
+async def test_what_was_published_is_asked_in_one_run_and_decides_in_the_next(
+    esper: Esper,
+) -> None:
+    policy_id, version = publish(esper, 1.0)
+    await told(esper, "staged", policy_id)
+    first = await esper.ended(await esper.submit(learned(epochs=22)))
+    await told(esper, "activated", policy_id)
+    second = await esper.ended(await esper.submit(learned()))
+    assert [first["state"], second["state"]] == ["completed", "completed"]
+    (shadowed,) = records(folder_of(esper, first["id"]), "policy_shadowed")
+    assert shadowed["tally"]["new"]["illegal"] == 0
+    pinned = json.loads((folder_of(esper, second["id"]) / "policy.json").read_text())
+    assert pinned["version"] == policy_id
+    decisions = records(folder_of(esper, second["id"]), "decision")
+    assert {each["policy_version"] for each in decisions} == {version}
     assert {each["policy"] for each in decisions} == {"awr"}
+
+
+@pytest.mark.esper(settings={**QUICK, "tamiyo.policy_activation": "boundary"})
+async def test_killed_training_processes_and_a_restarted_service_take_an_update_once(
+    esper: Esper,
+) -> None:
+    run_id = await esper.submit(learned(epochs=60))
+    await esper.until(lambda s: s.run(run_id)["epoch"] >= 2)
+    policy_id, version = publish(esper, 1.0)
+    await told(esper, "staged", policy_id)
+    await kill(esper, run_id)
+    await told(esper, "activated", policy_id)
+    await kill(esper, run_id)
+    run = await esper.ended(run_id)
+    assert run["state"] == "completed"
+    folder = folder_of(esper, run_id)
+    (activated,) = records(folder, "policy_activated")
+    assert (activated["version"], activated["former"]) == (policy_id, SHIPPED)
+    decisions = records(folder, "decision")
+    assert [each["boundary"] for each in decisions] == list(range(1, 61))
+    by = [each["policy_version"] == version for each in decisions]
+    assert by == [False] * (activated["boundary"] - 1) + [True] * (61 - activated["boundary"])
+
+
+async def kill(esper: Esper, run_id: str) -> None:
+    """Kill a run's training process, and wait for the next one."""
+    before = esper.faults.kill(f"train-{run_id}")
+    await esper.until(lambda s: esper.services.tolaria.get(run_id).pid not in (None, before))
