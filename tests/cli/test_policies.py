@@ -24,6 +24,15 @@ FOUND = {
 }
 
 
+def test_a_file_that_is_no_graph_policy_is_not_judged(cli: Cli, tmp_path: Path) -> None:
+    where = ("--state-dir", str(tmp_path / "state"))
+    missing = cli("policies", *where, "judge", str(tmp_path / "none.policy"))
+    assert (missing.code, "there is no file" in missing.err) == (2, True)
+    (tmp_path / "bad.policy").write_bytes(b"nothing")
+    bad = cli("policies", *where, "judge", str(tmp_path / "bad.policy"))
+    assert (bad.code, "it is no policy's file" in bad.err) == (2, True)
+
+
 def test_how_far_an_update_has_come_is_listed_and_both_sides_tell_its_history(
     cli: Cli, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ def decided(
     if reasons:
         return reasons, None
     replay = replayed()
-    return _reasons(replay), replay
+    return replay_reasons(replay), replay
 
 
 def _surely_worse(estimate: Difference) -> list[str]:
@@ -144,7 +144,8 @@ def _surely_worse(estimate: Difference) -> list[str]:
     ]
 
 
-def _reasons(replay: Replay) -> list[str]:
+def replay_reasons(replay: Replay) -> list[str]:
+    """Return why fresh runs let no policy out; empty if they do."""
     if replay.difference is None:
         missing = sum(pair.new is None or pair.active is None for pair in replay.pairs)
         return [
