@@ -4,6 +4,7 @@ The same judgement serves before a policy takes over, beside the active one, and
 what the one before it did. Torch-free: the training process counts, the supervisor judges.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -86,9 +87,18 @@ class Conduct:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> "Conduct":
-        """Read back what `to_json` gave. Raises TypeError when a field is missing or unknown."""
-        fields = {**told, "latencies_ms": list(told["latencies_ms"]), "risks": list(told["risks"])}
-        return cls(**fields)
+        """Read back what `to_json` gave; in a journal, None stands for what is no number.
+
+        Raises:
+            TypeError: a field is unknown, or holds something else.
+        """
+        return cls(
+            **{
+                **told,
+                "latencies_ms": _numbers(told["latencies_ms"]),
+                "risks": _numbers(told["risks"]),
+            }
+        )
 
 
 def faults(new: Conduct) -> list[str]:
@@ -118,7 +128,7 @@ def riskier(new: Conduct, old: Conduct) -> list[str]:
     if len(new.risks) < LEAST_RISKS or not old.risks:
         return []
     rise = _mean(new.risks) - _mean(old.risks)
-    if not rise > MOST_RISK_RISE:
+    if rise <= MOST_RISK_RISE:  # what is no number is none either
         return []
     return [f"the risk of its commands is {rise:.2f} above that of the other policy's"]
 
@@ -126,6 +136,10 @@ def riskier(new: Conduct, old: Conduct) -> list[str]:
 def regressions(new: Conduct, old: Conduct) -> list[str]:
     """Return in words why one policy may not take the place of another; empty if it may."""
     return [*faults(new), *slower(new, old), *riskier(new, old)]
+
+
+def _numbers(told: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else float(value) for value in told]
 
 
 def _mean(values: Sequence[float]) -> float:

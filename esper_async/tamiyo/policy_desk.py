@@ -110,17 +110,21 @@ class PolicyDesk:
     def fold(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Take in what a run tells of an update; a record that was taken in changes nothing.
 
+        One that does not hold what it must, of a run of another version, counts as read.
+
         Raises:
             OSError: the disk refused; nothing was taken in.
         """
         if record["seq"] <= self.folded_of(run_id):
             return
-        with self._changing() as book:
-            book.folded.pop(run_id, None)
-            book.folded[run_id] = record["seq"]
-            for oldest in list(book.folded)[:-RUNS_KEPT]:
-                del book.folded[oldest]
-            _FOLDS[record["kind"]](self, book, run_id, record)
+        try:
+            with self._changing() as book:
+                _FOLDS[record["kind"]](self, book, run_id, record)
+                _count_read(book, run_id, record["seq"])
+        except (KeyError, TypeError, ValueError) as error:
+            _LOG.error("policy_record_malformed", run=run_id, seq=record["seq"], error=repr(error))
+            with self._changing() as book:
+                _count_read(book, run_id, record["seq"])
 
     def folded_of(self, run_id: str) -> int:
         """Return the number of a run's newest record that was taken in; 0 for none."""
@@ -283,6 +287,13 @@ class PolicyDesk:
             yield book
             write_atomically(self._path, desk_form(book, self._signer))
             self._book = book
+
+
+def _count_read(book: DeskBook, run_id: str, seq: int) -> None:
+    book.folded.pop(run_id, None)
+    book.folded[run_id] = seq
+    for oldest in list(book.folded)[:-RUNS_KEPT]:
+        del book.folded[oldest]
 
 
 def _was_sound(version: Version) -> bool:

@@ -306,6 +306,29 @@ def test_one_that_has_been_watched_for_long_enough_is_settled(house: House) -> N
     assert house.last == ("took over", "in run r1, at boundary 9: it is active")
 
 
+def test_a_record_that_does_not_hold_what_it_must_changes_nothing(house: House) -> None:
+    update = house.publish(1)
+    house.desk.take(update)
+    before = house.desk.book.versions
+    for tally in ({}, {"new": {"more": 1}, "active": {}, "agreed": 0}, None):
+        fields = {"version": update.policy_version, "update": update.update_id}
+        seq = house.tell("policy_shadowed", tally=tally, **fields)
+        assert house.desk.folded_of("r1") == seq
+    house.tell("policy_watched", regressions=[])
+    assert house.desk.book.versions == before
+    assert house.last[0] == "staged"
+
+
+def test_a_figure_that_is_no_number_in_the_journal_is_no_pass(house: House) -> None:
+    update = house.publish(1)
+    house.desk.take(update)
+    tally = sound().to_json()
+    tally["new"]["risks"][0] = None
+    fields = {"version": update.policy_version, "update": update.update_id}
+    house.tell("policy_shadowed", tally=tally, **fields)
+    assert house.last[0] == "rejected"
+
+
 def test_features_are_kept_apart(house: House) -> None:
     graph = house.publish(1, "graph-2")
     house.desk.take(graph)
