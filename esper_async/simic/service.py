@@ -33,6 +33,8 @@ _LOG = structlog.get_logger(__name__)
 _TOPICS = (TOPICS["field_reports"].name, TOPICS["decisions"].name)
 
 _COUNT_EVERY_S = 0.5
+_AWAY = (RuntimeError, BusUnavailable, BreakerOpen)
+"""What tells that the bus is away, or not open."""
 ANNOUNCE_EVERY_S = 1.0
 """Between two looks at the registry, which any process may change."""
 
@@ -135,6 +137,7 @@ class SimicService:
 
     async def _keep_announcing(self, announcements: Announcements) -> None:
         """Tell what the registry lets decide, and again whenever that changes."""
+        complaint = ""
         while True:
             try:
                 for update in await to_thread.run_sync(announcements.due):
@@ -142,9 +145,11 @@ class SimicService:
                     announcements.told(update)
                     self._metrics.published.add()
                     _LOG.info("policy_update_told", version=update.policy_version)
-            except (PolicyFileError, OSError, BusUnavailable, BreakerOpen, sqlite3.Error) as error:
+            except (PolicyFileError, OSError, sqlite3.Error, *_AWAY) as error:
                 announcements.again()
-                _LOG.warning("policy_update_waits", reason=str(error))
+                if str(error) != complaint:
+                    complaint = str(error)
+                    _LOG.warning("policy_update_waits", reason=complaint)
             await self._clock.sleep(ANNOUNCE_EVERY_S)
 
     async def _recount(self, store: ExperienceStore) -> None:

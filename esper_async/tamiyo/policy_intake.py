@@ -24,7 +24,8 @@ from esper_async.tamiyo.published import KINDS, Event
 log = structlog.get_logger(__name__)
 POLICY_REJECTED: Final = "policy_rejected"
 LOOK_EVERY_S, REPEAT_EVERY_S = 1.0, 30.0
-_AWAY = (*FAULTS, BreakerOpen, Backpressure)
+_AWAY = (*FAULTS, BreakerOpen, Backpressure, RuntimeError)
+"""What tells that the bus is away, or not open."""
 
 
 class Withdraw(Protocol):

@@ -7,6 +7,7 @@ each for its version of the features.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,9 @@ def begin(name: str, places: PolicyPlaces, *, run_dir: Path) -> Start:
     start = Start(chosen)
     watched = book.watched(chosen.id)
     if watched is not None and watched.shadow is not None:
-        baseline = ShadowTally.from_json(watched.shadow).active
-        start = Start(chosen, next(usable, chosen), baseline)
+        with suppress(PolicyFileError):  # without the program's own there may be no way back
+            baseline = ShadowTally.from_json(watched.shadow).active
+            start = Start(chosen, next(usable), baseline)
     write_json_atomically(
         run_dir / PINNED,
         {
@@ -151,7 +153,9 @@ def _usable(features: str, book: DeskBook, places: PolicyPlaces) -> Iterator[Cho
             _LOG.error("policy_passed_over", version=policy_id, reason=str(error))
             continue
         yield chosen
-    yield shipped(features)
+    chosen = shipped(features)
+    chosen.make(0)
+    yield chosen
 
 
 def _start(pinned: Document) -> Start:

@@ -111,6 +111,7 @@ class PolicyUpdates:
         self._shadow: _Shadow | None = None
         self._told: set[str] = set()
         self._given_up: set[str] = set()
+        self._damaged: set[str] = set()
         self._controller = Controller()
         self._desk = DeskBook()
         self._seen: tuple[int, ...] = ()
@@ -161,11 +162,13 @@ class PolicyUpdates:
 
     def observe(self, asked: Asked) -> None:
         """Take in what the policy did at a boundary, and ask the staged one about the same."""
+        shadow = self._staged()
+        if self._watch is None and shadow is None:
+            return
         risk = self._risk.preview(asked.view, asked.decision.command, asked.surroundings)
         if self._watch is not None:
             _count(self._watch.conduct, asked, risk)
             self._judge(self._watch)
-        shadow = self._staged()
         if shadow is not None:
             self._ask(shadow, asked, risk)
             self._tell(shadow, final=False)
@@ -189,33 +192,43 @@ class PolicyUpdates:
 
     def _due(self) -> tuple[Chosen, str, dict[str, Any] | None] | None:
         """Return what has to take over at a new boundary, why, and what it is held against."""
-        if self._current in self._given_up:
-            former = self._former or SHIPPED
-            return self._find(former), f"{self._current} is rolled back", None
         desk = self._look()
+        if self._current in self._given_up:
+            former = self._usable(self._former or SHIPPED, desk)
+            return None if former is None else (former, f"{self._current} is rolled back", None)
         active = desk.active_of(self._features)
         if desk.rules.activation != "boundary" or active in (self._current, *self._given_up):
             return None
-        try:
-            chosen = self._find(active, desk)
-            chosen.make(self._seed)
-        except (PolicyFileError, FeatureVersionError) as error:
-            _LOG.error("policy_update_passed_over", version=active, reason=str(error))
-            self._given_up.add(active)
+        chosen = self._usable(active, desk)
+        if chosen is None:
             return None
         watched = desk.watched(active)
         if watched is None or watched.shadow is None:
             return chosen, "it is active", None
         return chosen, "it is active, and watched", dict(watched.shadow["active"])
 
+    def _usable(self, policy_id: str, desk: DeskBook) -> Chosen | None:
+        """Return a policy that can be made; None where it cannot: what decides goes on."""
+        if policy_id in self._damaged:
+            return None
+        try:
+            chosen = self._find(policy_id, desk)
+            chosen.make(self._seed)
+        except (PolicyFileError, FeatureVersionError) as error:
+            _LOG.error("policy_passed_over", version=policy_id, reason=str(error))
+            self._damaged.add(policy_id)
+            return None
+        return chosen
+
     def _find(self, policy_id: str, desk: DeskBook | None = None) -> Chosen:
         if policy_id in self._known:
             return self._known[policy_id]
         if policy_id == SHIPPED:
             return shipped(self._features)
-        if desk is not None:
+        own = self._run_dir / KEPT / f"{policy_id}.json"
+        if desk is not None and policy_id in desk.versions and not own.exists():
             return published(desk.versions[policy_id], self._places)
-        return Chosen.read(self._run_dir / KEPT / f"{policy_id}.json")
+        return Chosen.read(own)
 
     def _keep(self, chosen: Chosen) -> None:
         """Put a policy into the run's folder, so that a resumed run has it."""

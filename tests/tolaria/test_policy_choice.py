@@ -120,6 +120,15 @@ def test_without_a_sound_file_of_the_programs_own_there_is_none(
         decides(here, "run", "gnn")
 
 
+def test_one_without_a_way_back_decides_and_is_not_watched(
+    here: Installation, shipped: Path
+) -> None:
+    version, _ = graph(here, "one")
+    shipped.write_bytes(b"")
+    start = begun(here, "run", "gnn")
+    assert (start.chosen.id, start.baseline) == (version, None)
+
+
 def test_a_document_of_other_features_or_of_no_known_kind_is_no_policy() -> None:
     document = document_of(ensemble(1.0), lineage={})
     with pytest.raises(FeatureVersionError, match="placement-0"):

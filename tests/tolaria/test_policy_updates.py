@@ -15,7 +15,7 @@ from esper_async.tamiyo.command import Cull, Decision
 from esper_async.tamiyo.desk_book import Rules
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.policies.from_document import policy_of
-from esper_async.tamiyo.published import SHIPPED
+from esper_async.tamiyo.published import SHIPPED, content_path
 from esper_async.tamiyo.view import View
 from esper_async.tolaria import policy_choice
 from esper_async.tolaria.control import NoControl, Steer
@@ -377,3 +377,16 @@ def test_what_the_desk_takes_back_leaves_runs_under_way_where_boundaries_are_con
     told = run(here, control=At(5 * STEPS, lambda: here.put_back(bad)), epochs=8)
     (activated,) = told.of("policy_activated")
     assert (activated["version"], activated["former"]) == (SHIPPED, bad)
+
+
+def test_one_whose_file_is_damaged_when_it_is_to_take_over_does_not(tmp_path: Path) -> None:
+    here = Installation(tmp_path, BOUNDARY)
+
+    def let_through_and_damage() -> None:
+        version = here.let_through_ensemble(3.0)
+        path = content_path(here.places.registry, here.desk.book.versions[version].sha256)
+        path.write_bytes(path.read_bytes()[:-1])
+
+    told = run(here, control=At(3 * STEPS, let_through_and_damage), epochs=6)
+    assert (told.of("policy_activated"), len(told.versions())) == ([], 1)
+    assert len(told.of("decision")) == 6

@@ -18,6 +18,7 @@ import numpy as np
 from esper_async.karn.catalogue import Catalogue
 from esper_async.leyline import PolicyUpdate
 from esper_async.leyline.signing import Signer
+from esper_async.runtime.files import write_atomically, write_json_atomically
 from esper_async.runtime.journal import Journal, read_journal
 from esper_async.simic.announcing import updates_of
 from esper_async.simic.registry import PolicyRegistry
@@ -224,9 +225,12 @@ def dying(at: int, *, before: bool) -> Iterator[Callable[[], int]]:
 
         return perform
 
-    from esper_async.runtime.files import write_atomically, write_json_atomically
-
-    writes = (write_atomically, write_json_atomically, write_json_atomically, Journal.append)
+    writes: tuple[Callable[..., Any], ...] = (
+        write_atomically,
+        write_json_atomically,
+        write_json_atomically,
+        Journal.append,
+    )
     with ExitStack() as stack:
         for target, write in zip(_WRITERS, writes, strict=True):
             stack.enter_context(replaced(target, counted(write)))
