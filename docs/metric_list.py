@@ -18,6 +18,7 @@ from esper_async.simic.metrics import CoachMetrics
 from esper_async.supervisor.app import Supervisor
 from esper_async.supervisor.disk_keeper import DiskKeeper
 from esper_async.supervisor.settings import Settings
+from esper_async.tamiyo.policy_intake import updates_metric
 from esper_async.tamiyo.service import hub_metrics
 from esper_async.tezzeret.metrics import ForgeMetrics
 from esper_async.urza.metrics import LibraryMetrics
@@ -32,8 +33,8 @@ A histogram has `_bucket`, `_sum` and `_count`. What is counted or measured unde
 series once it has happened, but for what a run may count and has not: `cause`, `level`, `part` and
 `reason` of rollbacks, emergencies, budgets and refused commands begin at 0 with the run.
 
-Not there: Simic's `training_*`, `validation_result` and `policy_published` (it keeps experience and
-has no learner yet), and an accuracy on the training data (a training step knows the loss alone;
+Not there: Simic's `training_*` and `validation_result` (`learn` learns in a process of its own)
+and an accuracy on the training data (a training step knows the loss alone;
 `esper_tolaria_validation_accuracy` is measured).
 """
 
@@ -48,6 +49,7 @@ def declared() -> Registry:
     CoachMetrics(registry)
     NissaMetrics(registry)
     hub_metrics(registry)
+    updates_metric(registry)
     DiskKeeper(
         Path(),
         DiskLimits(0, 0),

@@ -13,7 +13,9 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _estimated(found: Mapping[str, Any]) -> list[str]:
+def _estimated(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
     if found["refusals"]:
         return [
             "by runs that were made nothing can be said of it:",

@@ -52,7 +52,7 @@ def learn(state_dir: Path, output: Output, asked: Asked) -> int:
             state_dir, path, learner=asked.learner, keep_back=asked.keep_back, lineage=lineage
         )
         verdict = judge(
-            state_dir, json.loads(path.read_bytes()), plan, workers=asked.workers, tell=_tell
+            state_dir, json.loads(path.read_bytes()), plan, workers=asked.workers, tell=tell
         )
     except (FileNotFoundError, FeatureVersionError, NothingToLearnError) as error:
         raise CommandError(
@@ -61,14 +61,18 @@ def learn(state_dir: Path, output: Output, asked: Asked) -> int:
     except (ActivePolicyError, NothingNewError, NotValidatedError, PolicyFileError) as error:
         raise CommandError(str(error)) from error
     document = {"file": str(path), "id": verdict.entry.id, **verdict.record}
-    output.result(document, [f"{path}: {learned.summary}", *_lines(verdict)])
+    output.result(document, [f"{path}: {learned.summary}", *verdict_lines(verdict, "learned")])
     return 0 if verdict.published else EXIT_FAILED
 
 
-def _lines(verdict: Verdict) -> list[str]:
+def verdict_lines(verdict: Verdict, name: str) -> list[str]:
+    """Return what the gate said, for people; `name` is what run files call such a policy."""
     record, entry = verdict.record, verdict.entry
     if verdict.published:
-        ending = f"published: {entry.id} decides where a run asks for `learned`"
+        ending = (
+            f"published: {entry.id} decides where a run asks for `{name}`, once the controller has "
+            "asked it beside the one before"
+        )
     else:
         ending = f"not published: {record['active']} stays active"
     return [
@@ -86,5 +90,6 @@ def _command(asked: Asked) -> str:
     return shlex.join(words)
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """Say how far it is, beside the result."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -4,15 +4,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from esper_async.cli.failure import EXIT_WRONG_REQUEST, CommandError
 from esper_async.cli.gate_text import record_lines
 from esper_async.cli.output import Output, table
 from esper_async.simic.registry import PolicyRegistry, shipped_row
 from esper_async.tamiyo.errors import PolicyFileError
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
-from esper_async.tamiyo.published import Event, check_known, registry_path
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
+from esper_async.tamiyo.published import check_known, registry_path
 
 T = TypeVar("T")
 
@@ -22,9 +22,16 @@ def list_policies(state_dir: Path, output: Output) -> None:
     published = registry_path(state_dir).is_dir()
     rows = _asked(state_dir, PolicyRegistry.policies) if published else [shipped_row(active=True)]
     lines = table(
-        ("ID", "STATE", "FEATURES", "PARENT", "MADE"),
+        ("ID", "STATE", "CONTROLLER", "FEATURES", "PARENT", "MADE"),
         [
-            (row["id"], row["state"], row.get("features"), row.get("parent"), _when(row))
+            (
+                row["id"],
+                row["state"],
+                _controller(row),
+                row.get("features"),
+                row.get("parent"),
+                _when(row),
+            )
             for row in rows
         ],
     )
@@ -51,25 +58,33 @@ def show_policy(state_dir: Path, policy_id: str, output: Output) -> None:
 
 
 def show_history(state_dir: Path, output: Output) -> None:
-    """Show what happened, newest first."""
-    events: list[Event] = _asked(state_dir, lambda kept: kept.book().history)[::-1]
+    """Show what happened, in the registry and at the controller's desk, newest first."""
+    events = _asked(state_dir, PolicyRegistry.history)
     lines = table(
-        ("TIME", "ID", "WHAT", "WHY"),
-        [(_time(event.at), event.id, event.what, event.reason) for event in events],
-    )
-    output.result([asdict(event) for event in events], lines)
+        ("TIME", "BY", "ID", "WHAT", "WHY"),
+        [(_time(each["at"]), *(each[name] for name in ("by", "id", "what", "reason")))
+         for each in events],
+    )  # fmt: skip
+    output.result(events, lines)
 
 
 def activate_policy(state_dir: Path, policy_id: str, output: Output) -> None:
-    """Let a policy decide in runs that begin from now on."""
+    """Let a policy become the active one."""
     _asked(state_dir, lambda kept: kept.activate(policy_id))
-    output.result({"active": policy_id}, [f"{policy_id} decides in runs that begin from now on"])
+    output.result({"active": policy_id}, [_now_active(policy_id)])
 
 
 def roll_back_policy(state_dir: Path, output: Output) -> None:
     """Put back the policy before the active one."""
     policy_id = _asked(state_dir, lambda kept: kept.roll_back(PLACEMENT_VERSION))
-    output.result({"active": policy_id}, [f"{policy_id} decides in runs that begin from now on"])
+    output.result({"active": policy_id}, [_now_active(policy_id)])
+
+
+def _now_active(policy_id: str) -> str:
+    return (
+        f"{policy_id} is active in the registry; it decides once the controller has asked it "
+        "beside the one before, at once if it has decided earlier: `policies` shows how far it is"
+    )
 
 
 def _asked(state_dir: Path, ask: Callable[[PolicyRegistry], T]) -> T:
@@ -87,7 +102,17 @@ def _asked(state_dir: Path, ask: Callable[[PolicyRegistry], T]) -> T:
         raise CommandError(str(error)) from error
 
 
-def _when(row: Mapping[str, float]) -> str | None:
+def _controller(row: Mapping[str, Any]) -> str | None:
+    """Say how far a policy's update has come."""
+    told = row.get("controller")
+    if told is None:
+        return None
+    if told["stage"] == "staged":
+        return f"staged, {told['states']} of {told['states_wanted']} states"
+    return "active, watched" if told["watched"] else str(told["stage"])
+
+
+def _when(row: Mapping[str, Any]) -> str | None:
     return None if row["created_at"] is None else _time(row["created_at"])
 
 

@@ -93,6 +93,10 @@ class Policies(Protocol):
         """Every version, newest first."""
         ...
 
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """What happened to them, newest first."""
+        ...
+
     def activate(self, policy_id: str) -> None:
         """Make a version the active one; raises LookupError or ValueError."""
         ...

@@ -16,6 +16,7 @@ _NOTES = {
     "command_refused": ("warning", "A command was refused:"),
     "early_stop": ("info", "Training ended early:"),
     "emergency": ("critical", "An emergency."),
+    "policy_activated": ("info", "Another policy took over:"),
 }
 _MILD = "MINOR"
 """Level of an emergency about which nobody needs to hurry."""
@@ -32,6 +33,9 @@ def events_of(run_id: str, view: Mapping[str, Any]) -> Iterator[Event]:
             if note.get("level") == _MILD:
                 level = "warning"
             yield _event(run_id, note, level, note["kind"], f"{text} {note.get('reason') or ''}")
+        elif note["kind"] == "policy_watched" and note["regressions"]:
+            text = f"The policy {note['version']} does worse: {'; '.join(note['regressions'])}"
+            yield _event(run_id, note, "error", "policy_watched", text)
         elif note["kind"] == "run_ended":
             text = f"The run {note['state']}. {note.get('error') or ''}"
             yield _event(run_id, note, _ENDS[note["state"]], "run_ended", text)

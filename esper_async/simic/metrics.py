@@ -3,6 +3,7 @@
 from esper_async.runtime.metrics import Registry
 
 REPLAY_SIZE = "simic.replay.size"
+POLICY_PUBLISHED = "simic.policy.published"
 EXPERIENCES_TOTAL = "simic.experiences.total"
 
 
@@ -11,6 +12,9 @@ class CoachMetrics:
 
     def __init__(self, registry: Registry) -> None:
         self.size = registry.gauge(REPLAY_SIZE, "Experiences kept, by kind.", ["kind"])
+        self.published = registry.counter(
+            POLICY_PUBLISHED, "Updates told to the controller: what is active has changed."
+        )
         self.experiences = registry.counter(
             EXPERIENCES_TOTAL, "Experiences that arrived, by what became of them.", ["result"]
         )

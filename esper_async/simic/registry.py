@@ -17,8 +17,9 @@ from typing import Any
 from esper_async.leyline.keys import load_signer
 from esper_async.leyline.signing import Signer
 from esper_async.runtime.files import write_atomically
+from esper_async.tamiyo.desk_book import DeskBook, desk_path, read_desk
 from esper_async.tamiyo.errors import CorruptPolicyError
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.published import (
     SHIPPED,
     Book,
@@ -56,14 +57,21 @@ class PolicyRegistry:
     Args:
         folder: where the book and the files are.
         signer: with the installation's key.
+        desk: the controller's book of updates, which lists tell of, too.
         now: Unix time in seconds.
     """
 
     def __init__(
-        self, folder: Path, signer: Signer, *, now: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        signer: Signer,
+        *,
+        desk: Path | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._signer = signer
+        self._desk = desk
         self._now = now
 
     @classmethod
@@ -74,7 +82,8 @@ class PolicyRegistry:
             OSError, ValueError: the key cannot be used.
         """
         state_dir.mkdir(parents=True, exist_ok=True)
-        return cls(registry_path(state_dir), load_signer(state_dir / "leyline.key"))
+        signer = load_signer(state_dir / "leyline.key")
+        return cls(registry_path(state_dir), signer, desk=desk_path(state_dir))
 
     def book(self) -> Book:
         """Return all that is known. Raises CorruptPolicyError: it cannot be believed."""
@@ -183,6 +192,22 @@ class PolicyRegistry:
             self._let_decide(book, features, policy_id, "put back", reason, remember=False)
             return policy_id
 
+    def withdraw(self, policy_id: str, features: str, *, reason: str) -> None:
+        """Put back what decided before a policy that the controller has rejected.
+
+        Nothing is changed where another has become active meanwhile.
+        """
+        if self.book().active_of(features) == policy_id:
+            self.roll_back(features, reason=reason)
+
+    def changed_at(self) -> tuple[int, ...]:
+        """Return what differs after every change of the book; empty where there is none."""
+        try:
+            status = (self._folder / "registry.json").stat()
+        except FileNotFoundError:
+            return ()
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
     def begin(self) -> None:
         """Sign the book with today's key, and with it which policy comes along; at every start.
 
@@ -198,9 +223,10 @@ class PolicyRegistry:
     def policies(self) -> list[dict[str, Any]]:
         """Return every policy as JSON values, newest first, and what comes with the program last.
 
-        One whose file was changed is "damaged". Raises CorruptPolicyError: the book was.
+        One whose file was changed is "damaged"; `controller` says how far its update has come.
+        Raises CorruptPolicyError: the book was changed.
         """
-        book = self.book()
+        book, desk = self.book(), self._controllers()
         rows = sorted(book.entries.values(), key=lambda entry: entry.added_at, reverse=True)
         told = [
             {
@@ -209,10 +235,28 @@ class PolicyRegistry:
                 "lineage": dict(entry.lineage),
                 "state": entry.state if self._is_sound(book, entry.id) else "damaged",
                 "created_at": entry.added_at,
+                "controller": desk.told_of(entry.id),
             }
             for entry in rows
         ]
         return [*told, shipped_row(active=all(each == SHIPPED for each in book.active.values()))]
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what happened to policies here and at the controller's desk, newest first.
+
+        Raises CorruptPolicyError: the book was changed.
+        """
+        sides = {"simic": self.book().history, "tamiyo": self._controllers().history}
+        told = [{**asdict(each), "by": by} for by, events in sides.items() for each in events]
+        return sorted(told, key=lambda event: float(event["at"]), reverse=True)
+
+    def _controllers(self) -> DeskBook:
+        """Return the controller's book; an empty one where there is none to be believed."""
+        try:
+            found = None if self._desk is None else read_desk(self._desk, self._signer)
+        except CorruptPolicyError:
+            found = None  # whoever keeps it says so
+        return found or DeskBook()
 
     def _let_decide(
         self,

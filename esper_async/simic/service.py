@@ -13,10 +13,12 @@ import structlog
 from anyio import to_thread
 
 from esper_async.leyline import TOPICS, EventEnvelope
+from esper_async.oona.errors import BusUnavailable
 from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
+from esper_async.simic.announcing import Announcements
 from esper_async.simic.metrics import CoachMetrics
 from esper_async.simic.registry import PolicyRegistry
 from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake, experience_path
@@ -31,10 +33,15 @@ _LOG = structlog.get_logger(__name__)
 _TOPICS = (TOPICS["field_reports"].name, TOPICS["decisions"].name)
 
 _COUNT_EVERY_S = 0.5
+_AWAY = (RuntimeError, BusUnavailable, BreakerOpen)
+"""What tells that the bus is away, or not open."""
+ANNOUNCE_EVERY_S = 1.0
+"""Between two looks at the registry, which any process may change."""
 
 
 class SimicService:
-    """The coach: it keeps experience. `learn` learns from that, and publishes what passes.
+    """The coach: it keeps experience. `learn` learns from that, and publishes what passes; the
+    controller is told of it here, whichever process has changed the registry.
 
     A registry of policies that is given is signed with today's key when the service starts.
     """
@@ -80,6 +87,8 @@ class SimicService:
                     )
                     group.start_soon(consume)
                 group.start_soon(self._keep_count, store)
+                if self._policies is not None:
+                    group.start_soon(self._keep_announcing, Announcements(self._policies))
                 ready()
         finally:
             self.store = None
@@ -125,6 +134,23 @@ class SimicService:
             with contextlib.suppress(BreakerOpen, sqlite3.Error):
                 await self._recount(store)
             await self._clock.sleep(_COUNT_EVERY_S)
+
+    async def _keep_announcing(self, announcements: Announcements) -> None:
+        """Tell what the registry lets decide, and again whenever that changes."""
+        complaint = ""
+        while True:
+            try:
+                for update in await to_thread.run_sync(announcements.due):
+                    await self._bus.publish(update)
+                    announcements.told(update)
+                    self._metrics.published.add()
+                    _LOG.info("policy_update_told", version=update.policy_version)
+            except (PolicyFileError, OSError, sqlite3.Error, *_AWAY) as error:
+                announcements.again()
+                if str(error) != complaint:
+                    complaint = str(error)
+                    _LOG.warning("policy_update_waits", reason=complaint)
+            await self._clock.sleep(ANNOUNCE_EVERY_S)
 
     async def _recount(self, store: ExperienceStore) -> None:
         self._counts = await self._disk.call(to_thread.run_sync, store.count)

@@ -27,6 +27,8 @@ from esper_async.supervisor.certificates import LibraryCertificates
 from esper_async.supervisor.current_bus import CurrentBus
 from esper_async.supervisor.http import HttpListener, is_loopback
 from esper_async.supervisor.settings import Settings
+from esper_async.tamiyo.desk_book import Rules, desk_path
+from esper_async.tamiyo.policy_desk import PolicyDesk
 from esper_async.tamiyo.published import registry_path
 from esper_async.tamiyo.service import TamiyoService
 from esper_async.tezzeret.service import TezzeretService
@@ -122,8 +124,25 @@ def assemble(
         certificates=LibraryCertificates(urza.library),
         clock=clock,
     )
-    policies = PolicyRegistry(registry_path(state_dir), signer)
-    tamiyo = TamiyoService(state_dir, bus, registry=registry, clock=clock)
+    policies = PolicyRegistry(registry_path(state_dir), signer, desk=desk_path(state_dir))
+    tamiyo = TamiyoService(
+        state_dir,
+        bus,
+        desk=PolicyDesk(
+            desk_path(state_dir),
+            registry_path(state_dir),
+            signer,
+            rules=Rules(
+                settings.tamiyo.policy_activation,
+                settings.tamiyo.shadow_states,
+                settings.tamiyo.watch_boundaries,
+            ),
+            now=clock.time,
+        ),
+        withdraw=policies.withdraw,
+        registry=registry,
+        clock=clock,
+    )
     nissa = NissaService(
         state_dir,
         NissaParts(

@@ -2,7 +2,8 @@
 
 What is replaced atomically is held by hard links, databases are copied by SQLite's own backup,
 what is only appended to is cut at its last whole line. The order is that of a crash: checkpoints
-before the journal that goes beyond them, spools before the stores that what they hold goes to. So a
+before the journal that goes beyond them, what the controller has read in journals before those,
+spools before the stores that what they hold goes to. So a
 restored directory is one whose supervisor was killed at some instant, which it can go on from; what
 a spool still holds is delivered again, and has its effect once.
 """
@@ -30,7 +31,10 @@ _STAGE = ".backup"
 _TRIES = 5
 _IMMUTABLE = ("checkpoints", "blobs")
 _PASSING = ("lock", "supervisor.json", "redis.conf")
-_FIRST = ("redis", "state.json", "result.json", "checkpoints", "journal.jsonl", "requests.jsonl")
+_FIRST = (
+    "redis", "tamiyo", "state.json", "result.json", "checkpoints", "journal.jsonl",
+    "requests.jsonl",
+)  # fmt: skip
 _LAST = ("oona", "spool", "simic", "tolaria", "karn", "nissa", "tezzeret", "urza")
 
 

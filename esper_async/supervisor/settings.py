@@ -130,6 +130,14 @@ class NissaSettings(StrictModel):
     changes_per_minute: int = Field(default=20, ge=1)
 
 
+class TamiyoSettings(StrictModel):
+    """How a learned policy takes over that Simic has published."""
+
+    policy_activation: Literal["episode", "boundary"] = "episode"
+    shadow_states: int = Field(default=20, ge=10, le=1_000)
+    watch_boundaries: int = Field(default=10, ge=10, le=1_000)
+
+
 class NotifySettings(StrictModel):
     """Where alerts are sent; a channel without an address does not exist."""
 
@@ -158,6 +166,7 @@ class Settings(StrictModel):
     oona: OonaSettings = Field(default_factory=OonaSettings)
     tezzeret: TezzeretSettings = Field(default_factory=TezzeretSettings)
     tolaria: TolariaSettings = Field(default_factory=TolariaSettings)
+    tamiyo: TamiyoSettings = Field(default_factory=TamiyoSettings)
     nissa: NissaSettings = Field(default_factory=NissaSettings)
     notify: NotifySettings = Field(default_factory=NotifySettings)
 

@@ -111,6 +111,13 @@ class Hub:
         """Whether this run has been heard of."""
         return run_id in self._pictures or run_id in self._summaries
 
+    def policy_of(self, run_id: str) -> str | None:
+        """The policy that a run began with; None where it is not known."""
+        if run_id in self._pictures:
+            return self._pictures[run_id].policy
+        policy: str | None = self._summaries.get(run_id, {}).get("policy")
+        return policy
+
     async def picture(self, run_id: str) -> RunPicture:
         """The whole picture of a run, read from its journal when it is not in memory.
 

@@ -21,7 +21,7 @@ ENDED: Final = frozenset({"completed", "failed", "stopped"})
 _PLACE = ("seq", "time", "boundary", "epoch", "step")
 _NOTES = (
     "checkpoint", "rollback", "command_refused", "emergency", "paused", "resumed", "run_started",
-    "run_ended", "early_stop",
+    "run_ended", "early_stop", "policy_shadowed", "policy_activated", "policy_watched",
 )  # fmt: skip
 
 

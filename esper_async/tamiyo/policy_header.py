@@ -52,7 +52,7 @@ def read_header(path: Path) -> PolicyHeader:
         FileNotFoundError: there is none.
     """
     with path.open("rb") as file:
-        return _parsed(path, file.readline(_MOST_HEADER_BYTES))
+        return _parsed(str(path), file.readline(_MOST_HEADER_BYTES))
 
 
 def read_verified(path: Path) -> tuple[PolicyHeader, bytes]:
@@ -63,28 +63,37 @@ def read_verified(path: Path) -> tuple[PolicyHeader, bytes]:
         GraphMismatchError: it was trained for other features.
         FileNotFoundError: there is none.
     """
-    line, _, payload = path.read_bytes().partition(b"\n")
-    header = _parsed(path, line)
+    return verify_content(path.read_bytes(), str(path))
+
+
+def verify_content(content: bytes, name: str) -> tuple[PolicyHeader, bytes]:
+    """Return the header and the weights in what a policy's file holds; `name` is for messages.
+
+    Raises:
+        CorruptPolicyError, GraphMismatchError: as `read_verified`.
+    """
+    line, _, payload = content.partition(b"\n")
+    header = _parsed(name, line)
     found = checksum_of(payload)
     if found != header.checksum:
         raise CorruptPolicyError(
-            f"{path}: its weights have the checksum {found[:12]}, the file says "
+            f"{name}: its weights have the checksum {found[:12]}, the file says "
             f"{header.checksum[:12]}: it was cut short or changed; take another copy"
         )
     if header.schema != schema_digest():
         raise GraphMismatchError(
-            f"{path}: {header.version} was trained for the features {header.features} "
+            f"{name}: {header.version} was trained for the features {header.features} "
             f"({header.schema[:12]}), this program's graphs have {FEATURES_VERSION} "
             f"({schema_digest()[:12]}): train it again, or use the program it was made with"
         )
     return header, payload
 
 
-def _parsed(path: Path, line: bytes) -> PolicyHeader:
+def _parsed(name: str, line: bytes) -> PolicyHeader:
     try:
         told = json.loads(line)
         if told["format"] != FORMAT:
-            raise CorruptPolicyError(f"{path}: format {told['format']!r}, expected {FORMAT!r}")
+            raise CorruptPolicyError(f"{name}: format {told['format']!r}, expected {FORMAT!r}")
         return PolicyHeader(
             version=str(told["version"]),
             features=str(told["features"]),
@@ -96,4 +105,4 @@ def _parsed(path: Path, line: bytes) -> PolicyHeader:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, CorruptPolicyError):
             raise
-        raise CorruptPolicyError(f"{path}: it is no policy's file: {error!r}") from error
+        raise CorruptPolicyError(f"{name}: it is no policy's file: {error!r}") from error

@@ -22,7 +22,7 @@ _LOG = structlog.get_logger(__name__)
 FORMAT = "esper-policy-registry-1"
 SHIPPED = "shipped"
 """The name of the policy that comes with the program: what is active where nothing else is."""
-KINDS = ("awr", "bandit")
+KINDS = ("awr", "bandit", "gnn")
 """Of policies that this program can make."""
 State = Literal["active", "retired", "refused"]
 

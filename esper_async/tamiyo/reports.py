@@ -18,7 +18,7 @@ class _Window:
     """An open window: the command, its seeds, and the state of affairs when it was carried out.
 
     `mitigations` are what the risk engine had done to the command; `spent` what the host and
-    growing had cost by then, in multiply-accumulates.
+    growing had cost by then, in multiply-accumulates; `policy` and its version gave the command.
     """
 
     command_id: str
@@ -29,6 +29,8 @@ class _Window:
     metrics: dict[str, float]
     mitigations: list[str] = field(default_factory=list)
     spent: tuple[float, float] | None = None
+    policy: str = ""
+    policy_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,11 @@ class ReportBook:
         """Open the window of a command that was just carried out."""
         seen, told = dict(metrics), list(mitigations)
         self._open.append(
-            _Window(command_id, operation, list(seeds), boundary, step, seen, told, spent)
-        )
+            _Window(
+                command_id, operation, list(seeds), boundary, step, seen, told, spent,
+                self.policy, self.policy_version,
+            )
+        )  # fmt: skip
 
     def close_due(
         self,
@@ -153,8 +158,8 @@ class ReportBook:
                 for name, before in window.metrics.items()
                 if name in metrics
             },
-            "policy": self.policy,
-            "policy_version": self.policy_version,
+            "policy": window.policy or self.policy,
+            "policy_version": window.policy_version or self.policy_version,
         }
 
     def state_dict(self) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Tamiyo's supervisor side: the telemetry hub, fed from the bus and from the journals.
+"""Tamiyo's supervisor side: the telemetry hub, and the desk for updates of policies.
 
-The controller itself lives in the training process; here only the live picture of its runs is
-kept. Records come as telemetry events named `run.record`, each with its JSON in the field `record`.
-This module never imports torch.
+The controller itself lives in the training process; here the live picture of its runs is kept, fed
+from the bus and from the journals, and it is seen to which policies may decide in them. Records
+come as telemetry events named `run.record`, each with its JSON in the field `record`. This module
+never imports torch.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Metric, Registry
 from esper_async.tamiyo.hub import Hub
+from esper_async.tamiyo.policy_desk import PolicyDesk
+from esper_async.tamiyo.policy_intake import PolicyIntake, Withdraw
 from esper_async.tamiyo.run_alerts import RunAlerts
 
 log = structlog.get_logger(__name__)
@@ -67,6 +70,8 @@ class TamiyoService:
         state_dir: Path,
         bus: StateBus,
         *,
+        desk: PolicyDesk | None = None,
+        withdraw: Withdraw | None = None,
         registry: Registry | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -80,6 +85,11 @@ class TamiyoService:
         self._bus = bus
         self._alerts = RunAlerts(self.hub, bus.publish, clock=clock)
         self._records, self._malformed = hub_metrics(registry)
+        self._intake = None
+        if desk is not None and withdraw is not None:
+            self._intake = PolicyIntake(
+                desk, self.hub, bus.publish, withdraw=withdraw, metrics=registry, clock=clock
+            )
 
     def detail(self) -> dict[str, object]:
         """Return how many runs are known and how many records were refused."""
@@ -87,24 +97,40 @@ class TamiyoService:
             "runs": len(self.hub.runs()),
             "live": len(self.hub.live()),
             "malformed_records": self.hub.malformed,
+            "policies": {} if self._intake is None else dict(self._intake.desk.book.active),
         }
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Read every run folder, then follow bus and journals until cancelled."""
-        await self.hub.rebuild()
+        intake = self._intake
+        if intake is not None:
+            await intake.open()
+        with self.hub.subscribe() as changes:
+            await self.hub.rebuild()
+            async with asyncio.TaskGroup() as group:
+                if intake is not None:
+                    group.create_task(intake.keep_folding(changes))
+                    group.create_task(intake.keep_following())
+                    group.create_task(
+                        self._bus.consume(
+                            "policy_updates", "tamiyo", intake.take, consumer="tamiyo"
+                        )
+                    )
+                await self._follow(group, ready)
+
+    async def _follow(self, group: asyncio.TaskGroup, ready: Callable[[], None]) -> None:
         consumer = f"tamiyo-{os.getpid()}"
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.hub.watch_files())
-            group.create_task(self._alerts.keep_telling())
-            group.create_task(
-                self._bus.consume("system_state", "tamiyo", self.take_state, consumer="tamiyo")
+        group.create_task(self.hub.watch_files())
+        group.create_task(self._alerts.keep_telling())
+        group.create_task(
+            self._bus.consume("system_state", "tamiyo", self.take_state, consumer="tamiyo")
+        )
+        group.create_task(
+            self._bus.consume(
+                "telemetry", "tamiyo-hub", self.take_telemetry, consumer=consumer, optional=True
             )
-            group.create_task(
-                self._bus.consume(
-                    "telemetry", "tamiyo-hub", self.take_telemetry, consumer=consumer, optional=True
-                )
-            )
-            ready()
+        )
+        ready()
 
     async def take_state(self, message: Message, _envelope: EventEnvelope) -> None:
         """Remember what a run's machine looks like."""

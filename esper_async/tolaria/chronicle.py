@@ -49,6 +49,10 @@ class Chronicle:
         """Say what field reports name: the run, and the policy that is paid for them."""
         self._reports = ReportBook(run_id, policy.name, policy.version)
 
+    def decides(self, policy: Policy) -> None:
+        """Say that another policy is paid for the commands to come."""
+        self._reports.policy, self._reports.policy_version = policy.name, policy.version
+
     def note(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Write a record of some kind; return it."""
         return self._journal.record(kind, self._position(), **fields)

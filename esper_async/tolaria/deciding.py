@@ -15,6 +15,7 @@ from esper_async.tamiyo.risk.levels import RiskLevel
 from esper_async.tamiyo.risk.signals import Surroundings
 from esper_async.tamiyo.view import View
 from esper_async.tolaria.chronicle import Chronicle
+from esper_async.tolaria.policy_updates import Asked, PolicyUpdates
 from esper_async.tolaria.run_journal import RunJournal
 
 DEADLINE_S = 0.06
@@ -45,6 +46,7 @@ class Decider:
         deterministic: whether no clock may reach the weights.
         bus_backlog: share of the outgoing queue that is full; None where nobody knows.
         may_go_back: whether there is a state to go back to.
+        updates: of the run's policy; None where no update can reach it.
 
     Attributes:
         missed: decisions that were late, in all.
@@ -62,6 +64,7 @@ class Decider:
         may_go_back: Callable[[], bool] = lambda: False,
         deadline_s: float = DEADLINE_S,
         hang_s: float = HANG_S,
+        updates: PolicyUpdates | None = None,
     ) -> None:
         self.missed = 0
         self.trouble: str | None = None
@@ -81,6 +84,11 @@ class Decider:
         self._hung: Counter[int] = Counter()
         self._in_a_row = 0
         self._replaced: str | None = None
+        self._error: str | None = None
+        self._newest: str | None = None
+        self._updates = updates
+        if updates is not None:
+            updates.join(journal, chronicle, self.risk, deterministic=deterministic)
 
     @property
     def replaced(self) -> str | None:
@@ -104,9 +112,12 @@ class Decider:
         """
         if self._replaced is not None:
             policy = StaticPolicy()
-        decision = self._ask(policy, view)
+        elif self._updates is not None:
+            policy = self._updated(self._updates, policy, view)
+        decision = proposed = self._ask(policy, view)
         self._tell(self._controller.take_explanations(view.boundary))
-        assessed = self.risk.weigh(view, decision.command, self._surroundings(view))
+        surroundings = self._surroundings(view)
+        assessed = self.risk.weigh(view, decision.command, surroundings)
         recorded = self._journal.decisions(view.boundary, policy.name)
         if recorded:
             decision = Decision(
@@ -127,7 +138,17 @@ class Decider:
             planted_features(decision.command, view, self._catalogue),
             self._waited_ms,
         )
+        if self._updates is not None and self._replaced is None:
+            self._updates.observe(Asked(view, proposed, surroundings, self._waited_ms, self._error))
         return decision
+
+    def _updated(self, updates: PolicyUpdates, begun: Policy, view: View) -> Policy:
+        """Return what decides from this boundary on, warm if it has just taken over."""
+        policy = updates.at_boundary(view.boundary) or begun
+        if policy.version not in (self._newest, begun.version):
+            self.warm(policy, lambda: view)
+        self._newest = policy.version
+        return policy
 
     def _tell(self, explanations: Iterable[Explanation]) -> None:
         """Tell what moved earlier decisions: it was worked out while the run went on."""
@@ -145,13 +166,21 @@ class Decider:
         self._controller.close(timeout_s=0.0)
         self._controller = Controller()
 
+    def finish(self) -> None:
+        """Take note that no boundary follows."""
+        if self._updates is not None:
+            self._updates.finish()
+
     def close(self) -> None:
         """End the controller's thread; what it still has to tell is told."""
+        if self._updates is not None:
+            self._updates.close()
         self._controller.close()
         self._tell(self._controller.take_explanations())
 
     def _ask(self, policy: Policy, view: View) -> Decision:
         timeout_s = self._hang_s if self._deterministic else self._deadline_s
+        self._error = None
         answer = self._controller.ask(policy, view, timeout_s=timeout_s)
         if isinstance(answer, Answered):
             self._in_a_row = 0
@@ -162,7 +191,7 @@ class Decider:
             return answer.decision
         self._in_a_row += 1
         if isinstance(answer, Failed):
-            self._waited_ms = None  # what raised has not decided
+            self._waited_ms, self._error = None, answer.error  # what raised has not decided
             return self._after_failure(policy, answer.error)
         self.missed += 1
         self.last_ms = self._waited_ms = answer.waited_ms
@@ -183,6 +212,9 @@ class Decider:
     def _after_hang(self, policy: Policy, view: View) -> Decision:
         self._hung[view.boundary] += 1
         words = f"no decision within the hang limit of {self._hang_s:g} s"
+        self._error = words
+        if self._updates is not None:
+            self._updates.hung(words)
         if self._hung[view.boundary] < 2 and self._may_go_back():
             raise DecisionHungError(f"{words} at boundary {view.boundary}")
         self._replace(policy, words)
@@ -215,6 +247,7 @@ class Decider:
             "in_a_row": self._in_a_row,
             "replaced": self._replaced,
             "risk": self.risk.state_dict(),
+            "updates": None if self._updates is None else self._updates.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -222,6 +255,9 @@ class Decider:
         self.missed, self._in_a_row = state["missed"], state["in_a_row"]
         self._replaced = self._replaced or state["replaced"]
         self.risk.load_state_dict(state["risk"])
+        updates = state.get("updates")  # checkpoints of earlier versions have none
+        if self._updates is not None and updates is not None:
+            self._updates.load_state_dict(updates)
 
 
 class _Warming:

@@ -36,6 +36,7 @@ from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, outcome_of
+from esper_async.tolaria.policy_updates import PolicyUpdates
 from esper_async.tolaria.records import boundary_record, start_record
 from esper_async.tolaria.recovery import Cause, Recovery, WayBack, remedy
 from esper_async.tolaria.rehearsal import rehearse
@@ -73,6 +74,7 @@ class Engine:
         policy: a policy of the caller's in place of the one the options name.
         kernels: compiles kernels; used outside deterministic mode, on the CPU, with a folder.
         bus_backlog: share of the bus's outgoing queue that is full; None where there is no bus.
+        updates: of `policy`; None where no update can reach it.
     """
 
     def __init__(
@@ -91,9 +93,9 @@ class Engine:
         policy: Policy | None = None,
         kernels: Supplier | None = None,
         bus_backlog: Callable[[], float | None] = lambda: None,
+        updates: PolicyUpdates | None = None,
     ) -> None:
-        self.task = task
-        self.options = options
+        self.task, self.options = task, options
         self._control = control or NoControl()
         self._run_id = run_id
         self._folder = folder
@@ -123,8 +125,7 @@ class Engine:
         self._guards_each_step = self._device.type == "cpu"
         self._history = Ledger()
         self._chronicle = Chronicle(self._journal, self._position)
-        self._steps = 0
-        self._boundary = 0
+        self._steps = self._boundary = self._samples = 0
         self._operator = Operator(self._journal, self._chronicle)
         self._decider = Decider(
             self._journal,
@@ -133,13 +134,11 @@ class Engine:
             deterministic=self._deterministic,
             bus_backlog=bus_backlog,
             may_go_back=lambda: self._recovery.before(self._steps) is not None,
+            updates=updates,
         )
-        self._rolled_back = False
-        self._is_stalled = False
+        self._rolled_back = self._is_stalled = False
         self._ending: Literal["stopped", "drained"] | None = None
-        self._macs_per_sample = 0.0
-        self._samples = 0
-        self._host_s = self._total_s = 0.0
+        self._macs_per_sample = self._host_s = self._total_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -431,6 +430,7 @@ class Engine:
         return self._chronicle.command_id(f"c{self._boundary}")
 
     def _finish(self) -> None:
+        self._decider.finish()
         executor = self.grower.executor
         if executor is not None:
             self._chronicle.transitions(self.grower.finish(self.task.validation_loader))

@@ -1,11 +1,13 @@
-"""Which version of a learned policy decides in a run: the active one, kept to the end.
+"""Which version of a learned policy a run begins with: what the desk lets decide now.
 
-A run is an episode: what it begins with is written into its folder, and a resumed run takes that
-again, whatever was activated since. `gnn` has its versions on Tamiyo's shelf; `learned` is what
-Simic's registry has published, and the whole of it is kept with the run.
+A run is an episode: what it begins with is written into its folder, with what it may have to go
+back to, and a resumed run takes that again. `learned` and `gnn` are policies of Simic's registry,
+each for its version of the features.
 """
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,35 +16,81 @@ import structlog
 
 from esper_async.leyline.signing import Signer
 from esper_async.runtime.files import write_json_atomically
-from esper_async.tamiyo.errors import PolicyFileError
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
+from esper_async.tamiyo.conduct import Conduct
+from esper_async.tamiyo.desk_book import DeskBook, Version, read_desk
+from esper_async.tamiyo.errors import CorruptPolicyError, PolicyFileError
+from esper_async.tamiyo.feature_versions import GRAPH_VERSION, PLACEMENT_VERSION
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.policies.from_document import policy_of
-from esper_async.tamiyo.policies.graph import SHIPPED, GraphPolicy
-from esper_async.tamiyo.policy_shelf import (
-    SHIPPED_VERSION,
-    PolicyShelf,
-    PolicyUpdateRefusedError,
-)
-from esper_async.tamiyo.published import SHIPPED as SHIPPED_ID
-from esper_async.tamiyo.published import decider
+from esper_async.tamiyo.policies.graph import SHIPPED as SHIPPED_FILE
+from esper_async.tamiyo.policies.graph import GraphPolicy
+from esper_async.tamiyo.policies.learned import FeatureVersionError
+from esper_async.tamiyo.published import SHIPPED, read_content
+from esper_async.tamiyo.shadow_tally import ShadowTally
 from esper_async.tamiyo.shipped import LEARNED, shipped_document
 
 _LOG = structlog.get_logger(__name__)
 PINNED = "policy.json"
+FEATURES: Mapping[str, str] = {LEARNED: PLACEMENT_VERSION, GraphPolicy.name: GRAPH_VERSION}
+"""By which features a policy decides that a run file can name, if updates reach it."""
+Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyPlaces:
     """Where an installation keeps its learned policies, and the key that they are signed with."""
 
-    shelf_dir: Path
-    registry_dir: Path
+    desk: Path
+    registry: Path
     signer: Signer
 
 
-def choose_policy(name: str, seed: int, places: PolicyPlaces, *, run_dir: Path) -> Policy | None:
-    """Return the learned policy of a run; None for a run of another policy.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A policy by its id, and its document; None for the graph policy that comes along."""
+
+    id: str
+    document: Document | None
+
+    def make(self, seed: int) -> Policy:
+        """Return the policy, as new.
+
+        Raises:
+            PolicyFileError, FeatureVersionError: it cannot be used.
+        """
+        if self.document is None:
+            return GraphPolicy.load(seed, SHIPPED_FILE)
+        return policy_of(self.document, seed)
+
+    def to_json(self) -> Document:
+        """Return it as JSON values."""
+        return {"version": self.id, "document": self.document}
+
+    @classmethod
+    def read(cls, path: Path) -> "Chosen":
+        """Read back what `to_json` gave. Raises CorruptPolicyError: it is not there, or changed."""
+        try:
+            told = json.loads(path.read_bytes())
+            return cls(told["version"], told["document"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptPolicyError(f"{path}: it holds no policy of this run: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a run begins with.
+
+    `former` is what it goes back to if the policy does worse than `baseline`; both are None where
+    the policy has nothing to prove.
+    """
+
+    chosen: Chosen
+    former: Chosen | None = None
+    baseline: Conduct | None = None
+
+
+def begin(name: str, places: PolicyPlaces, *, run_dir: Path) -> Start:
+    """Return what decides in a run of a policy that `FEATURES` knows.
 
     A version that cannot be used gives way to the one before it; the program's own is the last.
 
@@ -50,48 +98,78 @@ def choose_policy(name: str, seed: int, places: PolicyPlaces, *, run_dir: Path) 
         PolicyFileError, FeatureVersionError: that of a run that is resumed, or the program's own,
             cannot be used.
     """
-    if name == LEARNED:
-        return _learned(seed, places, run_dir)
-    return _graph(seed, places, run_dir) if name == GraphPolicy.name else None
-
-
-def _graph(seed: int, places: PolicyPlaces, run_dir: Path) -> GraphPolicy:
-    shelf = PolicyShelf(places.shelf_dir)
     pinned = _pinned(run_dir)
     if pinned is not None:
-        return _load(shelf, str(pinned["version"]), seed)
-    version = shelf.active
-    while True:
-        try:
-            policy = _load(shelf, version, seed)
-        except (PolicyFileError, PolicyUpdateRefusedError) as error:
-            if version == SHIPPED_VERSION:
-                raise
-            _LOG.error("policy_rolled_back", version=version, reason=str(error))
-            version = shelf.roll_back(str(error))
-            continue
-        write_json_atomically(run_dir / PINNED, {"version": version})
-        return policy
+        return _start(pinned)
+    features = FEATURES[name]
+    book = desk_of(places)
+    usable = _usable(features, book, places)
+    chosen = next(usable)
+    start = Start(chosen)
+    watched = book.watched(chosen.id)
+    if watched is not None and watched.shadow is not None:
+        with suppress(PolicyFileError):  # without the program's own there may be no way back
+            baseline = ShadowTally.from_json(watched.shadow).active
+            start = Start(chosen, next(usable), baseline)
+    write_json_atomically(
+        run_dir / PINNED,
+        {
+            **chosen.to_json(),
+            "former": None if start.former is None else start.former.to_json(),
+            "baseline": None if start.baseline is None else start.baseline.to_json(),
+        },
+    )
+    return start
 
 
-def _learned(seed: int, places: PolicyPlaces, run_dir: Path) -> Policy:
-    pinned = _pinned(run_dir)
-    if pinned is not None:
-        return policy_of(pinned["document"], seed)
-    found = decider(places.registry_dir, places.signer, PLACEMENT_VERSION)
-    version, document = found or (SHIPPED_ID, shipped_document())
-    policy = policy_of(document, seed)
-    write_json_atomically(run_dir / PINNED, {"version": version, "document": document})
-    return policy
-
-
-def _load(shelf: PolicyShelf, version: str, seed: int) -> GraphPolicy:
-    return GraphPolicy.load(seed, shelf.path(version) or SHIPPED)
-
-
-def _pinned(run_dir: Path) -> dict[str, Any] | None:
+def desk_of(places: PolicyPlaces) -> DeskBook:
+    """Return what the desk says; an empty book where there is none that can be believed."""
     try:
-        told: dict[str, Any] = json.loads((run_dir / PINNED).read_text())
+        return read_desk(places.desk, places.signer) or DeskBook()
+    except CorruptPolicyError as error:
+        _LOG.error("policy_desk_refused", reason=str(error))
+        return DeskBook()
+
+
+def shipped(features: str) -> Chosen:
+    """Return what comes with the program. Raises CorruptPolicyError: its file was changed."""
+    return Chosen(SHIPPED, shipped_document() if features == PLACEMENT_VERSION else None)
+
+
+def published(version: Version, places: PolicyPlaces) -> Chosen:
+    """Return a version as it was published. Raises CorruptPolicyError: its file was changed."""
+    return Chosen(version.id, read_content(places.registry, version.sha256))
+
+
+def _usable(features: str, book: DeskBook, places: PolicyPlaces) -> Iterator[Chosen]:
+    """Yield what may decide and can, the best first; raises if the program's own cannot."""
+    for policy_id in book.order(features):
+        if policy_id == SHIPPED:
+            break
+        try:
+            chosen = published(book.versions[policy_id], places)
+            chosen.make(0)
+        except (PolicyFileError, FeatureVersionError) as error:
+            _LOG.error("policy_passed_over", version=policy_id, reason=str(error))
+            continue
+        yield chosen
+    chosen = shipped(features)
+    chosen.make(0)
+    yield chosen
+
+
+def _start(pinned: Document) -> Start:
+    former, baseline = pinned.get("former"), pinned.get("baseline")
+    return Start(
+        Chosen(pinned["version"], pinned.get("document")),
+        None if former is None else Chosen(former["version"], former["document"]),
+        None if baseline is None else Conduct.from_json(baseline),
+    )
+
+
+def _pinned(run_dir: Path) -> Document | None:
+    try:
+        told: Document = json.loads((run_dir / PINNED).read_text())
     except FileNotFoundError:
         return None
     return told

@@ -22,6 +22,7 @@ from esper_async.leyline import StateForm, load_signer
 from esper_async.oona.bridge import Bridge, BridgeReport
 from esper_async.runtime.child_main import ChildLink
 from esper_async.runtime.logging import configure_logging
+from esper_async.tamiyo.desk_book import desk_path
 from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.policies import UnknownPolicyError
 from esper_async.tamiyo.policies.learned import FeatureVersionError
@@ -45,7 +46,8 @@ from esper_async.tolaria.messages import (
 )
 from esper_async.tolaria.options import RunChangedError, options_from_run
 from esper_async.tolaria.outcome import Outcome, parameters_of
-from esper_async.tolaria.policy_choice import PolicyPlaces, choose_policy
+from esper_async.tolaria.policy_choice import FEATURES, PolicyPlaces
+from esper_async.tolaria.policy_updates import PolicyUpdates
 from esper_async.tolaria.requests import accepted
 from esper_async.tolaria.result import write_result
 from esper_async.tolaria.task import Task, TaskError
@@ -175,9 +177,8 @@ def train(link: ChildLink, *, run_dir: str, state_dir: str, redis_url: str, key_
     bridge.start()
     library = Library(Path(state_dir) / "urza", actor=f"run {run_id}", signer=signer)
     try:
-        policies = PolicyPlaces(
-            Path(state_dir) / "policies", registry_path(Path(state_dir)), signer
-        )
+        state = Path(state_dir)
+        policies = PolicyPlaces(desk_path(state), registry_path(state), signer)
         return _train(link, folder, run_id, config, bridge, library, policies)
     except _REFUSALS as error:
         result = {"state": "failed", "error": str(error), "ended_at": time.time()}
@@ -225,6 +226,9 @@ def _train(
     task = make_task()
     primary = Primary(task.primary_key, task.larger_is_better)
     loss_unit = "nats" if SampleLoss(task.loss).in_nats else "loss"
+    updates = None
+    if options.policy in FEATURES:
+        updates = PolicyUpdates(options.policy, options.seed, policies, folder)
     teller = Teller(bridge, options.name, primary, loss_unit=loss_unit)
     link.heartbeat(0, phase="starting")  # the first: until here the start's longer patience holds
     kernels = ForgeKernels(bridge, library, run_id)
@@ -246,7 +250,8 @@ def _train(
         progress=progress,
         kernels=kernels,
         bus_backlog=lambda: bridge.backlog,
-        policy=choose_policy(options.policy, options.seed, policies, run_dir=folder),
+        policy=None if updates is None else updates.policy,
+        updates=updates,
     )
     # a full collection looks at all that torch has loaded, in the middle of some step
     gc.freeze()

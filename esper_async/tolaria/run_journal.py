@@ -18,6 +18,9 @@ _ONCE = {
     "run_started",
     "emergency",
     "early_stop",
+    "policy_shadowed",
+    "policy_activated",
+    "policy_watched",
 }
 _LASTING = ("decision", "field_report", "emergency")
 """What must not be missed."""
@@ -77,6 +80,10 @@ class RunJournal:
     def rollbacks(self) -> int:
         """How many rollbacks there were; the same boundaries come again after each."""
         return len(self._rollbacks)
+
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        """Return the records of a kind that the journal held when it was opened, oldest first."""
+        return [record for record in self._past if record["kind"] == kind]
 
     def repeats(self, boundary: int) -> bool:
         """Whether a resumed run had come to this boundary before."""
@@ -149,6 +156,8 @@ def _identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
         record.get("to_stage"),
         record.get("report_id"),
         record.get("request"),
+        record.get("version"),
+        record.get("update"),
         command.get("id"),
     )
 

@@ -79,9 +79,18 @@ async def test_a_policy_is_activated(opened: Open) -> None:
         def policies(self) -> list[dict[str, Any]]:
             states = {True: "active", False: "superseded"}
             return [
-                {"id": each, "state": states[each == self.active], "created_at": 1.7e9}
+                {
+                    "id": each,
+                    "state": states[each == self.active],
+                    "created_at": 1.7e9,
+                    "controller": {"stage": "staged", "states": 7, "states_wanted": 20},
+                }
                 for each in ("p2", "p1")
             ]
+
+        def history(self) -> list[dict[str, Any]]:
+            told = {"at": 1.7e9, "id": "p2", "what": "rejected", "reason": "it was too slow"}
+            return [{**told, "features": "placement-1", "by": "tamiyo"}]
 
         def activate(self, policy_id: str) -> None:
             self.active = policy_id
@@ -91,7 +100,9 @@ async def test_a_policy_is_activated(opened: Open) -> None:
         await page.reload()
         await page.get_by_role("button", name="Activate").click()
         await page.locator("#ask").get_by_role("button", name="Activate").click()
-        await expect(page.locator("#forge li", has_text="p2")).to_contain_text("active")
+        await expect(page.locator("#forge li", has_text="p2").first).to_contain_text("active")
+        await expect(page.locator("#forge")).to_contain_text("asked about 7 of 20 live states")
+        await expect(page.locator("#forge")).to_contain_text("it was too slow")
 
 
 async def test_a_dead_message_is_sent_again(opened: Open) -> None:

@@ -108,6 +108,7 @@ async def test_kernels_are_what_the_library_holds(client: Client, world: World) 
 
 async def test_without_a_learner_there_are_no_policies_to_activate(client: Client) -> None:
     assert await body(client, "/api/policies") == []
+    assert await body(client, "/api/policies/history") == []
     async with client.post("/api/policies/p1/activate", headers=BEARER) as response:
         assert response.status == 404
         assert "no learner" in (await response.json())["detail"]
@@ -128,10 +129,15 @@ async def test_learned_policies_are_listed_and_any_that_passed_is_activated(
         async with client.post(path, headers=BEARER) as response:
             assert response.status == status
     assert kept.book().active_of("placement-1") == one
+    told = await body(client, "/api/policies/history?limit=2")
+    assert [(each["id"], each["what"], each["by"]) for each in told] == [
+        (one, "restored", "simic"), (bad, "refused", "simic"),
+    ]  # fmt: skip
     (registry_path(tmp_path) / "registry.json").write_text("{}")
-    async with client.get("/api/policies") as response:
-        assert response.status == 503
-        assert "no registry of policies" in (await response.json())["detail"]
+    for path in ("/api/policies", "/api/policies/history"):
+        async with client.get(path) as response:
+            assert response.status == 503
+            assert "no registry of policies" in (await response.json())["detail"]
 
 
 async def test_events_are_searched_and_paged(client: Client, world: World) -> None:

@@ -14,8 +14,8 @@ from esper_async.simic.learn import main
 from esper_async.simic.lessons import Lessons, lessons_from
 from esper_async.simic.trajectory import Step
 from esper_async.tamiyo.command import Germinate
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH, Offer
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
 from esper_async.tamiyo.policies.bandit import BanditPolicy
 from esper_async.tamiyo.policies.learned import FeatureVersionError, digest_of, save_learned
 from esper_async.tamiyo.policies.linear_belief import (

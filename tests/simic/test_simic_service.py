@@ -8,16 +8,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
-from esper_async.leyline import EventEnvelope
+from esper_async.leyline import EventEnvelope, PolicyUpdate
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, BusSettings, EmbeddedServer, Spool
 from esper_async.oona.connection import connect
 from esper_async.oona.dead_letters import DeadLetters
 from esper_async.runtime.clock import FakeClock
 from esper_async.runtime.metrics import Registry
-from esper_async.simic.service import SimicService
+from esper_async.simic.service import ANNOUNCE_EVERY_S, SimicService
+from esper_async.tamiyo.published import SHIPPED
 from tests.simic.experiences import decision, report
+from tests.simic.test_registry import FEATURES, policy, record, registry
 
 KEY = bytes(range(32))
 FAST = BusSettings(
@@ -175,3 +178,73 @@ async def test_a_malformed_message_is_rejected_and_the_one_beside_it_stored(
 def test_before_it_runs_it_says_that_there_is_no_learner(tmp_path: Path):
     service = SimicService(tmp_path, None)  # type: ignore[arg-type]
     assert service.detail() == {"learner": "learns when `learn` is called"}
+
+
+async def test_what_the_registry_lets_decide_is_told_once_whoever_changed_it(
+    server: EmbeddedServer, spool: Spool, tmp_path: Path
+):
+    told: list[PolicyUpdate] = []
+
+    async def hear(message: Message, _: EventEnvelope) -> None:
+        assert isinstance(message, PolicyUpdate)
+        if message.update_id not in [each.update_id for each in told]:
+            told.append(message)
+
+    policies = registry(tmp_path)
+    metrics = Registry()
+    async with bus_to(server, spool=spool) as bus, asyncio.TaskGroup() as group:
+        hearing = group.create_task(
+            bus.consume("policy_updates", "tamiyo", hear, consumer="tamiyo")
+        )
+        clock = FakeClock()
+        service = SimicService(tmp_path, bus, policies=policies, registry=metrics, clock=clock)
+        async with running(service):
+            one = policies.submit(policy(1), record(SHIPPED))
+            await until(lambda: tick(clock) and len(told) == 1)
+            two = policies.submit(policy(2), record(one.id))
+            await until(lambda: tick(clock) and len(told) == 2)
+            registry(tmp_path).activate(one.id)
+            await until(lambda: tick(clock) and len(told) == 3)
+        async with running(service):  # it tells again what is known already
+            await until(lambda: tick(clock) and published(metrics) == 4)
+        hearing.cancel()
+    assert [(each.policy_version, each.rollback) for each in told] == [
+        (one.id, False),
+        (two.id, False),
+        (one.id, True),
+    ]
+    first = told[0]
+    assert first.artifact_sha256.hex() == one.sha256
+    assert (first.schema_digest, first.parent_version, first.policy) == (FEATURES, SHIPPED, "awr")
+    assert first.validation_id == one.records[-1]
+
+
+async def test_a_registry_that_cannot_be_believed_is_told_of_once_it_is_mended(
+    server: EmbeddedServer, spool: Spool, tmp_path: Path
+):
+    policies = registry(tmp_path)
+    policies.submit(policy(1), record(SHIPPED))
+    path = tmp_path / "registry" / "registry.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("active", "aktive", 1))
+    clock, metrics = FakeClock(), Registry()
+    async with bus_to(server, spool=spool) as bus:
+        service = SimicService(tmp_path, bus, policies=policies, registry=metrics, clock=clock)
+        async with running(service):
+            for _ in range(3):
+                tick(clock)
+                await asyncio.sleep(0)
+            assert published(metrics) == 0
+            path.write_text(whole)
+            await until(lambda: tick(clock) and published(metrics) == 1)
+
+
+def tick(clock: FakeClock) -> bool:
+    clock.advance(ANNOUNCE_EVERY_S)
+    return True
+
+
+def published(metrics: Registry) -> float:
+    lines = metrics.exposition()[0].decode().splitlines()
+    found = [line for line in lines if line.startswith("esper_simic_policy_published_total ")]
+    return float(found[0].split()[1]) if found else 0.0

@@ -1,5 +1,6 @@
 """`policies ...`: which learned policies there are, which decides, and any earlier one again."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,6 +51,27 @@ def policies_history(context: typer.Context, state_dir: StateDir = None) -> None
     from esper_async.cli.running import state_dir_of
 
     show_history(state_dir_of(state_dir or context.obj), output())
+
+
+@policies_app.command("judge")
+@reported
+def policies_judge(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="As `python -m esper_async.simic.teach` wrote it.")],
+    gate: Annotated[
+        Path | None, typer.Option(help="The fresh runs that it must be no worse in (TOML).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Runs at a time; default: one a core.")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Judge a graph policy, and publish it if it is sound and no worse in fresh runs."""
+    from esper_async.cli.judge import judge_file
+    from esper_async.cli.running import state_dir_of
+
+    root = state_dir_of(state_dir or context.obj)
+    raise typer.Exit(judge_file(root, file, output(), gate=gate, workers=workers))
 
 
 @policies_app.command("activate")

@@ -66,6 +66,18 @@ async def policies(call: Call) -> web.Response:
         raise Problem(503, str(error)) from error
 
 
+async def policy_history(call: Call) -> web.Response:
+    """What happened to learned policies, newest first."""
+    registry = call.context.policies
+    if registry is None:
+        return web.json_response([])
+    try:
+        told = await asyncio.to_thread(registry.history)
+    except ValueError as error:
+        raise Problem(503, str(error)) from error
+    return web.json_response(list(told)[: call.query["limit"]])
+
+
 async def activate(call: Call) -> web.Response:
     """Make a version of the policy the active one."""
     registry, policy_id = call.context.policies, call.path("policy")
@@ -114,6 +126,12 @@ ROUTES = (
     Route(
         method="GET", path="/api/policies", handler=policies,
         text="Versions of the learned policy.", answers={200: array(MAP)},
+    ),
+    Route(
+        method="GET", path="/api/policies/history", handler=policy_history,
+        text="What happened to learned policies, in the registry and at the controller's desk: "
+        "published, staged, refused, activated, settled, rejected, put back; newest first.",
+        answers={200: array(MAP)}, parameters=(LIMIT,),
     ),
     Route(
         method="POST", path="/api/policies/{policy}/activate", handler=activate,

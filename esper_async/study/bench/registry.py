@@ -59,6 +59,7 @@ CASES = {
     "page-lag": "page_lag",
     "policy-heads": "policy_heads",
     "policy-masks": "policy_masks",
+    "policy-updates": "policy_updates",
     "redis-kill": "redis_kill",
     "refusal": "refusal",
     "risk-drills": "risk_drills",

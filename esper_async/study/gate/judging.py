@@ -18,7 +18,7 @@ from esper_async.study.gate.plan import GatePlan
 from esper_async.study.gate.replay import Replay, run_replay
 from esper_async.study.ledger import code_fingerprint
 from esper_async.tamiyo.errors import PolicyFileError
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.policies.from_document import learned_of
 from esper_async.tamiyo.policies.learned import digest_of
 from esper_async.tamiyo.published import SHIPPED, Entry
@@ -131,7 +131,7 @@ def decided(
     if reasons:
         return reasons, None
     replay = replayed()
-    return _reasons(replay), replay
+    return replay_reasons(replay), replay
 
 
 def _surely_worse(estimate: Difference) -> list[str]:
@@ -144,7 +144,8 @@ def _surely_worse(estimate: Difference) -> list[str]:
     ]
 
 
-def _reasons(replay: Replay) -> list[str]:
+def replay_reasons(replay: Replay) -> list[str]:
+    """Return why fresh runs let no policy out; empty if they do."""
     if replay.difference is None:
         missing = sum(pair.new is None or pair.active is None for pair in replay.pairs)
         return [

@@ -13,10 +13,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from esper_async.tamiyo.feature_versions import GRAPH_VERSION
+
 NodeType = Literal["run", "layer", "activation", "parameter", "seed", "blueprint"]
 NODE_TYPES: tuple[NodeType, ...] = get_args(NodeType)
 Scale = Literal["share", "log", "signed"]
-FEATURES_VERSION = "graph-2"
+FEATURES_VERSION = GRAPH_VERSION
 Floats = NDArray[np.float32]
 
 

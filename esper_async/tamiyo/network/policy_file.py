@@ -12,7 +12,12 @@ from esper_async.runtime.files import write_atomically
 from esper_async.tamiyo.errors import CorruptPolicyError
 from esper_async.tamiyo.graph.features import FEATURES_VERSION, schema_digest
 from esper_async.tamiyo.network.policy_network import NetworkForm, PolicyNetwork
-from esper_async.tamiyo.policy_header import PolicyHeader, checksum_of, read_verified
+from esper_async.tamiyo.policy_header import (
+    PolicyHeader,
+    checksum_of,
+    read_verified,
+    verify_content,
+)
 
 
 def save_policy(
@@ -46,12 +51,26 @@ def load_policy(path: Path) -> tuple[PolicyNetwork, PolicyHeader]:
         GraphMismatchError: it was trained for other features.
         FileNotFoundError: there is none.
     """
-    header, payload = read_verified(path)
+    return _network_of(*read_verified(path), str(path))
+
+
+def unpack_policy(content: bytes, name: str) -> tuple[PolicyNetwork, PolicyHeader]:
+    """Return the network and the header in what a policy's file holds; `name` is for messages.
+
+    Raises:
+        CorruptPolicyError, GraphMismatchError: as `load_policy`.
+    """
+    return _network_of(*verify_content(content, name), name)
+
+
+def _network_of(
+    header: PolicyHeader, payload: bytes, name: str
+) -> tuple[PolicyNetwork, PolicyHeader]:
     try:
         network = PolicyNetwork(NetworkForm(**header.form))
         halves: dict[str, Tensor] = torch.load(io.BytesIO(payload), weights_only=True)
         weights = {key: tensor.float() for key, tensor in halves.items()}
         network.load_state_dict(weights, strict=True)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise CorruptPolicyError(f"{path}: its weights do not fit its own form: {error}") from error
+        raise CorruptPolicyError(f"{name}: its weights do not fit its own form: {error}") from error
     return network.eval(), header

@@ -6,6 +6,7 @@ from typing import Any
 from esper_async.tamiyo.errors import CorruptPolicyError
 from esper_async.tamiyo.policies.awr import AwrPolicy
 from esper_async.tamiyo.policies.bandit import BanditPolicy
+from esper_async.tamiyo.policies.graph import GraphPolicy
 from esper_async.tamiyo.policies.learned import FeatureVersionError
 from esper_async.tamiyo.policies.linear_belief import LinearBelief
 from esper_async.tamiyo.policies.policy import Policy
@@ -35,7 +36,13 @@ def learned_of(document: Mapping[str, Any]) -> SoftmaxEnsemble | LinearBelief:
 
 
 def policy_of(document: Mapping[str, Any], seed: int) -> Policy:
-    """Return the policy of a document; raises as `learned_of` does."""
+    """Return the policy of a document; raises as `learned_of` does.
+
+    Raises:
+        PolicyFileError: the graph policy in it cannot be used.
+    """
+    if document.get("kind") == GraphPolicy.name:
+        return GraphPolicy.unpack(seed, document)
     learned = learned_of(document)
     if isinstance(learned, LinearBelief):
         return BanditPolicy(seed, belief=learned)

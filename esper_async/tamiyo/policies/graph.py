@@ -1,5 +1,7 @@
 """`gnn`: a graph network decides, by pointing at seeds, sites and blueprints."""
 
+import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +17,7 @@ from esper_async.tamiyo.command import (
     NoOp,
     Operate,
 )
-from esper_async.tamiyo.errors import PolicyFileError
+from esper_async.tamiyo.errors import CorruptPolicyError, PolicyFileError
 from esper_async.tamiyo.evidence import pack
 from esper_async.tamiyo.explaining import strongest
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
@@ -30,7 +32,7 @@ from esper_async.tamiyo.network.choosing import (
     likeliest,
     most_likely,
 )
-from esper_async.tamiyo.network.policy_file import load_policy
+from esper_async.tamiyo.network.policy_file import load_policy, unpack_policy
 from esper_async.tamiyo.network.transformer import KeptBiases
 from esper_async.tamiyo.policies.draw import Draw
 from esper_async.tamiyo.policies.learned import check_same_policy
@@ -90,6 +92,20 @@ class GraphPolicy:
                 f"{path}: there is no such policy; `python -m esper_async.tamiyo.imitation` makes "
                 f"one that imitates the heuristic"
             ) from error
+        return cls(seed, network, version=header.version)
+
+    @classmethod
+    def unpack(cls, seed: int, document: Mapping[str, Any]) -> "GraphPolicy":
+        """Return the policy of a document that `graph_document` has made.
+
+        Raises:
+            PolicyFileError: it cannot be used.
+        """
+        try:
+            content = base64.b64decode(document["file"], validate=True)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptPolicyError(f"no graph policy is in this document: {error!r}") from error
+        network, header = unpack_policy(content, "the document")
         return cls(seed, network, version=header.version)
 
     def decide(self, view: View) -> Decision:
@@ -163,6 +179,22 @@ class GraphPolicy:
         """
         check_same_policy(state["version"], self.version)
         self._draw.load_state_dict(state["draw"])
+
+
+def graph_document(path: Path, *, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a policy's file, and what it was learned from, as JSON values for the registry.
+
+    Raises:
+        PolicyFileError: it cannot be used.
+        FileNotFoundError: there is none.
+    """
+    _, header = load_policy(path)
+    return {
+        "kind": GraphPolicy.name,
+        "features": header.features,
+        "file": base64.b64encode(path.read_bytes()).decode(),
+        "lineage": {**header.lineage, **lineage},
+    }
 
 
 def command_of(action: Action, state: GraphState) -> Command:

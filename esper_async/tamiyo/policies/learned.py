@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from esper_async.runtime.files import write_json_atomically
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 
 
 class FeatureVersionError(ValueError):

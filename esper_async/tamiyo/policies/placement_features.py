@@ -8,8 +8,8 @@ from typing import Any
 
 from esper_async.karn.catalogue import Catalogue
 from esper_async.tamiyo.command import Command, Germinate
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.offer import Offer
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
 from esper_async.tamiyo.view import View
 
 

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
 from esper_async.tamiyo.offer import PLACEMENT_WIDTH, Floats
-from esper_async.tamiyo.placement_version import PLACEMENT_VERSION
 from esper_async.tamiyo.policies.learned import check_features
 
 PESSIMISM = 1.0

@@ -103,6 +103,14 @@ class RiskEngine:
         """The level that holds now."""
         return self._thresholds.level
 
+    def preview(
+        self, view: View, proposed: Command, surroundings: Surroundings
+    ) -> tuple[float, RiskLevel]:
+        """Return the score of a command, and the level that it comes to; remembers nothing."""
+        usual = Usual(self._gradient, self._loss)
+        score, _ = combine(measure(view, proposed, surroundings, usual, self._catalogue))
+        return score, self._thresholds.reached(score, conservative=self.conservative)
+
     def weigh(self, view: View, proposed: Command, surroundings: Surroundings) -> Assessment:
         """Return what may be done of a proposed command, and why."""
         usual = Usual(self._gradient, self._loss)

@@ -48,6 +48,13 @@ class Thresholds:
         raised = base + _GIVE * max(self._usual - _QUIET, 0.0) * (1.0 - base)
         return raised * CONSERVATIVE_FACTOR if conservative else raised
 
+    def reached(self, score: float, *, conservative: bool = False) -> RiskLevel:
+        """Return the level that a score alone comes to now; remembers nothing."""
+        return max(
+            (level for level in BASE if score >= self.of(level, conservative=conservative)),
+            default=RiskLevel.GREEN,
+        )
+
     def take(self, score: float, *, conservative: bool = False) -> RiskLevel:
         """Take in a boundary's score; return the level that holds now.
 
@@ -56,10 +63,7 @@ class Thresholds:
         """
         if math.isnan(score):
             raise ValueError("a risk score that is not a number has no level")
-        reached = max(
-            (level for level in BASE if score >= self.of(level, conservative=conservative)),
-            default=RiskLevel.GREEN,
-        )
+        reached = self.reached(score, conservative=conservative)
         self._lower = 0 if reached >= self.level else self._lower + 1
         self.held = 0 < self._lower < WINDOWS
         if not self.held:

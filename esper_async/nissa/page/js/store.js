@@ -15,6 +15,7 @@ export const store = {
   blueprints: new Map(),
   budgets: [],
   policies: [],
+  policyHistory: [],
   notices: [],
 };
 
