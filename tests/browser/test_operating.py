@@ -111,7 +111,15 @@ async def test_objectives_show_what_is_measured_and_name_what_is_not(opened: Ope
     async with opened() as (page, served):
         assert len(served.nissa.context.budgets()) > 0
         await page.reload()
-        await expect(page.locator("#budgets-list tbody tr").first).to_contain_text("ready")
+        rows = page.locator("#budgets-list tbody tr")
+        await expect(rows.first).to_contain_text("ready")
+        await expect(rows).to_have_count(6)
+        await page.locator("#budgets-list").get_by_role("button", name="Show all").click()
+        await expect(rows).to_have_count(
+            sum(
+                each.to_json()["budget_left"] is not None for each in served.nissa.context.budgets()
+            )
+        )
         await expect(page.locator("#budgets-list")).to_contain_text("Not measured")
         await expect(page.locator("#budgets-list")).to_contain_text("tamiyo/latency")
 

@@ -21,13 +21,19 @@ export function drawServices(container) {
 function service(name, facts) {
   const kind = facts.state === "ready" ? "good" : ["starting", "waiting", "backing_off"].includes(facts.state) ? "warn" : "bad";
   const breakers = Object.entries(facts.breakers ?? {}).filter(([, state]) => state !== "closed");
-  const detail = Object.entries(facts.detail ?? {}).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value)).map(([key, value]) => `${key.replaceAll("_", " ")} ${typeof value === "number" ? number(value) : value}`);
+  const detail = Object.entries(facts.detail ?? {}).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value)).map(([key, value]) => `${key.replaceAll("_", " ")} ${said(key, value)}`);
   return h("div", { class: "service" },
     h("div", { class: "title" }, name, pill(facts.state.replaceAll("_", " "), kind)),
     facts.restarts ? h("p", {}, `restarted ${facts.restarts} ×`) : null,
     breakers.map(([breaker, state]) => h("p", {}, pill(`breaker ${breaker} ${state.replace("_", " ")}`, "warn"))),
     facts.error ? h("p", {}, facts.error) : null,
     detail.length ? h("p", {}, detail.join(" · ")) : null);
+}
+
+/** A fact of a service as people say it; a process id is a name, no quantity. */
+function said(key, value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return typeof value === "number" && key !== "pid" ? number(value) : value;
 }
 
 function queues(lag) {

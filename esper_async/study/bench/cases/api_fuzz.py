@@ -47,7 +47,7 @@ def measure(effort: Effort) -> list[Row]:
     rows, asked, operations = [], 0, 0
     with (
         tempfile.TemporaryDirectory(prefix="esper-fuzz-") as folder,
-        nissa_process(Path(folder) / "state", packets_per_s=20.0) as served,
+        nissa_process(Path(folder) / "state", packets_per_s=20.0) as url,
     ):
         for number, (ids, configuration) in enumerate(_IDS.items()):
             figure = f"{_FAILED}, {ids}"
@@ -56,7 +56,7 @@ def measure(effort: Effort) -> list[Row]:
             place = Path(folder) / str(number)
             place.mkdir()
             (place / "schemathesis.toml").write_text(configuration)
-            told = _fuzz(served.url, place, _BOUNDS[effort])
+            told = _fuzz(url, place, _BOUNDS[effort])
             asked += told["test_cases"]["generated"]
             operations = told["operations"]["tested"]
             failures = [str(each.get("title", each))[:80] for each in told["failures"]]
