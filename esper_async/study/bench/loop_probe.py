@@ -1,11 +1,13 @@
 """How late an event loop is, noted from within it, and who held it up.
 
-The loop is asked to come back every few milliseconds. Each of its callbacks is timed, and a thread
-beside it looks where it is when it is overdue: so a tick that is very late has its guilty.
+The loop is asked to come back every few milliseconds. Its callbacks and the garbage collector are
+timed, and a thread beside it looks where it is when it is overdue: a tick that is very late has its
+guilty.
 `probe_of_up` is what a process of `up` runs first to be noted so.
 """
 
 import asyncio
+import gc
 import json
 import sys
 import threading
@@ -104,21 +106,33 @@ async def ticking() -> AsyncIterator[list[Tick]]:
 
 @contextmanager
 def _timed_callbacks(slow: list[str]) -> Iterator[None]:
-    """Have each callback of a loop that takes too long noted: a stack cannot always be taken."""
+    """Have what takes too long noted: a stack cannot always be taken while it does."""
     handles: Any = asyncio.Handle
-    whole = handles._run
+    whole, collecting_s = handles._run, 0.0
 
     def run(handle: Any) -> None:
-        began_s = time.monotonic()
+        callback, began_s = handle._callback, time.monotonic()
         whole(handle)
+        note(_name_of(callback), began_s)
+
+    def collects(phase: str, facts: dict[str, int]) -> None:
+        nonlocal collecting_s
+        if phase == "start":
+            collecting_s = time.monotonic()
+        else:
+            note(f"collecting garbage of generation {facts['generation']}", collecting_s)
+
+    def note(what: str, began_s: float) -> None:
         took_s = time.monotonic() - began_s
         if took_s > OVERDUE_S:
-            slow.append(f"{_name_of(handle._callback)} for {took_s * 1e3:.0f} ms")
+            slow.append(f"{what} for {took_s * 1e3:.0f} ms")
 
     handles._run = run
+    gc.callbacks.append(collects)
     try:
         yield
     finally:
+        gc.callbacks.remove(collects)
         handles._run = whole
 
 
