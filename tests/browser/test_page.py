@@ -43,7 +43,9 @@ async def test_what_was_not_measured_is_said_so_and_gates_show_their_numbers(
     opened: Open,
 ) -> None:
     async with opened() as (page, _):
-        await page.locator("#seeds summary", has_text="gelu activation").click()
+        fallen = page.locator("#seeds summary", has_text="gelu activation")
+        await expect(fallen).to_contain_text("nothing was measured")
+        await fallen.click()
         card = page.locator("#seeds details[open]")
         await expect(card).to_contain_text("not measured")
         await expect(card).to_contain_text("2 tensors received no gradient")

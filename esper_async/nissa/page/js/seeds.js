@@ -45,7 +45,7 @@ export function stageWord(seed) {
 function card(seed, picture) {
   const word = stageWord(seed);
   const kind = word === "kept" ? "good" : word === "culled" ? "" : (STAGE_KIND[seed.stage] ?? "");
-  const headline = seed.benefit_vs_twin ? ["benefit ", figure(seed.benefit_vs_twin)] : seed.clean_contribution ? ["clean contribution ", figure(seed.clean_contribution)] : [h("span", { class: "none" }, "nothing measured yet")];
+  const headline = seed.benefit_vs_twin ? ["benefit ", figure(seed.benefit_vs_twin)] : seed.clean_contribution ? ["clean contribution ", figure(seed.clean_contribution)] : [h("span", { class: "none" }, word === "culled" ? "nothing was measured" : "nothing measured yet")];
   return h("details", { class: "seed", "data-key": `seed ${seed.id}` },
     h("summary", {},
       h("span", { class: "id mono" }, seed.id),
