@@ -161,6 +161,19 @@ async def test_a_search_is_a_link_and_what_comes_in_does_not_disturb_it(opened: 
         await expect(page.get_by_role("searchbox")).to_have_value("cull")
 
 
+async def test_a_seed_that_was_looked_at_is_a_link(opened: Open) -> None:
+    async with opened() as (page, _):
+        await page.locator("#lanes .row").nth(1).click()
+        chosen = page.locator("#seeds details[open]")
+        words = await chosen.locator("summary").inner_text()
+        await page.goto(page.url)
+        await expect(chosen).to_have_count(1)
+        assert await chosen.locator("summary").inner_text() == words
+        await page.locator("#seeds summary").first.click()
+        first = await page.locator("#seeds .id").first.inner_text()
+        assert parse_qs(urlsplit(page.url).query)["seed"] == [first]
+
+
 async def test_the_command_that_makes_the_run_again_works(opened: Open) -> None:
     import tomllib
 

@@ -113,18 +113,16 @@ def _timed_callbacks(slow: list[str]) -> Iterator[None]:
     def run(handle: Any) -> None:
         callback, began_s = handle._callback, time.monotonic()
         whole(handle)
-        note(_name_of(callback), began_s)
+        took_s = time.monotonic() - began_s
+        if took_s > OVERDUE_S:
+            slow.append(f"{_name_of(callback)} for {took_s * 1e3:.0f} ms")
 
     def collects(phase: str, facts: dict[str, int]) -> None:
         nonlocal collecting_s
         if phase == "start":
             collecting_s = time.monotonic()
-        else:
-            note(f"collecting garbage of generation {facts['generation']}", collecting_s)
-
-    def note(what: str, began_s: float) -> None:
-        took_s = time.monotonic() - began_s
-        if took_s > OVERDUE_S:
+        elif (took_s := time.monotonic() - collecting_s) > OVERDUE_S:
+            what = f"collecting garbage of generation {facts['generation']}"
             slow.append(f"{what} for {took_s * 1e3:.0f} ms")
 
     handles._run = run
