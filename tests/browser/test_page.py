@@ -264,7 +264,12 @@ async def test_it_fits_the_width_and_every_text_can_be_read(
         registry.gauge(long, "text").set(1.0)
         for ago_s in (120, 60, 0):
             watch.history.take(Reading.of(registry), served.nissa.context.clock.time() - ago_s)
+        words = f"run state: error=file:///{'a-very-long-path/' * 6}"
+        served.nissa.teller.note(
+            Event("e1", 1.0, "info", "supervisor", f"log.{'state_' * 9}", words.replace("/", "_"))
+        )
         await page.reload()
+        await expect(page.locator("#event-list")).to_contain_text("a-very-long-path")
         await expect(page.locator("#past option", has_text="very_long_name")).to_be_attached()
         await page.locator("#seeds summary").first.click()
         sizes = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
