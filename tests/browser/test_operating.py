@@ -9,6 +9,8 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
 from esper_async.nissa.event_store import Event
+from esper_async.nissa.objectives import Objective
+from esper_async.nissa.slo import BURN_WINDOWS_S, Budget
 from tests.browser.conftest import Open
 from tests.nissa.test_notify import alert
 
@@ -122,6 +124,26 @@ async def test_objectives_show_what_is_measured_and_name_what_is_not(opened: Ope
         )
         await expect(page.locator("#budgets-list")).to_contain_text("Not measured")
         await expect(page.locator("#budgets-list")).to_contain_text("tamiyo/latency")
+
+
+async def test_an_overdrawn_budget_is_a_reason_in_the_verdict_and_a_few_events_are_none(
+    opened: Open,
+) -> None:
+    calm = dict.fromkeys(BURN_WINDOWS_S, None)
+    latency, errors = (Objective("oona", kind, 0.99, "text") for kind in ("latency", "errors"))
+    budgets = [
+        Budget(latency, 9_700, 10_000, 10_000, calm, 0.1),
+        Budget(errors, 1, 9, 9, calm, 0.1),
+    ]
+    async with opened() as (page, served):
+        object.__setattr__(served.nissa.context, "budgets", lambda: budgets)
+        await page.reload()
+        verdict = page.locator("#verdict")
+        await expect(verdict).to_contain_text("Worth a look")
+        await expect(verdict).to_contain_text("of oona's latency is overdrawn: 97.00 % was good")
+        await expect(verdict.locator("li")).to_have_count(1)
+        few = page.locator("#budgets-list tbody tr", has_text="errors")
+        await expect(few.locator(".pill")).to_have_text("too little yet")
 
 
 async def test_the_past_of_a_metric_is_drawn_and_can_be_linked(opened: Open) -> None:

@@ -7,6 +7,7 @@ import { changed, store } from "./store.js";
 const FAST = 14.4;
 const SLOW = 6;
 const GLANCE = 6;
+const TELLING = 100; // fewer events than this say nothing about a rate
 const HEADINGS = [["objective", ""], ["what it says", ""], ["asked", "num"], ["was good", "num"], ["budget left", "num"], ["burn, 1 h", "num"], ["", ""]];
 let all = false;
 
@@ -17,12 +18,13 @@ export async function loadBudgets() {
 }
 
 /** How an account stands: [words, kind]. */
-function standing(budget) {
+export function standing(budget) {
   if (budget.budget_left === null) return ["not measured", ""];
+  if (budget.events < TELLING) return ["too little yet", ""];
   const burns = (long, short, factor) => budget.burn[long] >= factor && budget.burn[short] >= factor;
   if (burns("1h", "5m", FAST)) return ["burns fast", "bad"];
   if (burns("6h", "30m", SLOW)) return ["burns", "warn"];
-  if (budget.budget_left < 0) return ["overdrawn", "bad"];
+  if (budget.budget_left < 0) return ["overdrawn", "warn"];
   return ["kept", "good"];
 }
 

@@ -84,6 +84,6 @@ export function drawEvents(container) {
   draw(container, shown.map((event) => event.id ?? event.uid), () =>
     shown.length ? h("ol", { class: "items" }, shown.map((event) => h("li", {},
       h("div", { class: "when" }, clock(event.time)),
-      h("div", {}, h("div", { class: "title" }, h("span", { class: "mono" }, event.name), event.level === "info" ? null : pill(...LEVEL[event.level]), h("span", { class: "soft small" }, event.source, event.run ? ` · ${event.run}` : "")), event.message ? h("div", { class: "small" }, event.message) : null))))
+      h("div", {}, h("div", { class: "title" }, h("span", { class: "mono" }, event.name), event.level === "info" ? null : pill(...LEVEL[event.level]), h("span", { class: "soft small" }, event.source, event.run ? ` · ${event.run}` : "")), event.message ? h("div", { class: "small message" }, event.message) : null))))
       : h("p", { class: "soft" }, words ? "No event has these words." : "Nothing has happened that was worth an event."));
 }
