@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from esper_async.cli.output import percent
 from esper_async.cli.run_text import doing, quantity_named
 from esper_async.cli.verdict import MARKS, TITLES, Kind, verdict
 
@@ -87,11 +88,23 @@ def _run(run: Json) -> RenderableType:
         parts.append(Text(f"    {what}", "cyan"))
     if metrics:
         parts.append(Text(f"    {metrics}"))
+    parts.append(Text(f"    {_terms(run)}", "dim"))
     if run.get("error"):
         parts.append(Text(f"    {run['error']}", "red"))
     if run["seeds"]:
         parts.append(_seeds(run["seeds"]))
     return Group(*parts)
+
+
+def _terms(run: Json) -> str:
+    """Return by which policy a run grows, and what that costs, as far as it was measured."""
+    times, overhead = run.get("boundary_ms") or {}, percent(run.get("overhead_ratio"))
+    terms = [f"policy {run['policy']}"]
+    if times.get("p50") is not None:
+        terms.append(f"boundary {times['p50']:.1f} ms, 99 % within {times['p99']:.1f} ms")
+    if overhead is not None:
+        terms.append(f"overhead {overhead}")
+    return "  ".join(terms)
 
 
 def _seeds(seeds: Sequence[Json]) -> RenderableType:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper_async.cli.client import Client
 from esper_async.cli.failure import CommandError
@@ -17,6 +17,9 @@ from esper_async.cli.run_text import (
     runs_table,
     seeds_table,
 )
+
+if TYPE_CHECKING:
+    from esper_async.cli.live_view import Snapshot
 
 ENDED = frozenset({"completed", "failed", "stopped"})
 WATCH_EVERY_S = 1.0
@@ -61,24 +64,33 @@ def status(client: Client, output: Output, *, watch: bool) -> None:
 def _watch(client: Client) -> None:
     """Show the live view of `up` until interrupted, also while the supervisor is away."""
     from rich.live import Live
+    from rich.text import Text
 
-    from esper_async.cli.live_view import Snapshot, render
+    from esper_async.cli.live_view import render
 
     with Live(auto_refresh=False) as live:
         while True:
-            ready = client.readiness()
-            down = _is_down(ready, "nissa")
-            runs = [] if down else client.get("/api/runs")
-            snapshot = Snapshot(
-                url=client.url,
-                status=ready["status"],
-                services=ready["services"],
-                runs=[run for run in runs if run["state"] in _GOING_ON] or runs[:1],
-                alerts=[] if down else client.get("/api/status")["alerts"],
-                hint="Ctrl-C ends this view; everything goes on",
-            )
-            live.update(render(snapshot), refresh=True)
+            try:
+                live.update(render(_seen(client)), refresh=True)
+            except CommandError as error:
+                live.update(Text(f"✕ {error}; this view waits for it", "bold red"), refresh=True)
             time.sleep(WATCH_EVERY_S)
+
+
+def _seen(client: Client) -> "Snapshot":
+    from esper_async.cli.live_view import Snapshot
+
+    ready = client.readiness()
+    down = _is_down(ready, "nissa")
+    runs = [] if down else client.get("/api/runs")
+    return Snapshot(
+        url=client.url,
+        status=ready["status"],
+        services=ready["services"],
+        runs=[run for run in runs if run["state"] in _GOING_ON] or runs[:1],
+        alerts=[] if down else client.get("/api/status")["alerts"],
+        hint="Ctrl-C ends this view; everything goes on",
+    )
 
 
 def submit(client: Client, output: Output, config: Mapping[str, Any], *, follow: bool) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from esper_async.nissa.child_logs import words_of
 from esper_async.nissa.event_store import LEVELS, Event
-from esper_async.nissa.run_logs import words_of
 from esper_async.runtime.clock import Clock
 from esper_async.runtime.logging import tapped_logs
 
@@ -27,7 +27,11 @@ def own_logs(take: Callable[[Event], None], clock: Clock) -> Iterator[None]:
         event = str(entry.get("event", ""))
         if level not in LEVELS or event in _TOLD_OTHERWISE:
             return
-        fields = {key: str(value)[:_TEXT] for key, value in entry.items() if key not in _OWN}
+        fields = {
+            key: str(value)[:_TEXT]
+            for key, value in entry.items()
+            if key not in _OWN and value is not None
+        }
         take(
             Event(
                 uid=f"log/{start}/{next(numbers)}",

@@ -14,6 +14,7 @@ from esper_async.leyline import EventEnvelope
 from esper_async.nissa.access import Access
 from esper_async.nissa.alerts import Alert
 from esper_async.nissa.app import build_routes
+from esper_async.nissa.child_logs import ChildLogs
 from esper_async.nissa.context import NissaContext
 from esper_async.nissa.elastic import Elastic, ElasticOptions
 from esper_async.nissa.event_store import Event, EventStore
@@ -23,7 +24,6 @@ from esper_async.nissa.options import NissaOptions, NissaParts
 from esper_async.nissa.own_logs import own_logs
 from esper_async.nissa.past_metrics import FromPrometheus, RolledUp
 from esper_async.nissa.rate_limit import RateLimit
-from esper_async.nissa.run_logs import RunLogs
 from esper_async.nissa.stream import Stream
 from esper_async.nissa.teller import Teller
 from esper_async.nissa.watching import watch_of
@@ -107,7 +107,7 @@ class NissaService:
         )
         self.teller = Teller(self.context, retention_s=options.event_retention_s)
         self._elastic = self._make_elastic(options) if options.elasticsearch_url else None
-        self._logs = RunLogs(state_dir / "runs", self.context.events)
+        self._logs = ChildLogs(state_dir, self.context.events)
         self._ended: dict[str, float] = {}
         self.ingest = Ingest(
             registry=registry,
@@ -209,7 +209,7 @@ class NissaService:
         self.teller.tell_events()  # once they can be found: a page may search again
 
     async def _read_logs(self) -> None:
-        """Take in what training processes have written; a disk that refuses is tried later."""
+        """Take in what children have written; a disk that refuses is tried later."""
         before = self._logs.dropped
         try:
             for event in await asyncio.to_thread(self._logs.read, self._clock.time()):

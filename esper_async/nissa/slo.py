@@ -33,13 +33,15 @@ windows only tell whether it still burns."""
 class Budget:
     """An objective's account at one moment.
 
-    `good` and `total` count events of thirty days; `burn` is the rate over each window, None where
-    too few events happened; `spent_24h` is the share of the whole budget that went in a day.
+    `good` and `total` count events of thirty days, `expected` is how many there would be if the
+    month had gone on like the last day; `burn` is the rate over each window, None where too few
+    events happened; `spent_24h` is the share of the whole budget that went in a day.
     """
 
     objective: Objective
     good: float
     total: float
+    expected: float
     burn: Mapping[str, float | None]
     spent_24h: float | None
 
@@ -50,10 +52,10 @@ class Budget:
 
     @property
     def left(self) -> float | None:
-        """The share of the budget that is left, negative when it is overdrawn."""
-        if self.ratio is None:
+        """The share of the month's budget that is left, negative when it is overdrawn."""
+        if not self.total:
             return None
-        return 1.0 - (1.0 - self.ratio) / (1.0 - self.objective.target)
+        return 1.0 - (self.total - self.good) / (self.expected * (1.0 - self.objective.target))
 
     def burns(self, rule: tuple[str, str, float]) -> bool:
         """Whether both windows of a burn rule are over its factor."""
@@ -131,9 +133,10 @@ class Accounts:
         }
         day_bad, day_total = counts["24h"]
         known = day_total >= LEAST_EVENTS["24h"]
-        # of a young installation a day's share is judged as if the month had gone on like it
-        spent = day_bad / (max(total, day_total * WINDOW_DAYS) * allowed) if known else None
-        return Budget(objective, total - bad, total, burn, spent)
+        # a young installation is judged as if the month had gone on like its day
+        expected = max(total, day_total * WINDOW_DAYS)
+        spent = day_bad / (expected * allowed) if known else None
+        return Budget(objective, total - bad, total, expected, burn, spent)
 
 
 def _labels(objective: Objective, outcome: str) -> list[tuple[str, str]]:

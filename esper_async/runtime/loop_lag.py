@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 _LOOK_EVERY_S = 0.05
+_CALLS_SHOWN = 10
 
 
 class LoopLag:
@@ -97,4 +98,5 @@ class LoopLag:
 
 
 def _stack_of(thread: int) -> str:
-    return "".join(traceback.format_stack(sys._current_frames()[thread]))
+    """Return the innermost calls of a thread: who started the process is not to blame."""
+    return "".join(traceback.format_stack(sys._current_frames()[thread], limit=_CALLS_SHOWN))

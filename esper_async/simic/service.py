@@ -18,7 +18,11 @@ from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
+<<<<<<< HEAD
 from esper_async.simic.announcing import Announcements
+=======
+from esper_async.simic.learning import Learning
+>>>>>>> cb29f43fa3bf2fd4d4ecc7c3657b6c025005f9f6
 from esper_async.simic.metrics import CoachMetrics
 from esper_async.simic.registry import PolicyRegistry
 from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake, experience_path
@@ -69,6 +73,7 @@ class SimicService:
         self._disk = self.breakers.make(
             "simic.store", is_failure=lambda error: isinstance(error, OSError | sqlite3.Error)
         )
+        self._learning = Learning(state_dir, policies, registry=registry, clock=self._clock)
         self._counts: dict[str, int] = {}
         self._changed = anyio.Event()
         self.store: ExperienceStore | None = None
@@ -80,6 +85,7 @@ class SimicService:
         try:
             await self._recount(store)
             async with anyio.create_task_group() as group:
+                group.start_soon(self._learning.follow)
                 for topic in _TOPICS:
                     handler = functools.partial(self._take, store)
                     consume = functools.partial(

@@ -8,6 +8,7 @@ import argparse
 import io
 import os
 import sys
+import time
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,11 @@ from esper_async.runtime.files import write_atomically
 from esper_async.simic.episodes import Episodes, episodes_from
 from esper_async.simic.graph_learner import IMPALA, PPO, GraphLearner, Method
 from esper_async.simic.learn import NothingToLearnError
+from esper_async.simic.learning import tell_pass
 from esper_async.simic.lora import RANK
 from esper_async.simic.reward import FORMULA_VERSION
 from esper_async.simic.store import ExperienceStore
+from esper_async.simic.surrogates import Loss
 from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.network.policy_file import load_policy, save_policy
 from esper_async.tamiyo.policies.graph import SHIPPED
@@ -56,7 +59,12 @@ def teach_into(
     learner = GraphLearner(network, told.found, method)
     kept = output.with_name(f"{output.name}.learning")
     _go_on(learner, kept, header.checksum)
-    learner.learn(after_pass=lambda _: _keep(learner, kept, header.checksum))
+
+    def after_pass(loss: Loss) -> None:
+        _keep(learner, kept, header.checksum)
+        tell_pass(state_dir, method.name, time.time(), _figures(loss))
+
+    learner.learn(after_pass=after_pass)
     lineage = {
         "learner": method.to_json(),
         "parent": header.version,
@@ -67,6 +75,15 @@ def teach_into(
     saved = save_policy(learner.finish(), output, name=method.name, lineage=lineage)
     kept.unlink(missing_ok=True)
     return saved, told, learner
+
+
+def _figures(loss: Loss) -> dict[str, float]:
+    """Return a loss and its parts as they are told; one synchronisation a pass."""
+    parts = {
+        "loss": loss.total, "policy_loss": loss.policy, "value_loss": loss.value,
+        "entropy": loss.entropy, "kl": loss.kl,
+    }  # fmt: skip
+    return {name: float(part.detach()) for name, part in parts.items()}
 
 
 def _keep(learner: GraphLearner, path: Path, parent: str) -> None:

@@ -18,7 +18,7 @@ from esper_async.runtime.log_file import cut, rotate
 from esper_async.runtime.metrics import Registry
 
 log = structlog.get_logger(__name__)
-_LOGS = ("runs/*/log.jsonl", "tezzeret/worker.log", "redis/redis.log")
+_LOGS = ("runs/*/log.jsonl", "tezzeret/worker-*.log", "redis/redis.log")
 _NUMBERS: dict[DiskLevel, float] = {"ok": 0.0, "low": 1.0, "full": 2.0}
 
 

@@ -15,6 +15,7 @@ from esper_async.kasmina.kernels import (
 from esper_async.leyline import load_signer
 from esper_async.runtime.breaker import BreakerOpen
 from esper_async.runtime.child_main import ChildLink
+from esper_async.runtime.logging import configure_logging
 from esper_async.tezzeret.compilation import certify_into, compile_into
 from esper_async.tezzeret.job import JobKind, Work
 from esper_async.tezzeret.worker_loop import Outcome, serve
@@ -35,6 +36,7 @@ def work(
     The address space may grow by `memory_bytes` beyond what torch itself has taken. `key` is the
     file of the installation's key, which seals what is compiled in `scratch`.
     """
+    configure_logging(json=True)  # standard error is the worker's log
     torch.set_num_threads(1)
     _limit_memory(memory_bytes)
     resource.setrlimit(resource.RLIMIT_FSIZE, (output_bytes, output_bytes))

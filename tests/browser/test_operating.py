@@ -9,6 +9,8 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
 from esper_async.nissa.event_store import Event
+from esper_async.nissa.objectives import Objective
+from esper_async.nissa.slo import BURN_WINDOWS_S, Budget
 from tests.browser.conftest import Open
 from tests.nissa.test_notify import alert
 
@@ -122,9 +124,37 @@ async def test_objectives_show_what_is_measured_and_name_what_is_not(opened: Ope
     async with opened() as (page, served):
         assert len(served.nissa.context.budgets()) > 0
         await page.reload()
-        await expect(page.locator("#budgets-list tbody tr").first).to_contain_text("ready")
+        rows = page.locator("#budgets-list tbody tr")
+        await expect(rows.first).to_contain_text("ready")
+        await expect(rows).to_have_count(6)
+        await page.locator("#budgets-list").get_by_role("button", name="Show all").click()
+        await expect(rows).to_have_count(
+            sum(
+                each.to_json()["budget_left"] is not None for each in served.nissa.context.budgets()
+            )
+        )
         await expect(page.locator("#budgets-list")).to_contain_text("Not measured")
         await expect(page.locator("#budgets-list")).to_contain_text("tamiyo/latency")
+
+
+async def test_an_overdrawn_budget_is_a_reason_in_the_verdict_and_a_few_events_are_none(
+    opened: Open,
+) -> None:
+    calm = dict.fromkeys(BURN_WINDOWS_S, None)
+    latency, errors = (Objective("oona", kind, 0.99, "text") for kind in ("latency", "errors"))
+    budgets = [
+        Budget(latency, 9_700, 10_000, 10_000, calm, 0.1),
+        Budget(errors, 1, 9, 9, calm, 0.1),
+    ]
+    async with opened() as (page, served):
+        object.__setattr__(served.nissa.context, "budgets", lambda: budgets)
+        await page.reload()
+        verdict = page.locator("#verdict")
+        await expect(verdict).to_contain_text("Worth a look")
+        await expect(verdict).to_contain_text("of oona's latency is overdrawn: 97.00 % was good")
+        await expect(verdict.locator("li")).to_have_count(1)
+        few = page.locator("#budgets-list tbody tr", has_text="errors")
+        await expect(few.locator(".pill")).to_have_text("too little yet")
 
 
 async def test_the_past_of_a_metric_is_drawn_and_can_be_linked(opened: Open) -> None:
@@ -162,6 +192,19 @@ async def test_a_search_is_a_link_and_what_comes_in_does_not_disturb_it(opened: 
         await page.goto(page.url)
         await expect(page.locator("#event-list li")).to_have_count(2)
         await expect(page.get_by_role("searchbox")).to_have_value("cull")
+
+
+async def test_a_seed_that_was_looked_at_is_a_link(opened: Open) -> None:
+    async with opened() as (page, _):
+        await page.locator("#lanes .row").nth(1).click()
+        chosen = page.locator("#seeds details[open]")
+        words = await chosen.locator("summary").inner_text()
+        await page.goto(page.url)
+        await expect(chosen).to_have_count(1)
+        assert await chosen.locator("summary").inner_text() == words
+        await page.locator("#seeds summary").first.click()
+        first = await page.locator("#seeds .id").first.inner_text()
+        assert parse_qs(urlsplit(page.url).query)["seed"] == [first]
 
 
 async def test_the_command_that_makes_the_run_again_works(opened: Open) -> None:

@@ -1,10 +1,13 @@
 """The operator's page, in a real browser, against a served story."""
 
+import re
 from typing import Any
 
 import pytest
 from playwright.async_api import expect
 
+from esper_async.nissa.event_store import Event
+from esper_async.nissa.reading import Reading
 from tests.browser.conftest import Open
 
 
@@ -40,7 +43,9 @@ async def test_what_was_not_measured_is_said_so_and_gates_show_their_numbers(
     opened: Open,
 ) -> None:
     async with opened() as (page, _):
-        await page.locator("#seeds summary", has_text="gelu activation").click()
+        fallen = page.locator("#seeds summary", has_text="gelu activation")
+        await expect(fallen).to_contain_text("nothing was measured")
+        await fallen.click()
         card = page.locator("#seeds details[open]")
         await expect(card).to_contain_text("not measured")
         await expect(card).to_contain_text("2 tensors received no gradient")
@@ -219,8 +224,6 @@ async def test_the_keyboard_reaches_a_seed_and_keeps_its_place_when_news_comes(
 
 
 async def test_events_are_searched(opened: Open) -> None:
-    from esper_async.nissa.event_store import Event
-
     async with opened(at=40) as (page, served):
         for number, text in enumerate(["the disk is slow", "a seed was culled"]):
             served.nissa.teller.note(
@@ -232,12 +235,42 @@ async def test_events_are_searched(opened: Open) -> None:
         await expect(page.locator("#event-list")).to_contain_text("a seed was culled")
 
 
+async def test_what_happened_on_another_day_is_told_with_its_date(opened: Open) -> None:
+    async with opened(at=40) as (page, served):
+        for day in (0, 200):
+            time = served.nissa.context.clock.time() if day == 0 else day * 86_400.0
+            served.nissa.teller.note(Event(f"e{day}", time, "info", "test", "test.event", "text"))
+        times = page.locator("#event-list .when")
+        await expect(times.nth(1)).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+        await expect(times.first).to_have_text(re.compile(r"^(19|20) Jul 1970, \d\d:\d\d:\d\d$"))
+
+
+async def test_a_fact_of_a_service_is_told_as_people_say_it(opened: Open) -> None:
+    async with opened(at=40) as (page, served):
+        facts = {"conservative": False, "pid": 12_345, "waiting": 12_345}
+        served.system["services"]["karn"] |= {"detail": facts}
+        service = page.locator("#services .service", has_text="karn")
+        await expect(service).to_contain_text("conservative no · pid 12345 · waiting 12,345")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_it_fits_the_width_and_every_text_can_be_read(
     opened: Open, width: int, scheme: str
 ) -> None:
-    async with opened(width=width, scheme=scheme) as (page, _):
+    async with opened(width=width, scheme=scheme) as (page, served):
+        registry, watch = served.nissa.context.registry, served.nissa.watch
+        long = "tamiyo.field_report.of_a_metric_with_a_very_long_name"
+        registry.gauge(long, "text").set(1.0)
+        for ago_s in (120, 60, 0):
+            watch.history.take(Reading.of(registry), served.nissa.context.clock.time() - ago_s)
+        words = f"run state: error=file:///{'a-very-long-path/' * 6}"
+        served.nissa.teller.note(
+            Event("e1", 1.0, "info", "supervisor", f"log.{'state_' * 9}", words.replace("/", "_"))
+        )
+        await page.reload()
+        await expect(page.locator("#event-list")).to_contain_text("a-very-long-path")
+        await expect(page.locator("#past option", has_text="very_long_name")).to_be_attached()
         await page.locator("#seeds summary").first.click()
         sizes = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert sizes[0] <= sizes[1]

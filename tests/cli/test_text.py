@@ -200,6 +200,20 @@ def test_the_view_says_that_all_is_well_when_it_is_and_who_has_seen_what_is_not(
     assert "Seen by Ada." in text
 
 
+def test_the_view_says_by_which_policy_a_run_grows_and_what_it_costs_once_that_is_measured() -> (
+    None
+):
+    def view(**further: Any) -> str:
+        return shown(Snapshot(url="", status="ready", services={}, runs=[run(**further)]))
+
+    terms = view(boundary_ms={"p50": 8.66, "p99": 42.0}, overhead_ratio=2.063)
+    assert "policy heuristic  boundary 8.7 ms, 99 % within 42.0 ms  overhead +106.3 %" in terms
+    unknown = view(boundary_ms={"p50": None, "p99": None})
+    assert "policy heuristic" in unknown
+    assert "boundary" not in unknown
+    assert "overhead" not in unknown
+
+
 def test_a_seed_whose_first_boundary_is_still_to_come_is_shown() -> None:
     planted = seed(stage="GERMINATED", blueprint=None, alpha=None)
     text = shown(Snapshot(url="", status="ready", services={}, runs=[run(seeds=[planted])]))

@@ -8,6 +8,7 @@ import pytest
 from docs import metric_list
 from esper_async.nissa.telemetry_names import KNOWN
 from esper_async.runtime.metrics import prometheus_name
+from esper_async.simic.learning import TRAINING, VALIDATION_RESULT
 from esper_async.testing.harness import Esper
 from tests.e2e.conftest import run_of
 from tests.nissa.shipped import asked_metrics
@@ -51,20 +52,17 @@ DESIGN = {
 }  # fmt: skip
 """The names of the design, a list for each subsystem."""
 
-NOBODY_YET = {
-    *(f"simic.training.{each}" for each in ("loss", "policy_loss", "value_loss", "entropy", "kl")),
-    "simic.validation.result",
-    "simic.policy.published",
-}
-"""Simic keeps experience; it has no learner that could tell these."""
+NOBODY_YET = {"simic.policy.published"}
 NOT_MEASURED = {"tolaria.training.accuracy"}
 """A training step knows the loss of its batch, and no metric of it."""
 UNTIL_IT_HAPPENS = {
     "oona.publish.dropped", "oona.publish.rerouted", "oona.dead_letters", "oona.refused",
     "urza.integrity.failures", "nissa.telemetry.dropped", "nissa.requests.refused",
     "nissa.notifications", "nissa.field_reports.wait_ms", "tezzeret.conservative_mode",
+    *TRAINING, VALIDATION_RESULT,
 }  # fmt: skip
-"""Announced by name and help from the start; there is no series where nothing has gone wrong."""
+"""Announced by name and help from the start; there is no series where nothing has gone wrong, and
+nobody learns."""
 RARE = {"tolaria.recompiles", "tolaria.compile.duration_ms", "tolaria.compile.given_up"}
 """Of runs whose host is compiled."""
 

@@ -23,7 +23,7 @@ WINDOWS = ("5m", "30m", "1h", "6h", "24h")
 
 def budget(burn: dict[str, float], spent_24h: float = 0.0) -> Budget:
     rates = {name: burn.get(name, 1.0) for name in WINDOWS}
-    return Budget(Objective("oona", "latency", 0.99, "fast"), 990, 1_000, rates, spent_24h)
+    return Budget(Objective("oona", "latency", 0.99, "fast"), 990, 1_000, 1_000, rates, spent_24h)
 
 
 CALM = Signals(

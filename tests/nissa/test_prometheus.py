@@ -16,7 +16,7 @@ from esper_async.nissa.prometheus import prometheus_program
 from esper_async.runtime.metrics import Registry
 from esper_async.testing.prometheus import running_prometheus
 from tests.nissa.every_metric import full_registry
-from tests.nissa.shipped import RULE_FILES, SHIPPED, asked_names, queries
+from tests.nissa.shipped import RULE_FILES, SHIPPED, asked_names, chosen_from, queries
 
 LINT_OF_A_NAME = (
     "esper_tolaria_throughput_samples_per_s metric names should not contain abbreviated units"
@@ -92,6 +92,9 @@ async def test_a_real_prometheus_knows_every_metric_of_rules_and_dashboards(
             recorded = set(re.findall(r"record: (\S+)", rules))
             for query in queries():
                 await prometheus.get("/api/v1/query", {"query": query})
+            for metric, label in chosen_from():
+                chosen = {"match[]": metric}
+                assert await prometheus.get(f"/api/v1/label/{label}/values", chosen), metric
             assert asked_names() - known == set()
             text = re.sub("#.*", "", rules) + "\n".join(queries())
             assert set(re.findall(r"\w+:esper\w+:\w+", text)) <= recorded

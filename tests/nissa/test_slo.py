@@ -90,6 +90,18 @@ def test_one_bad_look_at_a_young_system_is_no_fire(look: Look) -> None:
     assert budget.spent_24h is None
 
 
+def test_what_is_left_of_a_young_systems_budget_is_of_a_month_that_goes_on_like_its_day(
+    look: Look, registry: Registry
+) -> None:
+    handled, dead = BusMetrics(registry).handled, BusMetrics(registry).dead_letters
+    handled.add(995, topic="alerts", group="nissa")
+    dead.add(5, topic="alerts", group="nissa")
+    budget = look(0.0)["oona/errors"]
+    assert budget.expected == 30 * budget.total
+    assert budget.left == pytest.approx(1.0 - 5 / (0.001 * budget.expected))
+    assert budget.spent_24h == pytest.approx(1.0 - budget.left)
+
+
 def test_every_metric_that_an_objective_reads_is_one_that_somebody_makes() -> None:
     from tests.nissa.every_metric import full_registry
 

@@ -1,5 +1,7 @@
 """The command that teaches the graph policy: what it writes, and that a kill changes nothing."""
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import torch
 
 from esper_async.kasmina.stage import Stage
 from esper_async.simic import ExperienceStore
+from esper_async.simic.learning import TRAINING
 from esper_async.simic.teach import main
 from esper_async.tamiyo.evidence import unpack
 from esper_async.tamiyo.network.policy_file import load_policy
@@ -54,6 +57,10 @@ def test_a_policy_is_written_that_can_be_used_and_says_where_it_is_from(
     output = tmp_path / "new.policy"
     asked = [str(state_dir), str(output), "--method", method, "--passes", "1"]
     assert main(asked) == 0
+    told = json.loads((state_dir / "simic" / "learning.json").read_text())
+    assert told["method"] == method
+    assert set(told["figures"]) == {name.rpartition(".")[2] for name in TRAINING}
+    assert all(map(math.isfinite, told["figures"].values()))
     said = capsys.readouterr().out
     assert f"from {RUNS * STEPS} steps of {RUNS} runs" in said
     network, header = load_policy(output)

@@ -68,13 +68,15 @@ def test_logs_go_when_the_disk_is_low_and_checkpoints_and_journals_never(tmp_pat
     assert (run / "checkpoints" / "1.pt").stat().st_size == 90
 
 
-def test_a_log_that_grows_is_begun_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["runs/r1/log.jsonl", "tezzeret/worker-0.log", "redis/redis.log"])
+def test_a_log_that_grows_is_begun_anew(tmp_path: Path, name: str) -> None:
     it = keeper(tmp_path, Disk())
-    run = a_run(tmp_path)
-    (run / "log.jsonl").write_bytes(b"x" * 200)
+    log = tmp_path / name
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"x" * 200)
     it.look()
-    assert (run / "log.jsonl").stat().st_size == 0
-    assert (run / "log.jsonl.1").stat().st_size == 200
+    assert log.stat().st_size == 0
+    assert log.with_name(f"{log.name}.1").stat().st_size == 200
 
 
 @pytest.mark.parametrize(

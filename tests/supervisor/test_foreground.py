@@ -1,9 +1,11 @@
 """The foreground: what the process does that the supervisor in it cannot."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,3 +62,32 @@ def test_the_parts_of_a_drain_fit_into_ten_seconds() -> None:
     whole_s = settings.supervisor.shutdown_deadline_s
     assert whole_s < 10.0
     assert settings.tolaria.stop_s + _STOP_S + 1.0 < app._TREE_SHARE * whole_s
+
+
+class Looking:
+    """In a supervisor's place: notes what the collector leaves alone while it runs."""
+
+    overdue: tuple[str, ...] = ()
+    failed: tuple[Any, ...] = ()
+    frozen = 0
+    settings = SimpleNamespace(supervisor=SimpleNamespace(shutdown_deadline_s=30.0))
+    on_stuck = None
+
+    async def run(self) -> int:
+        self.frozen = gc.get_freeze_count()
+        return 0
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_the_collector_does_not_hold_the_loop_up_by_looking_through_what_was_imported() -> None:
+    supervisor: Any = Looking()
+    loaded = len(gc.get_objects())
+    assert app.run_in_foreground(lambda: supervisor) == 0
+    assert supervisor.frozen > 0.9 * loaded

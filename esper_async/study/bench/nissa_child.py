@@ -1,12 +1,10 @@
 """A Nissa in a process of its own. `python -m esper_async.study.bench.nissa_child FOLDER RATE`
 
-It takes RATE packets a second, tells of a run that goes on, and times its own event loop every few
-milliseconds. Its first line of output is its address; when its input ends, it writes the lags and
-the stack that held the loop up longest, as JSON.
+It takes RATE packets a second and tells of a run that goes on. Its first line of output is its
+address; when its input ends, so does it.
 """
 
 import asyncio
-import json
 import math
 import os
 import sys
@@ -15,19 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from esper_async.leyline import EventEnvelope, TelemetryPacket
 from esper_async.nissa.options import NissaOptions
 from esper_async.runtime.logging import configure_logging
-from esper_async.runtime.loop_lag import LoopLag
 from esper_async.study.bench.nissa_house import House, nissa_house
 
-TICK_S = 0.005
-STALL_S = 0.03
 BOUNDARY_S = 0.5
-WARM_UP_S = 1.0
-"""Opening databases and reading the catalogue are a start's affair."""
 
 
 def main() -> None:
@@ -45,52 +36,14 @@ async def _serve(folder: Path, rate: float) -> None:
         loop.call_soon_threadsafe(over.set)
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
-    stacks: list[tuple[float, str]] = []
-    watchdog = LoopLag(
-        period_s=0.02, stall_s=STALL_S, on_stall=lambda lag_s, stack: stacks.append((lag_s, stack))
-    )
-    lags: list[tuple[float, float]] = []
     options = NissaOptions(changes_per_minute=10**9, alert_every_s=2.0)
-    async with nissa_house(folder, options=options) as house:
+    async with nissa_house(folder, options=options) as house, asyncio.TaskGroup() as group:
         sys.stdout.write(f"{house.url}\n")
         sys.stdout.flush()
-        await asyncio.sleep(WARM_UP_S)
-        watchdog.start(loop)
-        began, queued_before = time.perf_counter(), _queued_s()
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_tick(lags))]
-            if rate > 0:
-                tasks += [group.create_task(_pump(house, rate)), group.create_task(_train(house))]
-            await over.wait()
-            for task in tasks:
-                task.cancel()
-        watchdog.stop()
-    worst = max(stacks, default=(0.0, ""))
-    late, own = np.percentile(np.array(lags), (50, 99, 100), axis=0).T.tolist()
-    told = {
-        "lag_ms": late, "own_lag_ms": own, "ticks": len(lags), "guilty": worst[1],
-        "queued_share": (_queued_s() - queued_before) / (time.perf_counter() - began),
-    }  # fmt: skip
-    sys.stdout.write(json.dumps(told))
-    sys.stdout.flush()
-
-
-async def _tick(lags: list[tuple[float, float]]) -> None:
-    """Note how late each tick was, in ms, and how late without the waiting for a core."""
-    while True:
-        due, before_s = time.perf_counter() + TICK_S, _queued_s()
-        await asyncio.sleep(TICK_S)
-        late_s = max(0.0, time.perf_counter() - due)
-        own_s = max(0.0, late_s - (_queued_s() - before_s))
-        lags.append((late_s * 1e3, own_s * 1e3))
-
-
-def _queued_s() -> float:
-    """For how long this thread has stood ready and waiting for a core; 0 where nobody tells."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
-    except OSError:
-        return 0.0
+        tasks = [group.create_task(_pump(house, rate)), group.create_task(_train(house))]
+        await over.wait()
+        for task in tasks:
+            task.cancel()
 
 
 async def _pump(house: House, rate: float) -> None:

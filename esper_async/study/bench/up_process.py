@@ -38,6 +38,12 @@ class UpProcess:
         """Its process id."""
         return self.process.pid
 
+    @property
+    def url(self) -> str:
+        """Where it listens; raises OSError before it does."""
+        facts = json.loads((self.state / "supervisor.json").read_text())
+        return f"http://{facts['host']}:{facts['port']}"
+
     def until(self, happened: Callable[[], bool], what: str, *, patience_s: float) -> float:
         """Look again and again; return the seconds from the start of the process.
 
@@ -68,10 +74,9 @@ class UpProcess:
     def readiness(self) -> dict[str, Any]:
         """Return what /readyz says, whatever its status; nothing when nobody answers."""
         try:
-            facts = json.loads((self.state / "supervisor.json").read_text())
-            url = f"http://{facts['host']}:{facts['port']}/readyz"
             try:
-                with urllib.request.urlopen(url, timeout=5) as answer:
+                url = f"{self.url}/readyz"
+                with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own
                     body: dict[str, Any] = json.loads(answer.read())
             except urllib.error.HTTPError as unready:
                 with unready:
@@ -146,11 +151,17 @@ _mutation = ""
 
 
 @contextmanager
-def started_with(folder: Path, source: str, *arguments: str) -> Iterator[UpProcess]:
-    """Start `up` without a run, after `source` and what a mutant of `breaking_up` has for it."""
+def started_with(
+    folder: Path, source: str, *arguments: str, run: Path | None = None
+) -> Iterator[UpProcess]:
+    """Start `up` after `source` and what a mutant of `breaking_up` has for it.
+
+    It has the run that the file `run` tells of, or none.
+    """
+    chosen = ("--no-run",) if run is None else ("--run", str(run))
     with (
         run_in_every_python(source + _mutation),
-        started(folder, "--no-run", *arguments) as up,
+        started(folder, *chosen, *arguments) as up,
     ):
         yield up
 

@@ -29,8 +29,8 @@ function plan(picture) {
       key: "twin", title: "Loss saved against the twin that did not grow", write: signed, zero: true, band: [2, 3],
       series: [
         { label: "at this boundary", value: saved, colour: "--chart-3", width: 2, dots: true },
-        { label: "95 %, low", value: (row) => row.benefit?.low ?? null, colour: "--chart-3", width: 1 },
-        { label: "95 %, high", value: (row) => row.benefit?.high ?? null, colour: "--chart-3", width: 1 },
+        { bound: true, value: (row) => row.benefit?.low ?? null, colour: "--chart-3", width: 1 },
+        { bound: true, value: (row) => row.benefit?.high ?? null, colour: "--chart-3", width: 1 },
       ],
     });
   }
@@ -186,13 +186,15 @@ function drawLegend(container, chart, plot, hovered) {
   const index = hovered ?? plot.data[0].length - 1;
   const where = plot.data[0][index];
   const values = chart.series.map((_, i) => plot.data[i + 1]?.[index] ?? null);
+  const bounds = values.filter((_, i) => chart.series[i].bound);
   draw(container, [where, values, hovered === null], () => [
     h("span", {}, where === undefined ? "" : `boundary ${where}`),
     chart.series.map((one, i) => {
       const ever = plot.data[i + 1]?.some((value) => value !== null);
-      if (!ever) return null;
+      if (!ever || one.bound) return null;
       return h("span", {}, swatch(one), one.label, h("b", {}, values[i] === null ? "–" : chart.write(values[i])));
     }),
+    bounds.length && bounds.every((value) => value !== null) ? h("span", {}, `95 %: ${bounds.map(chart.write).join(" to ")}`) : null,
   ]);
 }
 

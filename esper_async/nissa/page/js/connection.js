@@ -81,6 +81,7 @@ export function select(runId, remember = true) {
   if (remember) {
     const url = new URL(location.href);
     url.searchParams.set("run", runId);
+    url.searchParams.delete("seed"); // which is another run's
     history.replaceState(null, "", url);
   }
   void loadPicture();

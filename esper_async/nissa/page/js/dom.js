@@ -60,8 +60,26 @@ export function milliseconds(value) {
   return value === null || value === undefined ? "not measured" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 }
 
+/** A time of today by the clock, one of another day with its date. */
 export function clock(unixSeconds) {
-  return new Date(unixSeconds * 1000).toLocaleTimeString("en-GB");
+  const at = new Date(unixSeconds * 1000);
+  const time = at.toLocaleTimeString("en-GB");
+  return isToday(at) ? time : `${date(at)}, ${time}`;
+}
+
+/** The same in as few letters as say enough: hours and minutes, or the date. */
+export function shortly(unixSeconds) {
+  const at = new Date(unixSeconds * 1000);
+  return isToday(at) ? at.toLocaleTimeString("en-GB").slice(0, 5) : date(at);
+}
+
+function isToday(at) {
+  return at.toDateString() === new Date().toDateString();
+}
+
+function date(at) {
+  const year = at.getFullYear() === new Date().getFullYear() ? undefined : "numeric";
+  return at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year });
 }
 
 /** How long, in the largest unit that says enough. */

@@ -101,7 +101,7 @@ function lane(picture, seed, at, onPick) {
     if (!thin && !ramped && label && wide > label.length * 6.4 + 8) group.append(s("text", { x: from + 6, y: bar + 13 }, label));
   }
   const fell = seed.lane.find((entry) => entry.to_stage === "CULLED");
-  if (fell) group.append(s("text", { x: at.x(fell.boundary) + 3, y: bar + 6, "aria-hidden": "true" }, "✕"));
+  if (fell) group.append(s("text", { x: at.x(fell.boundary) + 4, y: bar + 13, "aria-hidden": "true" }, "✕"));
   if (moving.length > 1) group.append(s("path", { class: "alpha", d: `M${moving.map(([boundary, alpha]) => `${at.x(boundary).toFixed(1)} ${(bar + 17 - 16 * alpha).toFixed(1)}`).join("L")}` }));
   return group;
 }

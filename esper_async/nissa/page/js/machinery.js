@@ -21,13 +21,19 @@ export function drawServices(container) {
 function service(name, facts) {
   const kind = facts.state === "ready" ? "good" : ["starting", "waiting", "backing_off"].includes(facts.state) ? "warn" : "bad";
   const breakers = Object.entries(facts.breakers ?? {}).filter(([, state]) => state !== "closed");
-  const detail = Object.entries(facts.detail ?? {}).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value)).map(([key, value]) => `${key.replaceAll("_", " ")} ${typeof value === "number" ? number(value) : value}`);
+  const detail = Object.entries(facts.detail ?? {}).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value)).map(([key, value]) => `${key.replaceAll("_", " ")} ${said(key, value)}`);
   return h("div", { class: "service" },
     h("div", { class: "title" }, name, pill(facts.state.replaceAll("_", " "), kind)),
     facts.restarts ? h("p", {}, `restarted ${facts.restarts} ×`) : null,
     breakers.map(([breaker, state]) => h("p", {}, pill(`breaker ${breaker} ${state.replace("_", " ")}`, "warn"))),
     facts.error ? h("p", {}, facts.error) : null,
     detail.length ? h("p", {}, detail.join(" · ")) : null);
+}
+
+/** A fact of a service as people say it; a process id is a name, no quantity. */
+function said(key, value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return typeof value === "number" && key !== "pid" ? number(value) : value;
 }
 
 function queues(lag) {
@@ -78,6 +84,6 @@ export function drawEvents(container) {
   draw(container, shown.map((event) => event.id ?? event.uid), () =>
     shown.length ? h("ol", { class: "items" }, shown.map((event) => h("li", {},
       h("div", { class: "when" }, clock(event.time)),
-      h("div", {}, h("div", { class: "title" }, h("span", { class: "mono" }, event.name), event.level === "info" ? null : pill(...LEVEL[event.level]), h("span", { class: "soft small" }, event.source, event.run ? ` · ${event.run}` : "")), event.message ? h("div", { class: "small" }, event.message) : null))))
+      h("div", {}, h("div", { class: "title" }, h("span", { class: "mono" }, event.name), event.level === "info" ? null : pill(...LEVEL[event.level]), h("span", { class: "soft small" }, event.source, event.run ? ` · ${event.run}` : "")), event.message ? h("div", { class: "small message" }, event.message) : null))))
       : h("p", { class: "soft" }, words ? "No event has these words." : "Nothing has happened that was worth an event."));
 }

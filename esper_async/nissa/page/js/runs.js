@@ -1,6 +1,6 @@
 // The list of runs, and the head of the selected one: how far, how good, how costly, and its actions.
 
-import { clock, draw, h, milliseconds, number, percent, pill, signed, span } from "./dom.js";
+import { clock, draw, h, milliseconds, number, percent, pill, shortly, signed, span } from "./dom.js";
 import { select } from "./connection.js";
 import { confirm } from "./dialog.js";
 import { selectedRun, serverNow, store } from "./store.js";
@@ -16,7 +16,7 @@ export function drawRunList(container) {
       : shown.map((run) =>
           h("button", { type: "button", class: "run-link", "data-key": run.id, "aria-current": String(run.id === store.selected), onclick: () => select(run.id) },
             h("span", { class: "name" }, h("span", {}, run.name), pill(...STATE[run.state])),
-            h("span", { class: "when" }, `epoch ${run.epoch}${run.epochs ? ` of ${run.epochs}` : ""}${run.created_at ? ` · ${clock(run.created_at).slice(0, 5)}` : ""}`))));
+            h("span", { class: "when" }, `epoch ${run.epoch}${run.epochs ? ` of ${run.epochs}` : ""}${run.created_at ? ` · ${shortly(run.created_at)}` : ""}`))));
 }
 
 /** How the primary metric is called and read: its name, whether larger is better, how to write it. */

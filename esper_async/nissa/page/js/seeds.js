@@ -13,6 +13,7 @@ const QUANTITIES = [
 ];
 const STAGE_KIND = { FOSSILIZED: "good", CULLED: "", BLENDING: "info", SHADOWING: "info", PROBATIONARY: "info", TRAINING: "info", GERMINATED: "info" };
 let all = false;
+let asked = new URLSearchParams(location.search).get("seed"); // by a link, until it is there
 
 export function drawSeeds(container) {
   const picture = store.picture;
@@ -22,6 +23,11 @@ export function drawSeeds(container) {
     shown.map((seed) => card(seed, picture)),
     seeds.length > LIMIT ? h("button", { type: "button", class: "quiet", "data-key": "all-seeds", onclick: () => { all = !all; drawSeeds(container); } }, all ? "Show fewer" : `Show all ${seeds.length} seeds`) : null,
   ]);
+  if (asked && picture?.seeds.has(asked)) {
+    const wanted = asked;
+    asked = null;
+    showSeed(wanted);
+  }
 }
 
 /** Open a seed's card and bring it into view. */
@@ -32,8 +38,18 @@ export function showSeed(id) {
   const details = container.querySelector(`[data-key="seed ${CSS.escape(id)}"]`);
   if (!details) return;
   details.open = true;
+  remember(id);
   details.scrollIntoView({ block: "nearest" });
   details.querySelector("summary").focus({ preventScroll: true });
+}
+
+/** Have the address lead to a seed of this run. */
+function remember(id) {
+  if (store.report) return;
+  const url = new URL(location.href);
+  url.searchParams.set("run", store.selected);
+  url.searchParams.set("seed", id);
+  history.replaceState(null, "", url);
 }
 
 export function stageWord(seed) {
@@ -45,9 +61,9 @@ export function stageWord(seed) {
 function card(seed, picture) {
   const word = stageWord(seed);
   const kind = word === "kept" ? "good" : word === "culled" ? "" : (STAGE_KIND[seed.stage] ?? "");
-  const headline = seed.benefit_vs_twin ? ["benefit ", figure(seed.benefit_vs_twin)] : seed.clean_contribution ? ["clean contribution ", figure(seed.clean_contribution)] : [h("span", { class: "none" }, "nothing measured yet")];
+  const headline = seed.benefit_vs_twin ? ["benefit ", figure(seed.benefit_vs_twin)] : seed.clean_contribution ? ["clean contribution ", figure(seed.clean_contribution)] : [h("span", { class: "none" }, word === "culled" ? "nothing was measured" : "nothing measured yet")];
   return h("details", { class: "seed", "data-key": `seed ${seed.id}` },
-    h("summary", {},
+    h("summary", { onclick: () => remember(seed.id) },
       h("span", { class: "id mono" }, seed.id),
       h("span", { class: "what" }, h("strong", {}, blueprintName(seed.blueprint)), " ", h("span", { class: "soft" }, "at ", h("span", { class: "mono" }, seed.site))),
       pill(word, kind),

@@ -1,6 +1,7 @@
 // Is everything all right? One verdict, with its reasons. Pure: state in, words out.
 
-import { clock, draw, h, span } from "./dom.js";
+import { standing } from "./budgets.js";
+import { clock, draw, h, percent, span } from "./dom.js";
 import { isStale } from "./connection.js";
 import { serverNow, store } from "./store.js";
 
@@ -41,6 +42,9 @@ export function reasons() {
     found.push({ kind: alert.level === "warning" || quiet ? "warn" : "bad", text: `${alert.summary}${quiet ? ` Seen by ${alert.acknowledged_by}.` : ""}` });
   }
   for (const mode of status.conservative_modes) found.push({ kind: "warn", text: `${mode} is in conservative mode.` });
+  for (const budget of store.budgets) {
+    if (standing(budget)[0] === "overdrawn") found.push({ kind: "warn", text: `The error budget of thirty days of ${budget.service}'s ${budget.kind} is overdrawn: ${percent(budget.good_ratio, 2)} was good, ${percent(budget.target, 1)} is asked.` });
+  }
   for (const run of runs) {
     const fresh = run.created_at && serverNow() - run.created_at < 86400;
     if (run.state === "failed" && (fresh || run.id === store.selected)) found.push({ kind: "bad", text: `Run ${run.name} failed: ${run.error ?? "no reason was given"}` });

@@ -1,4 +1,4 @@
-"""The logs of training processes, line by line into the event store.
+"""The logs of training processes and of the forge's workers, line by line into the event store.
 
 A process writes structured lines; whatever else comes (what a user's code prints, a traceback) is
 gathered into one event. Lines are told apart by where they stand in their file, so reading one
@@ -17,11 +17,22 @@ from typing import Any, Protocol
 from esper_async.nissa.event_store import LEVELS, Event
 
 LOG_NAME = "log.jsonl"
+_OF_WORKERS = "tezzeret/worker-*.log"
 _AT_ONCE_BYTES = 256 * 1024
 _EVENTS_A_MINUTE = 200
 _TEXT = 2_000
 _LEVELS = {"debug": "info", "exception": "error", "warn": "warning"}
 _OWN = ("event", "level", "timestamp", "logger")
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """A log of a child: the name under which its place is kept, and whose it is."""
+
+    name: str
+    path: Path
+    source: str
+    run: str = ""
 
 
 @dataclass(slots=True)
@@ -45,14 +56,14 @@ class Cursors(Protocol):
         ...
 
 
-class RunLogs:
-    """Follows the log of every run of a state directory. Calls block and may be a thread's.
+class ChildLogs:
+    """Follows the log of every run and forge worker. Calls block and may be a thread's.
 
     `dropped` counts events that were too many for their minute.
     """
 
-    def __init__(self, runs_dir: Path, cursors: Cursors) -> None:
-        self._runs_dir = runs_dir
+    def __init__(self, state_dir: Path, cursors: Cursors) -> None:
+        self._state_dir = state_dir
         self._cursors = cursors
         self._places: dict[str, _Place] = {}
         self.dropped = 0
@@ -62,32 +73,32 @@ class RunLogs:
 
         A place is kept one call later: by then what was returned is on disk, too.
         """
-        if not self._runs_dir.is_dir():
-            return []
-        for run, place in self._places.items():
+        for name, place in self._places.items():
             if place.offset != place.kept:
-                self._cursors.set_cursor(f"log/{run}", place.offset)
+                self._cursors.set_cursor(f"log/{name}", place.offset)
                 place.kept = place.offset
-        found: list[Event] = []
-        for path in sorted(self._runs_dir.glob(f"*/{LOG_NAME}")):
-            found += self._read(path, now)
-        return found
+        return [event for log in self._logs() for event in self._read(log, now)]
 
-    def _read(self, path: Path, now: float) -> Iterator[Event]:
-        run = path.parent.name
-        place = self._places.get(run)
+    def _logs(self) -> Iterator[_Log]:
+        for path in sorted(self._state_dir.glob(f"runs/*/{LOG_NAME}")):
+            yield _Log(path.parent.name, path, "training", path.parent.name)
+        for path in sorted(self._state_dir.glob(_OF_WORKERS)):
+            yield _Log(f"forge/{path.stem}", path, "forge")
+
+    def _read(self, log: _Log, now: float) -> Iterator[Event]:
+        place = self._places.get(log.name)
         if place is None:
-            offset = self._cursors.cursor(f"log/{run}")
-            base = self._cursors.cursor(f"log-base/{run}")
-            place = self._places[run] = _Place(offset, offset, base)
+            offset = self._cursors.cursor(f"log/{log.name}")
+            base = self._cursors.cursor(f"log-base/{log.name}")
+            place = self._places[log.name] = _Place(offset, offset, base)
         try:
-            size = path.stat().st_size
+            size = log.path.stat().st_size
             if size < place.offset - place.base:  # it was rotated
                 place.base = place.offset
-                self._cursors.set_cursor(f"log-base/{run}", place.base)
+                self._cursors.set_cursor(f"log-base/{log.name}", place.base)
             if size <= place.offset - place.base:
                 return
-            with path.open("rb") as file:
+            with log.path.open("rb") as file:
                 file.seek(place.offset - place.base)
                 piece = file.read(_AT_ONCE_BYTES)
         except OSError:
@@ -97,7 +108,7 @@ class RunLogs:
             if len(piece) < _AT_ONCE_BYTES:
                 return  # a line that is still being written
             end = len(piece)
-        yield from self._bounded(_events(run, piece[:end], place.offset, now), place, now)
+        yield from self._bounded(_events(log, piece[:end], place.offset, now), place, now)
         place.offset += end
 
     def _bounded(self, events: Iterator[Event], place: _Place, now: float) -> Iterator[Event]:
@@ -113,7 +124,7 @@ class RunLogs:
             yield event
 
 
-def _events(run: str, piece: bytes, offset: int, now: float) -> Iterator[Event]:
+def _events(log: _Log, piece: bytes, offset: int, now: float) -> Iterator[Event]:
     """The events of whole lines; `offset` is where the first of them stands in its file."""
     plain: list[str] = []
     began = offset
@@ -127,12 +138,12 @@ def _events(run: str, piece: bytes, offset: int, now: float) -> Iterator[Event]:
                 plain.append(line)
         else:
             if plain:
-                yield _printed(run, plain, began, now)
+                yield _printed(log, plain, began, now)
                 plain = []
-            yield _logged(run, told, offset, now)
+            yield _logged(log, told, offset, now)
         offset += len(raw)
     if plain:
-        yield _printed(run, plain, began, now)
+        yield _printed(log, plain, began, now)
 
 
 def _structured(line: str) -> dict[str, Any] | None:
@@ -145,18 +156,18 @@ def _structured(line: str) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and isinstance(told.get("event"), str) else None
 
 
-def _logged(run: str, told: dict[str, Any], offset: int, now: float) -> Event:
+def _logged(log: _Log, told: dict[str, Any], offset: int, now: float) -> Event:
     level = str(told.get("level", "info"))
     level = _LEVELS.get(level, level)
     fields = {key[:100]: _short(value) for key, value in told.items() if key not in _OWN}
     return Event(
-        uid=f"log/{run}/{offset}",
+        uid=f"log/{log.name}/{offset}",
         time=_time_of(told, now),
         level=level if level in LEVELS else "info",
-        source="training",
+        source=log.source,
         name=f"log.{told['event']}"[:100],
         message=words_of(told["event"], fields),
-        run=run,
+        run=log.run,
         fields=fields,
     )
 
@@ -167,23 +178,24 @@ def _time_of(told: dict[str, Any], now: float) -> float:
     return now
 
 
-def _printed(run: str, lines: list[str], offset: int, now: float) -> Event:
+def _printed(log: _Log, lines: list[str], offset: int, now: float) -> Event:
     text = "\n".join(lines)
     failed = "Traceback (most recent call last)" in text
     return Event(
-        uid=f"log/{run}/{offset}",
+        uid=f"log/{log.name}/{offset}",
         time=now,
         level="error" if failed else "info",
-        source="training",
+        source=log.source,
         name="log.traceback" if failed else "log.output",
         message=text[-_TEXT:],
-        run=run,
+        run=log.run,
     )
 
 
 def words_of(event: str, fields: dict[str, Any]) -> str:
     """A log entry as one line that people read and search."""
-    told = ", ".join(f"{key}={value}" for key, value in list(fields.items())[:12])
+    known = [(key, value) for key, value in fields.items() if value is not None]
+    told = ", ".join(f"{key}={value}" for key, value in known[:12])
     return f"{event.replace('_', ' ')}{f': {told}' if told else ''}"[:_TEXT]
 
 
