@@ -12,7 +12,7 @@ from torch import Tensor
 from esper_async.karn.catalogue import Catalogue
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.stage import Stage
-from esper_async.tamiyo.graph.features import TABLES, Floats, NodeType
+from esper_async.tamiyo.graph.features import TABLES, Floats, NodeType, Scaling
 from esper_async.tamiyo.graph.pairs import OfferedPairs, PairTable
 from esper_async.tamiyo.graph.structure import (
     Ground,
@@ -98,6 +98,7 @@ class GraphBuilder:
         self._structure: Structure | None = None
         self._offered: OfferedPairs | None = None
         self._settled: _Settled | None = None
+        self._scalings: dict[tuple[int, int], Scaling] = {}
         self._facts: dict[str, tuple[float | None, ...]] = {}
         self._facts_of: tuple[tuple[str, ...], NDArray[np.float64]] | None = None
         self.layouts = 0
@@ -109,16 +110,9 @@ class GraphBuilder:
         seeds = tuple(view.seeds)
         most = min(view.free_candidates, view.max_candidates) if view.placements else 0
         settled = self._settle(view, structure, offered, seeds, may_germinate=most > 0)
-        sizes = structure.sizes
         return GraphState(
             structure=structure,
-            features={
-                **settled.features,
-                "run": _tensor("run", [_run(view, seeds)], 1),
-                "activation": structure.ground.activations,
-                "parameter": _parameters(view, structure),
-                "seed": _tensor("seed", self._seed_rows(view, seeds), sizes.seeds),
-            },
+            features={**settled.features, **self._changing(view, structure, seeds)},
             pairs=settled.pairs,
             pair_legal=settled.pair_legal,
             operation_legal=settled.operation_legal,
@@ -155,6 +149,7 @@ class GraphBuilder:
         blueprints = self._blueprints(structure, seeds, offered)
         features: dict[NodeType, Tensor] = {
             "layer": _tensor("layer", _layers(view, structure, seeds), sizes.sites),
+            "activation": structure.ground.activations,
             "blueprint": _tensor("blueprint", blueprints, sizes.blueprints),
         }
         pairs = offered.features(view.remaining_parameters)
@@ -202,8 +197,40 @@ class GraphBuilder:
             self._facts_of = names, facts.reshape(-1, FACTS)
         return self._facts_of[1]
 
-    def _seed_rows(self, view: View, seeds: Sequence[SeedView]) -> list[Row]:
-        return [_seed(seed, view, risk=self._known(seed.blueprint)[1]) for seed in seeds]
+    def _changing(
+        self, view: View, structure: Structure, seeds: Sequence[SeedView]
+    ) -> dict[NodeType, Tensor]:
+        """Return what is new at every boundary: the run, its seeds, the layers' last gradients.
+
+        All of it is normalised at once: for so few numbers a call costs more than its work.
+        """
+        raw = _run(view, seeds)
+        for seed in seeds:
+            raw += _seed(seed, view, risk=self._known(seed.blueprint)[1])
+        told = view.gradient_rms
+        if told:
+            raw += [_scaled(told.get(site.name), _MILLI) for site in structure.sites]
+        gradients = len(structure.sites) if told else 0
+        scaling = self._scaling_of(len(seeds), gradients)
+        values, missing = scaling.apply(np.array(raw, dtype=np.float64))  # None becomes NaN
+        start, end = len(TABLES["run"].features), len(values) - gradients
+        parameters = structure.ground.parameters
+        if told:
+            parameters = _with_gradients(parameters, values[end:], missing[end:])
+        return {
+            "run": _padded("run", values[:start], missing[:start], 1),
+            "parameter": parameters,
+            "seed": _padded("seed", values[start:end], missing[start:end], structure.sizes.seeds),
+        }
+
+    def _scaling_of(self, seeds: int, gradients: int) -> Scaling:
+        """Return the rules of a run's features, of so many seeds', and of so many gradients."""
+        key = seeds, gradients
+        if key not in self._scalings:
+            table = TABLES["parameter"].scaling
+            parts = [TABLES["run"].scaling, *[TABLES["seed"].scaling] * seeds]
+            self._scalings[key] = Scaling.joined([*parts, table.only(_GRADIENT, gradients)])
+        return self._scalings[key]
 
     def _blueprints(
         self, structure: Structure, seeds: Sequence[SeedView], offered: OfferedPairs
@@ -219,6 +246,15 @@ class GraphBuilder:
             column = 8 if seed.stage is Stage.FOSSILIZED else 7
             rows[structure.blueprint_index[seed.blueprint], column] += 1.0
         return rows
+
+
+def _padded(
+    node_type: NodeType, values: NDArray[np.float64], missing: NDArray[np.bool_], pad_to: int
+) -> Tensor:
+    """Return (pad_to, width) of the features of nodes in a row."""
+    table = TABLES[node_type]
+    rows = (-1, len(table.features))
+    return torch.from_numpy(table.padded(values.reshape(rows), missing.reshape(rows), pad_to))
 
 
 def _tensor(node_type: NodeType, rows: Sequence[Row] | NDArray[np.float64], pad_to: int) -> Tensor:
@@ -285,16 +321,13 @@ def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> NDAr
     return rows
 
 
-def _parameters(view: View, structure: Structure) -> Tensor:
-    """Return the layers' parameters (S, width): the ground's, with the last gradients."""
-    ground = structure.ground
-    if not view.gradient_rms:
-        return ground.parameters
-    known: Floats = ground.parameters.numpy().copy()
-    rms = [view.gradient_rms.get(site.name, math.nan) for site in ground.sites]
-    table = TABLES["parameter"]
-    told = table.tensorise_column(_GRADIENT, _MILLI * np.array(rms))
-    known[: len(rms), _GRADIENT], known[: len(rms), _GRADIENT + len(table.features)] = told
+def _with_gradients(
+    parameters: Tensor, values: NDArray[np.float64], missing: NDArray[np.bool_]
+) -> Tensor:
+    """Return the layers' parameters (S, width) with their last gradients, each with its flag."""
+    known: Floats = parameters.numpy().copy()
+    known[: len(values), _GRADIENT] = values
+    known[: len(values), _GRADIENT + len(TABLES["parameter"].features)] = missing
     return torch.from_numpy(known)
 
 

@@ -17,6 +17,8 @@ from esper_async.tamiyo.graph.relations import Relation
 from esper_async.tamiyo.view import SeedView, SiteView, View
 
 SITE_STEP, SEED_STEP, BLUEPRINT_STEP = 8, 12, 6
+ORDER: tuple[NodeType, ...] = ("run", "layer", "seed", "blueprint", "activation", "parameter")
+"""What a policy's heads read comes first, so that its last layer need work out no more."""
 GroundKey = tuple[tuple[SiteView, ...], tuple[str, ...], int, int]
 Planted = tuple[tuple[str, str, str], ...]
 """Of every seed its id, its site and its blueprint."""
@@ -24,7 +26,7 @@ Planted = tuple[tuple[str, str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Padded numbers of nodes of a graph."""
+    """Padded numbers of nodes of a graph, whose types follow each other as `ORDER` says."""
 
     sites: int
     seeds: int
@@ -35,15 +37,21 @@ class Sizes:
         """The run's node, three a site, seeds and blueprints."""
         return 1 + 3 * self.sites + self.seeds + self.blueprints
 
+    @property
+    def read(self) -> int:
+        """How many of the first nodes the heads of a policy read."""
+        return self.offset("activation")
+
     def offset(self, node_type: NodeType) -> int:
         """Return the place of the first node of a type."""
+        pointed_at = 1 + self.sites + self.seeds + self.blueprints
         return {
             "run": 0,
             "layer": 1,
-            "activation": 1 + self.sites,
-            "parameter": 1 + 2 * self.sites,
-            "seed": 1 + 3 * self.sites,
-            "blueprint": 1 + 3 * self.sites + self.seeds,
+            "seed": 1 + self.sites,
+            "blueprint": 1 + self.sites + self.seeds,
+            "activation": pointed_at,
+            "parameter": pointed_at + self.sites,
         }[node_type]
 
 
@@ -51,16 +59,17 @@ class Sizes:
 class Ground:
     """What of a graph stays as long as its sites, its blueprints and its padded sizes do.
 
-    `pair_index` finds (site, blueprint); `activations` and `parameters` (S, width) are features
-    that never change, but for gradients, which are missing here. `relations` (N, N) and `present`
-    (N,) are those of a graph without seeds, `layers` (sites, features) what is known of a layer
-    before it is normalised, without seeds and at no rest.
+    `names` are those of its nodes by type, `pair_index` finds (site, blueprint); `activations` and
+    `parameters` (S, width) are features that never change, but for gradients, which are missing
+    here. `relations` (N, N) and `present` (N,) are those of a graph without seeds, `layers` (sites,
+    features) what is known of a layer before it is normalised, without seeds and at no rest.
     """
 
     key: GroundKey
     sizes: Sizes
     sites: tuple[SiteView, ...]
     blueprints: tuple[str, ...]
+    names: Mapping[NodeType, Sequence[str]]
     site_index: Mapping[str, int]
     blueprint_index: Mapping[str, int]
     pair_index: Mapping[tuple[str, str], int]
@@ -153,6 +162,7 @@ def lay_ground(key: GroundKey) -> Ground:
         sizes=sizes,
         sites=sites,
         blueprints=blueprints,
+        names=_names(sites, blueprints),
         site_index=site_index,
         blueprint_index=blueprint_index,
         pair_index={
@@ -193,6 +203,19 @@ def blueprints_of(view: View) -> tuple[str, ...]:
     """Return the blueprints that may be planted somewhere, or live, in order of id."""
     names = set(view.blueprints or (placement.blueprint for placement in view.placements))
     return tuple(sorted(names | {seed.blueprint for seed in view.seeds}))
+
+
+def _names(
+    sites: Sequence[SiteView], blueprints: Sequence[str]
+) -> Mapping[NodeType, Sequence[str]]:
+    places = [site.name for site in sites]
+    return {
+        "run": ["run"],
+        "layer": places,
+        "activation": places,
+        "parameter": places,
+        "blueprint": blueprints,
+    }
 
 
 def _layer(site: SiteView, place: int, sites: int) -> list[float]:

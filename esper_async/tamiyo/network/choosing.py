@@ -111,9 +111,12 @@ class Scored:
 
     def pool(self) -> "Pool":
         """Return what a tournament is drawn from, nothing drawn yet."""
+        return self._undrawn().copy()
+
+    def _undrawn(self) -> "Pool":
         if self._whole is None:
             self._whole = Pool(self._pair, self._pair_legal)
-        return self._whole.copy()
+        return self._whole
 
     def site(self, pool: "Pool") -> tuple[Mask, Scores]:
         """Return the same (S,) of the next candidate's site."""
@@ -128,7 +131,7 @@ class Scored:
 
     def first_candidate(self) -> Scores:
         """Return (S, B): how likely each placement is the first to be drawn."""
-        pool = self.pool()
+        pool = self._undrawn()
         _, sites = self.site(pool)
         counts = np.maximum(pool.pairs.sum(axis=1), 1)
         totals = np.where(pool.sites, pool.totals, 1.0)
@@ -150,12 +153,14 @@ class Scored:
     def _spread(self, scores: "NDArray[np.floating[Any]]", legal: Mask) -> Scores:
         """Return probabilities over what is legal; exactly 0 elsewhere."""
         known = scores[legal].astype(np.float64)
-        if not math.isfinite(known.sum()):
+        if not math.isfinite(np.add.reduce(known)):
             raise UnsoundScoresError("the policy's network returned scores that are not finite")
-        weights = np.exp(known - known.max())
+        known -= np.maximum.reduce(known)
+        np.exp(known, out=known)
+        known *= (1.0 - self.floor) / np.add.reduce(known)
+        known += self.floor / known.size
         found = np.zeros(scores.shape)
-        own = weights / weights.sum()
-        found[legal] = (1.0 - self.floor) * own + self.floor / known.size
+        found[legal] = known
         return found
 
 
@@ -218,8 +223,8 @@ def drawn_by(uniform: Callable[[], float]) -> Pick:
     """Choose by chance, with numbers of [0, 1) from `uniform`."""
 
     def pick(probabilities: Scores) -> int:
-        reached = np.cumsum(probabilities)
-        index = int(np.searchsorted(reached, uniform() * reached[-1], side="right"))
+        reached = probabilities.cumsum()
+        index = int(reached.searchsorted(uniform() * reached[-1], side="right"))
         if index < probabilities.size:
             return index
         return int(np.flatnonzero(probabilities)[-1])  # rounding has carried past all of them
@@ -281,8 +286,8 @@ def likeliest(
     """
     _, operations = scored.operation()
     found: list[tuple[Operation, str | None, str | None, float]] = []
-    for index in np.argsort(-operations, kind="stable").tolist():
-        name, chance = OPERATIONS[index], float(operations[index])
+    for index in (-operations).argsort(kind="stable").tolist():
+        name, chance = OPERATIONS[index], operations.item(index)
         if chance == 0.0 or (len(found) >= most and chance < found[most - 1][3]):
             break  # no alternative of this operation, or of one after it, is among the likeliest
         if index == NO_OP:
@@ -292,8 +297,9 @@ def likeliest(
         else:
             _, targets = scored.target(index)
             found += [
-                (name, scored.state.seeds[place].id, None, chance * float(targets[place]))
-                for place in np.flatnonzero(targets).tolist()
+                (name, seed.id, None, chance * probability)
+                for seed, probability in zip(scored.state.seeds, targets.tolist(), strict=False)
+                if probability > 0.0
             ]
         found.sort(key=lambda entry: -entry[3])
     return found[:most]
@@ -304,8 +310,8 @@ def _placements(
 ) -> list[tuple[Operation, str | None, str | None, float]]:
     together = (chance * scored.first_candidate()).ravel()  # (S B)
     least = np.partition(together, -most)[-most] if together.size > most else 0.0
-    places = np.flatnonzero(together >= least)
-    places = places[np.argsort(-together[places], kind="stable")[:most]]
+    places = (together >= least).nonzero()[0]
+    places = places[(-together[places]).argsort(kind="stable")[:most]]
     found: list[tuple[Operation, str | None, str | None, float]] = []
     for place in places.tolist():
         if together[place] > 0.0:
