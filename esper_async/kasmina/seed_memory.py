@@ -31,13 +31,16 @@ class SeedMemory:
     Args:
         executor: knows the living seeds, the twin, and the budget that the run began with.
         batch_size: samples of a batch.
+        buffer_bytes: what `bytes_of_buffers` returns, where known.
     """
 
-    def __init__(self, executor: Executor, batch_size: int) -> None:
+    def __init__(
+        self, executor: Executor, batch_size: int, *, buffer_bytes: int | None = None
+    ) -> None:
         self._executor = executor
         self._batch_size = batch_size
         self._state_share = _state_share(executor)
-        self._buffers = sum(buffer.nbytes for buffer in executor.branch.model.buffers())
+        self._buffers = bytes_of_buffers(executor) if buffer_bytes is None else buffer_bytes
 
     def taken(self) -> int:
         """Return the bytes of the seeds that live, and of a twin."""
@@ -89,6 +92,11 @@ class SeedMemory:
 
     def _lasting(self, weights: int) -> int:
         return int(weights * (2.0 + self._state_share))
+
+
+def bytes_of_buffers(executor: Executor) -> int:
+    """Return the bytes of the model's buffers, with those of what has grown in it."""
+    return sum(buffer.nbytes for buffer in executor.branch.model.buffers())
 
 
 def _dtype(site: Site) -> torch.dtype:

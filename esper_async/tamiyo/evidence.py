@@ -90,7 +90,7 @@ def _packed(field: int, content: bytes) -> bytes:
     return bytes((*head, length)) + content
 
 
-def _varints(values: NDArray[np.int64]) -> bytes:
+def varints(values: NDArray[np.int64]) -> bytes:
     """Return numbers of up to 32 bits as a packed field holds them: seven a byte, the low first."""
     if not values.size or values.max() < 0x80:
         return values.astype(np.uint8).tobytes()
@@ -113,7 +113,7 @@ def _nodes(node_type: NodeType, count: int, state: GraphState) -> bytes:
     rows = state.features[node_type].numpy()
     found = _packed(_NODE_FEATURES, _floats(rows[:count, :width]))
     missing = rows[:count, width:].ravel().nonzero()[0]
-    return found + _packed(_NODE_MISSING, _varints(missing)) if missing.size else found
+    return found + _packed(_NODE_MISSING, varints(missing)) if missing.size else found
 
 
 def _head(head: HeadChoice) -> bytes:
@@ -137,8 +137,8 @@ def _edges(state: GraphState) -> Sequence[bytes]:
     placed = [index for index, seed in enumerate(state.seeds) if seed.site in structure.site_index]
     return (
         _PLANTABLE
-        + _packed(_EDGE_SOURCES, _varints(blueprints))
-        + _packed(_EDGE_TARGETS, _varints(sites))
+        + _packed(_EDGE_SOURCES, varints(blueprints))
+        + _packed(_EDGE_TARGETS, varints(sites))
         + _packed(_EDGE_FEATURES, _floats(state.pairs.numpy()[sites, blueprints])),
         EdgeSet(
             relation="grows_at", source_type="seed", target_type="layer",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,6 +84,15 @@ class _Settled:
     seed_legal: Tensor
 
 
+class _Pairs(NamedTuple):
+    """What is known of pairs while the same ones are offered, and so many parameters remain."""
+
+    offered: OfferedPairs
+    remaining: int
+    features: Tensor
+    legal: Tensor
+
+
 class GraphBuilder:
     """Makes the graph of each view; lays a topology out only when it has changed.
 
@@ -98,7 +108,10 @@ class GraphBuilder:
         self._structure: Structure | None = None
         self._offered: OfferedPairs | None = None
         self._settled: _Settled | None = None
+        self._pairs: _Pairs | None = None
+        self._seedless: tuple[OfferedPairs, Floats] | None = None
         self._scalings: dict[tuple[int, int], Scaling] = {}
+        self._listed: tuple[Sequence[str], frozenset[str], tuple[str, ...]] | None = None
         self._facts: dict[str, tuple[float | None, ...]] = {}
         self._facts_of: tuple[tuple[str, ...], NDArray[np.float64]] | None = None
         self.layouts = 0
@@ -146,21 +159,28 @@ class GraphBuilder:
         if stages:
             seed_legal[:, : len(stages)] = np.array([seed_operations(each) for each in stages]).T
         operations = legal_operations(seed_legal, may_germinate=may_germinate)
-        blueprints = self._blueprints(structure, seeds, offered)
         features: dict[NodeType, Tensor] = {
-            "layer": _tensor("layer", _layers(view, structure, seeds), sizes.sites),
+            "layer": torch.from_numpy(_layers(view, structure, seeds)),
             "activation": structure.ground.activations,
-            "blueprint": _tensor("blueprint", blueprints, sizes.blueprints),
+            "blueprint": torch.from_numpy(self._blueprints(structure, seeds, offered)),
         }
-        pairs = offered.features(view.remaining_parameters)
-        masks = [torch.from_numpy(each) for each in (pairs, offered.legal, operations, seed_legal)]
-        self._settled = _Settled(structure, offered, key, features, *masks)
+        pairs, legal = self._pairs_of(offered, view.remaining_parameters)
+        masks = [torch.from_numpy(each) for each in (operations, seed_legal)]
+        self._settled = _Settled(structure, offered, key, features, pairs, legal, *masks)
         return self._settled
+
+    def _pairs_of(self, offered: OfferedPairs, remaining: int) -> tuple[Tensor, Tensor]:
+        """Return what is known of pairs (S, B, 2), and which of them may be planted (S, B)."""
+        known = self._pairs
+        if known is None or known.offered is not offered or known.remaining != remaining:
+            found = offered.features(remaining), offered.legal
+            known = self._pairs = _Pairs(offered, remaining, *map(torch.from_numpy, found))
+        return known.features, known.legal
 
     def _structure_for(self, view: View) -> Structure:
         key = ground_key(
             sites_of(view),
-            blueprints_of(view),
+            self._blueprints_of(view),
             host_parameters=view.host_parameters,
             seeds=len(view.seeds),
         )
@@ -172,6 +192,16 @@ class GraphBuilder:
             self._structure = lay_out(self._ground, planted)
             self.layouts += 1
         return self._structure
+
+    def _blueprints_of(self, view: View) -> tuple[str, ...]:
+        """Return `blueprints_of` a view; of the very same listed ones that is known."""
+        listed = self._listed
+        if listed is None or listed[0] is not view.blueprints:
+            every = tuple(sorted(set(view.blueprints)))
+            listed = self._listed = view.blueprints, frozenset(every), every
+        if listed[1] and all(seed.blueprint in listed[1] for seed in view.seeds):
+            return listed[2]
+        return blueprints_of(view)
 
     def _offered_of(self, placements: Sequence[Placement], ground: Ground) -> OfferedPairs:
         """Return where placements stand; of the very same ones as before that is known."""
@@ -234,18 +264,48 @@ class GraphBuilder:
 
     def _blueprints(
         self, structure: Structure, seeds: Sequence[SeedView], offered: OfferedPairs
-    ) -> NDArray[np.float64]:
-        """Return (B, width) of the blueprints that there are; what is not finite is not known."""
+    ) -> Floats:
+        """Return the blueprints (B, width), with the seeds that there are of them."""
+        if self._seedless is None or self._seedless[0] is not offered:
+            self._seedless = offered, self._without_seeds(structure, offered)
+        found = self._seedless[1].copy()
+        for seed in seeds:
+            column = _BLUEPRINT_SEEDS[seed.stage is Stage.FOSSILIZED]
+            _count(found, structure.blueprint_index[seed.blueprint], column)
+        return found
+
+    def _without_seeds(self, structure: Structure, offered: OfferedPairs) -> Floats:
         names = structure.blueprints
         count = len(names)
         rows = np.zeros((count, len(TABLES["blueprint"].features)))
         rows[:, :FACTS] = self._all_known(names)
         rows[:, 4], rows[:, 5] = offered.smallest[:count], offered.largest[:count]
         rows[:, 6] = offered.counts[:count] / max(len(structure.sites), 1)
-        for seed in seeds:
-            column = 8 if seed.stage is Stage.FOSSILIZED else 7
-            rows[structure.blueprint_index[seed.blueprint], column] += 1.0
-        return rows
+        return TABLES["blueprint"].tensorise(rows, structure.sizes.blueprints)
+
+
+class _Column(NamedTuple):
+    """A feature that counts, and how much each one counts."""
+
+    place: int
+    step: float
+
+
+def _column(node_type: NodeType, name: str) -> _Column:
+    table = TABLES[node_type]
+    place = table.column(name)
+    return _Column(place, 1.0 / table.features[place].high)
+
+
+_BLUEPRINT_SEEDS = _column("blueprint", "living/1"), _column("blueprint", "kept/1")
+_LAYER_SEEDS = _column("layer", "seeds/1"), _column("layer", "kept/1")
+"""Of seeds that live, and of those that were kept."""
+_RESTING = _column("layer", "resting/1")
+
+
+def _count(found: Floats, node: int, column: _Column) -> None:
+    """Count one more at a node."""
+    found[node, column.place] = min(found[node, column.place] + column.step, 1.0)
 
 
 def _padded(
@@ -255,10 +315,6 @@ def _padded(
     table = TABLES[node_type]
     rows = (-1, len(table.features))
     return torch.from_numpy(table.padded(values.reshape(rows), missing.reshape(rows), pad_to))
-
-
-def _tensor(node_type: NodeType, rows: Sequence[Row] | NDArray[np.float64], pad_to: int) -> Tensor:
-    return torch.from_numpy(TABLES[node_type].tensorise(rows, pad_to))
 
 
 def _run(view: View, seeds: Sequence[SeedView]) -> Row:
@@ -309,16 +365,16 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole is not None and whole > 0 <= part else None
 
 
-def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> NDArray[np.float64]:
-    """Return (S, width) of the sites that there are."""
+def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> Floats:
+    """Return the layers (S, width), with the seeds that there are at their sites."""
     index = structure.site_index
-    rows = structure.ground.layers.copy()
+    found = structure.ground.layers.copy()
     for site in view.resting & index.keys():
-        rows[index[site], 4] = 1.0
+        _count(found, index[site], _RESTING)
     for seed in seeds:
         if seed.site in index:
-            rows[index[seed.site], 6 if seed.stage is Stage.FOSSILIZED else 5] += 1.0
-    return rows
+            _count(found, index[seed.site], _LAYER_SEEDS[seed.stage is Stage.FOSSILIZED])
+    return found
 
 
 def _with_gradients(

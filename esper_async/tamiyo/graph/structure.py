@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper_async.tamiyo.graph.features import TABLES, NodeType
+from esper_async.tamiyo.graph.features import TABLES, Floats, NodeType
 from esper_async.tamiyo.graph.relations import Relation
 from esper_async.tamiyo.view import SeedView, SiteView, View
 
@@ -61,8 +61,8 @@ class Ground:
 
     `names` are those of its nodes by type, `pair_index` finds (site, blueprint); `activations` and
     `parameters` (S, width) are features that never change, but for gradients, which are missing
-    here. `relations` (N, N) and `present` (N,) are those of a graph without seeds, `layers` (sites,
-    features) what is known of a layer before it is normalised, without seeds and at no rest.
+    here. `relations` (N, N) and `present` (N,) are those of a graph without seeds, `layers`
+    (S, width) the features of layers without seeds, none of them at rest.
     """
 
     key: GroundKey
@@ -73,9 +73,9 @@ class Ground:
     site_index: Mapping[str, int]
     blueprint_index: Mapping[str, int]
     pair_index: Mapping[tuple[str, str], int]
-    relations: NDArray[np.int64]
+    relations: NDArray[np.uint8]
     present: NDArray[np.bool_]
-    layers: NDArray[np.float64]
+    layers: Floats
     activations: Tensor
     parameters: Tensor
 
@@ -172,7 +172,9 @@ def lay_ground(key: GroundKey) -> Ground:
         },
         relations=_relations(sizes, len(sites), len(blueprints)),
         present=_present(sizes, len(sites), len(blueprints)),
-        layers=np.array([_layer(site, place, len(sites)) for place, site in enumerate(sites)]),
+        layers=TABLES["layer"].tensorise(
+            [_layer(site, place, len(sites)) for place, site in enumerate(sites)], sizes.sites
+        ),
         activations=torch.from_numpy(
             TABLES["activation"].tensorise([_activation(site) for site in sites], sizes.sites)
         ),
@@ -253,9 +255,9 @@ def _present(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.bool_]:
     return present
 
 
-def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.int64]:
+def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.uint8]:
     """Return (N, N): how the node of a row sees the node of a column, without any seed."""
-    table = np.zeros((sizes.nodes, sizes.nodes), dtype=np.int64)
+    table = np.zeros((sizes.nodes, sizes.nodes), dtype=np.uint8)
     table[:, 0] = table[0, :] = Relation.RUN
     everywhere = np.arange(sites)
     layers = sizes.offset("layer") + everywhere
@@ -274,21 +276,22 @@ def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.int64]:
     return table
 
 
-def _relate_seeds(table: NDArray[np.int64], ground: Ground, planted: Planted) -> None:
+def _relate_seeds(table: NDArray[np.uint8], ground: Ground, planted: Planted) -> None:
     """Write into (N, N) how seeds see each other and their surroundings, and are seen."""
-    sizes = ground.sizes
-    start, end = sizes.offset("seed"), sizes.offset("seed") + len(planted)
-    nodes = np.arange(start, end)
-    numbers: dict[str, int] = {}
-    places = np.array([numbers.setdefault(site, len(numbers)) for _, site, _ in planted])
-    same = places[:, None] == places
-    table[start:end, start:end] = np.where(same, Relation.SAME_SITE, Relation.SEED_SEED)
-    table[nodes, nodes] = Relation.SELF
-    homes = np.array([ground.site_index.get(site, -1) for _, site, _ in planted])
-    has_home = homes >= 0
-    known, layers = nodes[has_home], sizes.offset("layer") + homes[has_home]
-    table[known, layers], table[layers, known] = Relation.LAYER_SEED, Relation.SEED_LAYER
-    kinds = sizes.offset("blueprint") + np.array(
-        [ground.blueprint_index[blueprint] for _, _, blueprint in planted]
-    )
-    table[nodes, kinds], table[kinds, nodes] = Relation.BLUEPRINT_SEED, Relation.SEED_BLUEPRINT
+    # one by one: for the few seeds that there are, arrays of indices cost more
+    start = ground.sizes.offset("seed")
+    layers, kinds = ground.sizes.offset("layer"), ground.sizes.offset("blueprint")
+    end = start + len(planted)
+    table[start:end, start:end] = Relation.SEED_SEED
+    neighbours: dict[str, list[int]] = {}
+    for node, (_, site, blueprint) in enumerate(planted, start):
+        for other in neighbours.setdefault(site, []):
+            table[node, other] = table[other, node] = Relation.SAME_SITE
+        neighbours[site].append(node)
+        table[node, node] = Relation.SELF
+        kind = kinds + ground.blueprint_index[blueprint]
+        table[node, kind], table[kind, node] = Relation.BLUEPRINT_SEED, Relation.SEED_BLUEPRINT
+        home = ground.site_index.get(site)
+        if home is not None:
+            layer = layers + home
+            table[node, layer], table[layer, node] = Relation.LAYER_SEED, Relation.SEED_LAYER

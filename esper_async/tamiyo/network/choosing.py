@@ -84,6 +84,7 @@ class Scored:
         self._operation_legal = state.operation_legal.numpy()
         self._seed_legal = state.seed_legal.numpy()
         self._operation: Scores | None = None
+        self._targets: Scores | None = None
         self._whole: Pool | None = None
 
     def operation(self) -> tuple[Mask, Scores]:
@@ -95,8 +96,13 @@ class Scored:
 
     def target(self, operation: int) -> tuple[Mask, Scores]:
         """Return the same (M,) of the seed that an operation acts on."""
-        legal = self._seed_legal[operation]
-        return legal, self._spread(self._output.seed[0, operation].numpy(), legal)
+        return self._seed_legal[operation], self.targets()[operation]
+
+    def targets(self) -> Scores:
+        """Return the probabilities (O, M) of the seeds that operations act on, 0 where none may."""
+        if self._targets is None:
+            self._targets = self._spread_rows(self._output.seed[0].numpy(), self._seed_legal)
+        return self._targets
 
     def tune(self, seed: int) -> tuple[Mask, Scores]:
         """Return the same (3,) of the ramp that a seed gets."""
@@ -161,6 +167,20 @@ class Scored:
         known += self.floor / known.size
         found = np.zeros(scores.shape)
         found[legal] = known
+        return found
+
+    def _spread_rows(self, scores: "NDArray[np.floating[Any]]", legal: Mask) -> Scores:
+        """Return the same of each row (R, K) by itself; 0 in rows in which nothing is legal."""
+        known = np.where(legal, scores.astype(np.float64), -np.inf)
+        if not math.isfinite(np.add.reduce(known, axis=None, where=legal)):
+            raise UnsoundScoresError("the policy's network returned scores that are not finite")
+        counts = np.maximum(legal.sum(axis=1, keepdims=True), 1)
+        with np.errstate(invalid="ignore"):  # a row of nothing legal is all -inf
+            known -= np.maximum.reduce(known, axis=1, keepdims=True)
+        found: Scores = np.exp(known, where=legal, out=np.zeros(scores.shape))
+        totals = np.add.reduce(found, axis=1, keepdims=True)
+        found *= (1.0 - self.floor) / np.maximum(totals, 1.0)
+        found += legal * (self.floor / counts)
         return found
 
 
@@ -295,10 +315,10 @@ def likeliest(
         elif index == GERMINATE:
             found += _placements(scored, chance, most)
         else:
-            _, targets = scored.target(index)
+            targets = scored.targets()[index].tolist()
             found += [
                 (name, seed.id, None, chance * probability)
-                for seed, probability in zip(scored.state.seeds, targets.tolist(), strict=False)
+                for seed, probability in zip(scored.state.seeds, targets, strict=False)
                 if probability > 0.0
             ]
         found.sort(key=lambda entry: -entry[3])

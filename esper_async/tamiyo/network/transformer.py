@@ -49,7 +49,6 @@ class Block(nn.Module):
 
     def __init__(self, hidden: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
         self.scale = (hidden // heads) ** -0.5
         self.attention_norm = nn.LayerNorm(hidden)
         self.joint = nn.Linear(hidden, 3 * hidden)
@@ -64,29 +63,30 @@ class Block(nn.Module):
         return BlockWeights(*[Affine.of(getattr(self, name)) for name in BlockWeights._fields])
 
     def forward(self, nodes: Tensor, bias: Tensor, weights: BlockWeights, read: int) -> Tensor:
-        """Return (G, R, D), the first `read` of the nodes.
+        """Return (G R, D), of each graph the first `read` nodes.
 
         Args:
-            nodes: (G, N, D).
-            bias: what is added to attention (G, H, R, N).
+            nodes: (G N, D), one graph after the other.
+            bias: what is added to attention (G, H, N, N).
             weights: those of `weights`.
-            read: R, how many nodes are worked out; all of them are seen.
+            read: R, how many nodes of a graph are worked out; all of them are seen.
         """
-        graphs, count, _ = nodes.shape
+        graphs, heads, count, _ = bias.shape
         # (G, N, 3, H, D/H) -> 3 x (G H, N, D/H); a batch of one is not copied
         joint = linear(_normed(nodes, weights.attention_norm), weights.joint)
-        apart = joint.view(graphs, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = apart.reshape(3, graphs * self.heads, count, -1).unbind()
+        apart = joint.view(graphs, count, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = apart.reshape(3, graphs * heads, count, -1).unbind()
         if read < count:
-            nodes, query = nodes[:, :read], query[:, :read]
+            query, bias = query[:, :read], bias[:, :, :read]
+            nodes = nodes.view(graphs, count, -1)[:, :read].reshape(graphs * read, -1)
         # written out: for some hundred nodes torch's fused kernel takes twice as long on a CPU
         bias = bias.reshape(-1, read, count)
         scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=self.scale)  # (G H, R, N)
         seen = torch.bmm(torch.softmax(scores, dim=-1), value)
-        seen = seen.view(graphs, self.heads, read, -1).transpose(1, 2).reshape(nodes.shape)
-        nodes = nodes + self._dropped(linear(seen, weights.mix))
-        inner = torch.relu(linear(_normed(nodes, weights.node_norm), weights.expand))
-        return nodes + self._dropped(linear(inner, weights.contract))
+        seen = seen.view(graphs, heads, read, -1).transpose(1, 2).reshape(nodes.shape)
+        nodes = self._dropped(linear(seen, weights.mix)).add_(nodes)
+        inner = torch.relu_(linear(_normed(nodes, weights.node_norm), weights.expand))
+        return self._dropped(linear(inner, weights.contract)).add_(nodes)
 
     def _dropped(self, nodes: Tensor) -> Tensor:
         return functional.dropout(nodes, self.dropout.p) if self.training else nodes
@@ -131,7 +131,7 @@ class GraphTransformer(nn.Module):
         """
         layers, heads, _ = self.relation_bias.shape
         # four times as fast as indexing with `relations`
-        found = self.relation_bias.flatten(0, 1).index_select(1, relations.flatten())
+        found = self.relation_bias.flatten(0, 1).index_select(1, relations.flatten().int())
         found = found.view(layers, heads, *relations.shape).transpose(1, 2)
         return found.masked_fill(~present[None, :, None, None, :], float("-inf"))
 
@@ -149,12 +149,13 @@ class GraphTransformer(nn.Module):
             weights: those of `weights`.
             read: R.
         """
-        count, last = nodes.shape[1], len(weights.blocks) - 1
-        together = zip(self.blocks, biases.unbind(), weights.blocks, strict=True)
-        for place, (block, bias, own) in enumerate(together):
-            asking = read if place == last else count
-            nodes = block.forward(nodes, bias[:, :, :asking].to(nodes.dtype), own, asking)
-        return _normed(nodes, weights.norm)
+        graphs, count, hidden = nodes.shape
+        nodes = nodes.view(-1, hidden)
+        counts = [count] * (len(weights.blocks) - 1) + [read]
+        together = zip(self.blocks, biases.unbind(), weights.blocks, counts, strict=True)
+        for block, bias, own, asking in together:
+            nodes = block.forward(nodes, bias, own, asking)
+        return _normed(nodes, weights.norm).view(graphs, read, hidden)
 
 
 class KeptBiases:
@@ -189,7 +190,7 @@ class KeptBiases:
         seen = np.where(structure.present.numpy(), relations[seeds], len(Relation))  # (seeds, N)
         seeing = relations[:, seeds].copy()  # (N, seeds)
         seeing[:, len(structure.planted) :] = len(Relation)
-        places = torch.from_numpy(np.concatenate([seen.ravel(), seeing.ravel()]))
+        places = torch.from_numpy(np.concatenate([seen.ravel(), seeing.ravel()]).astype(np.int32))
         rows, columns = self._table.index_select(1, places).chunk(2, dim=1)
         self._biases[:, 0, :, seeds] = rows.view(*self._shape, most, count)
         self._biases[:, 0, :, :, seeds] = columns.view(*self._shape, count, most)
