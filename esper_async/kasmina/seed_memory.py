@@ -17,6 +17,7 @@ from esper_async.kasmina.legal import LegalPair
 from esper_async.kasmina.memory import twin_bytes
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.seed import Candidate, Seed
+from esper_async.kasmina.sites import Site
 from esper_async.kasmina.snapshot import bytes_in
 
 _ADAMS_SHARE = 2.0
@@ -30,13 +31,16 @@ class SeedMemory:
     Args:
         executor: knows the living seeds, the twin, and the budget that the run began with.
         batch_size: samples of a batch.
+        buffer_bytes: what `bytes_of_buffers` returns, where known.
     """
 
-    def __init__(self, executor: Executor, batch_size: int) -> None:
+    def __init__(
+        self, executor: Executor, batch_size: int, *, buffer_bytes: int | None = None
+    ) -> None:
         self._executor = executor
         self._batch_size = batch_size
         self._state_share = _state_share(executor)
-        self._buffers = sum(buffer.nbytes for buffer in executor.branch.model.buffers())
+        self._buffers = bytes_of_buffers(executor) if buffer_bytes is None else buffer_bytes
 
     def taken(self) -> int:
         """Return the bytes of the seeds that live, and of a twin."""
@@ -51,8 +55,7 @@ class SeedMemory:
 
     def needed(self, pair: LegalPair) -> int:
         """Return the bytes of a seed of this kind while it trains in shadow."""
-        dtype: torch.dtype = getattr(torch, pair.site.interface.dtype)
-        weights = pair.parameters * dtype.itemsize
+        weights = pair.parameters * _dtype(pair.site).itemsize
         return self._lasting(weights) + self._buffers + pair.saved_bytes * self._batch_size
 
     def needed_each(
@@ -84,11 +87,21 @@ class SeedMemory:
             )
 
     def _held(self, seed: Seed) -> int:
-        weights = sum(parameter.nbytes for parameter in seed.graft.parameters())
+        weights = seed.parameter_count * _dtype(seed.site).itemsize
         return self._lasting(weights) + bytes_in(seed.buffers)
 
     def _lasting(self, weights: int) -> int:
         return int(weights * (2.0 + self._state_share))
+
+
+def bytes_of_buffers(executor: Executor) -> int:
+    """Return the bytes of the model's buffers, with those of what has grown in it."""
+    return sum(buffer.nbytes for buffer in executor.branch.model.buffers())
+
+
+def _dtype(site: Site) -> torch.dtype:
+    found: torch.dtype = getattr(torch, site.interface.dtype)
+    return found
 
 
 def _state_share(executor: Executor) -> float:

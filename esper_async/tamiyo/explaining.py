@@ -4,6 +4,7 @@ Shrikumar et al. 2017, "Learning Important Features Through Propagating Activati
 section 2.1, discuss the measure and its limits: it is exact where scores are linear.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,22 +63,17 @@ def _score(output: PolicyOutput, state: GraphState, action: Action) -> Tensor:
 
 
 def _effects(name: NodeType, effects: Tensor, state: GraphState) -> list[tuple[float, str, str]]:
-    """Return (effect, node, feature) of every node that is no padding; a flag is its feature's."""
-    structure = state.structure
-    sites = [site.name for site in structure.sites]
-    names = {
-        "run": ["run"],
-        "layer": sites,
-        "activation": sites,
-        "parameter": sites,
-        "seed": [seed.id for seed in state.seeds],
-        "blueprint": list(structure.blueprints),
-    }[name]
+    """Return (effect, node, feature) of a type's largest, the largest first.
+
+    Padding has none, and a flag's is its feature's.
+    """
+    ground = state.structure.ground
+    names = [seed.id for seed in state.seeds] if name == "seed" else ground.names[name]
     features = TABLES[name].features
     width = len(features)
-    together = effects[:, :width] + effects[:, width:]
+    together = (effects[:, :width] + effects[:, width:])[: len(names)].numpy()
+    largest = np.argsort(-np.abs(together), axis=None, kind="stable")[:MOST_TOLD]
     return [
-        (value, f"{name} {node}", feature.name)
-        for node, row in zip(names, together.tolist(), strict=False)
-        for feature, value in zip(features, row, strict=True)
+        (together.item(place), f"{name} {names[place // width]}", features[place % width].name)
+        for place in largest.tolist()
     ]

@@ -16,7 +16,7 @@ from esper_async.kasmina.legal import CertificateStore, Progress, Supply
 from esper_async.kasmina.micro_batches import parts_of, step_size
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.user_code import UserCodeError
-from esper_async.tamiyo.policies import Policy, make_policy
+from esper_async.tamiyo.policies import Policy
 from esper_async.tolaria import global_random
 from esper_async.tolaria.boundary_report import BoundaryReport
 from esper_async.tolaria.checkpoint import CheckpointStore
@@ -221,7 +221,7 @@ class Engine:
             self._optimizer,
             state_dir=None,
             loss=task.loss,
-            policy=self._policy or options.policy,
+            policy=self._policy or options.make_policy(),
             seed=options.seed,
             train_step=self._train_step,
             forward=task.forward,
@@ -390,7 +390,7 @@ class Engine:
         assert way is not None
         self._decider.start_anew()
         if self._policy is None:
-            self.grower.policy = make_policy(self.options.policy, self.options.seed)
+            self.grower.policy = self.options.make_policy()
         self._go_back(way, cause="hang", reason=reason)
 
     def _record_boundary(self, report: BoundaryReport, tally: Tally, elapsed_s: float) -> None:

@@ -8,6 +8,8 @@ from esper_async.kasmina.compiling.choice import CompileMode, Compiling
 from esper_async.kasmina.compiling.region import Compiler
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.precision import PRECISIONS, PrecisionName, unknown_precision
+from esper_async.tamiyo.policies import Policy, check_triggers, make_policy
+from esper_async.tamiyo.policies.triggers import Trigger
 from esper_async.tolaria.checkpoint import KEPT
 
 
@@ -18,6 +20,8 @@ class RunOptions:
     Args:
         epochs: passes over the training loader.
         policy: name of the growth policy.
+        triggers: of the heuristic: where there are any, a tournament after the first waits until
+            one of them fires: "plateau", "gradient", "gap".
         seed: everything random in the run derives from it.
         name: how reports call the run.
         device: "auto" takes the first CUDA device, else the CPU.
@@ -51,6 +55,7 @@ class RunOptions:
 
     epochs: int
     policy: str = "heuristic"
+    triggers: Sequence[Trigger] = ()
     seed: int = 0
     name: str = "run"
     device: str = "auto"
@@ -74,6 +79,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        check_triggers(self.policy, self.triggers)
         if self.boundary_every != "epoch" and self.boundary_every < 1:
             raise ValueError(f"boundary_every must be at least 1, not {self.boundary_every}")
         if self.precision not in PRECISIONS:
@@ -94,6 +100,10 @@ class RunOptions:
                 "set run.deterministic = false, or leave the budget out"
             )
         self.compiling(deterministic=True)
+
+    def make_policy(self) -> Policy:
+        """Return the policy that the run names, as it begins; raises as `policies.make_policy`."""
+        return make_policy(self.policy, self.seed, triggers=self.triggers)
 
     def compiling(
         self, *, deterministic: bool, taken_over: Mapping[str, Compiler] | None = None
@@ -135,7 +145,7 @@ def options_from_run(config: Mapping[str, Any]) -> RunOptions:
     for task_only in ("task", "options"):
         run.pop(task_only, None)
     sites = growth.pop("sites")
-    policy = growth.pop("policy")
+    policy, triggers = growth.pop("policy"), tuple(growth.pop("triggers", ()))
     growth["tiers"] = tuple(growth["tiers"])
     known = {entry.name for entry in fields(GrowthOptions)}
     if growth.pop("drill", False):
@@ -145,5 +155,9 @@ def options_from_run(config: Mapping[str, Any]) -> RunOptions:
     except ValueError as error:
         raise RunChangedError(str(error)) from error
     return RunOptions(
-        **run, policy=policy, sites=None if sites == "auto" else sites, growth=options
+        **run,
+        policy=policy,
+        triggers=triggers,
+        sites=None if sites == "auto" else sites,
+        growth=options,
     )

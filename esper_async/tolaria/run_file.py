@@ -20,6 +20,7 @@ _PACKAGE = Path(esper_async.__file__).parent
 SHIPPED = (_PACKAGE.parent / "config" / "runs", _PACKAGE / "config" / "runs")
 
 Policy = Literal["static", "random", "periodic", "largest", "heuristic", "bandit", "gnn", "learned"]
+Trigger = Literal["plateau", "gradient", "gap"]
 Tier = Literal["production", "experimental"]
 
 
@@ -76,6 +77,7 @@ class GrowthSection(StrictModel):
     """What may grow, and by which policy. Limits and margins as in `kasmina.GrowthOptions`."""
 
     policy: Policy = "heuristic"
+    triggers: tuple[Trigger, ...] = ()
     sites: Literal["auto"] | dict[str, str] = "auto"
     max_seeds: int = Field(default=4, ge=1, le=100)
     max_candidates: int = Field(default=8, ge=1, le=100)
@@ -103,6 +105,13 @@ class GrowthSection(StrictModel):
     fossilized_frozen: bool = False
     teacher_weight: float = Field(default=0.5, ge=0, le=1)
     teacher_temperature: Finite = Field(default=2.0, gt=0)
+
+    @field_validator("triggers")
+    @classmethod
+    def _are_the_heuristics(cls, triggers: Any, info: ValidationInfo) -> Any:
+        if triggers and info.data.get("policy") != "heuristic":
+            raise ValueError('are what tournaments wait for where growth.policy = "heuristic"')
+        return triggers
 
     @field_validator("tiers", mode="before")
     @classmethod

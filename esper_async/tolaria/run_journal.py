@@ -24,6 +24,7 @@ _ONCE = {
 }
 _LASTING = ("decision", "field_report", "emergency")
 """What must not be missed."""
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 class RunJournal:
@@ -163,11 +164,19 @@ def _identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _finite(value: Any) -> Any:
-    """Return JSON values in which what is not finite is None: not measured."""
+    """Return JSON values in which what is not finite is None: not measured.
+
+    A record holds some hundred values: what most of them are is asked by type, which is quick.
+    """
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict:
+        return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
     return value

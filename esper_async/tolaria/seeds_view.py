@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from esper_async.kasmina.executor import Executor
 from esper_async.kasmina.legal import LegalPair
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.seed import Seed
-from esper_async.kasmina.seed_memory import SeedMemory
+from esper_async.kasmina.seed_memory import SeedMemory, bytes_of_buffers
 from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import ACTIVE, ON_TRIAL, Stage
 from esper_async.tamiyo.view import (
@@ -51,6 +52,10 @@ class ViewMaker:
         self._sites = np.array([places[pair.site.name] for pair in self._legal], dtype=np.int64)
         self._blueprints = tuple(sorted({pair.blueprint for pair in self._legal}))
         self._traced: tuple[SiteView, ...] = ()
+        self._losses = LossLists()
+        self._chosen: NDArray[np.bool_] | None = None
+        self._offer = OfferedPlacements(self._placements, np.array([], dtype=np.int64))
+        self._buffers: tuple[tuple[str, ...], int] | None = None
         self._own: dict[str, list[nn.Parameter]] = {}
 
     def view(
@@ -71,6 +76,7 @@ class ViewMaker:
         those of the host, too.
         """
         options = executor.options
+        self._losses.read(history)
         active = executor.in_stage(*ACTIVE, Stage.FOSSILIZED)
         training = len(executor.in_stage(Stage.GERMINATED, Stage.TRAINING))
         resting = executor.resting_sites()
@@ -78,8 +84,8 @@ class ViewMaker:
         return View(
             boundary=boundary,
             last_boundary=last_boundary,
-            validation_losses=[entry["validation_loss"] for entry in history],
-            training_losses=[e["training_loss"] for e in history if "training_loss" in e],
+            validation_losses=list(self._losses.validation),
+            training_losses=list(self._losses.training),
             seeds=[_seed_view(seed, boundary, whole=whole) for seed in active],
             placements=fitting,
             free_candidates=min(options.max_candidates - training, room),
@@ -107,12 +113,28 @@ class ViewMaker:
             plantable &= np.array([p.blueprint not in banned for p in self._legal], dtype=np.bool_)
         if not plantable.any():
             return (), executor.options.max_candidates
-        memory = SeedMemory(executor, batch_size)
-        left = memory.left()
+        memory = SeedMemory(executor, batch_size, buffer_bytes=self._buffers_of(executor))
+        left, most = memory.left(), executor.options.max_candidates
         needed = memory.needed_each(self._weights, self._saved)
+        if most * int(needed.max()) <= left:  # whatever is planted fits
+            return self._offered(plantable), most
         fitting = plantable & (needed <= left)
         largest = int(needed[fitting].max(initial=1))
-        return OfferedPlacements(self._placements, np.flatnonzero(fitting)), left // largest
+        return self._offered(fitting), left // largest
+
+    def _offered(self, chosen: NDArray[np.bool_]) -> OfferedPlacements:
+        """Return the chosen placements; the same object where they are those of before."""
+        if self._chosen is None or not np.array_equal(self._chosen, chosen):
+            self._chosen = chosen
+            self._offer = OfferedPlacements(self._placements, np.flatnonzero(chosen))
+        return self._offer
+
+    def _buffers_of(self, executor: Executor) -> int:
+        """Return the bytes of the model's buffers; they are others where other seeds are in it."""
+        grown = tuple(executor.branch.seed_order)
+        if self._buffers is None or self._buffers[0] != grown:
+            self._buffers = grown, bytes_of_buffers(executor)
+        return self._buffers[1]
 
     def _gradients(self, executor: Executor) -> Mapping[str, float]:
         if not self._own:
@@ -135,6 +157,27 @@ class ViewMaker:
                 if seed.ended_boundary is not None and seed.ended_boundary >= boundary - 1
             ],
         }
+
+
+class LossLists:
+    """The losses of a history that grows, or is another one after a rollback."""
+
+    def __init__(self) -> None:
+        self.validation: list[float] = []
+        self.training: list[float] = []
+        self._newest: Mapping[str, float] | None = None
+
+    def read(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Add what is new."""
+        known = len(self.validation)
+        if known and (len(history) < known or history[known - 1] is not self._newest):
+            self.validation, self.training = [], []
+            known = 0
+        for entry in history[known:]:
+            self.validation.append(entry["validation_loss"])
+            if "training_loss" in entry:
+                self.training.append(entry["training_loss"])
+            self._newest = entry
 
 
 def _seed_view(seed: Seed, boundary: int, *, whole: bool) -> SeedView:

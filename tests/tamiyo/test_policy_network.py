@@ -96,3 +96,13 @@ def test_kept_biases_are_those_that_the_network_would_make() -> None:
         structure = builder.state(view(seeds=seeds)).structure
         fresh = network.trunk.biases(structure.relations[None], structure.present[None])
         assert torch.equal(kept.of(structure), fresh)
+
+
+def test_kept_weights_give_what_the_network_gives() -> None:
+    torch.manual_seed(0)
+    network = PolicyNetwork().eval()
+    batch = GraphBatch.of([states()[0]])
+    with torch.no_grad():
+        fresh, kept = network(batch), network(batch, weights=network.weights())
+    for head in fields(fresh):
+        assert torch.equal(getattr(fresh, head.name), getattr(kept, head.name)), head.name

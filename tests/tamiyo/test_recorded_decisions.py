@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from esper_async.kasmina.stage import Stage
-from esper_async.leyline import DecisionRecord
-from esper_async.tamiyo.evidence import unpack
+from esper_async.leyline import DecisionRecord, EdgeSet
+from esper_async.tamiyo.evidence import unpack, varints
 from esper_async.tamiyo.graph.features import NODE_TYPES
 from esper_async.tamiyo.network import GraphBatch, PolicyNetwork
 from esper_async.tamiyo.network.recorded import (
@@ -104,3 +105,21 @@ def test_records_that_teach_nothing_are_refused_with_the_reason(network: PolicyN
     strange.heads[0].name = "tail"
     with pytest.raises(UnusableRecordError, match="tail"):
         recorded(strange)
+
+
+def test_places_past_one_byte_are_told_as_they_are(network: PolicyNetwork) -> None:
+    policy = GraphPolicy(0, network, version="test")
+    decision = policy.decide(view(sites=140))
+    assert decision.evidence is not None
+    told = unpack(decision.evidence).graph
+    sites, blueprints = policy.builder.state(view(sites=140)).pair_legal.numpy().nonzero()
+    assert list(told.edges[0].targets) == sites.tolist()
+    assert list(told.edges[0].sources) == blueprints.tolist()
+    assert max(told.edges[0].targets) == 139
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 16_383, 16_384, 2**21, 2**32 - 1])
+def test_a_number_of_any_size_is_packed_as_the_wire_has_it(number: int) -> None:
+    values = [5, number, 300]
+    packed = bytes((0x22, len(varints(np.array(values))))) + varints(np.array(values))
+    assert list(EdgeSet.FromString(packed).sources) == values

@@ -66,11 +66,13 @@ class ChainHost(nn.Module):
 class Timings:
     """What each boundary of a run took, in ms; the first ones are left out.
 
-    `step_cpu` is the decision's CPU time on every thread it ran on, `tensors` the part of it that
-    made the graph's tensors, `step_wall` the decision by the clock, `boundary` all of the boundary
+    `view` is the CPU time of putting together what the policy is shown. A step goes from there to
+    the command: `step_cpu` is its CPU time on every thread it ran on, `tensors` the part of it that
+    made the graph's tensors, `step_wall` the step by the clock. `boundary` is all of the boundary
     but its validation.
     """
 
+    view: list[float] = field(default_factory=list)
     tensors: list[float] = field(default_factory=list)
     step_cpu: list[float] = field(default_factory=list)
     step_wall: list[float] = field(default_factory=list)
@@ -158,16 +160,33 @@ class _TimedPolicy(GraphPolicy):
 class _TimedGrower(Grower):
     """Notes what a decision took: on this thread, on the controller's, and by the clock."""
 
+    _looked_cpu_s = _looked_at_s = 0.0
+
+    def look(self) -> View:
+        """Put the view together, timed; a step begins here."""
+        cpu = time.thread_time()
+        view = super().look()
+        self._looked_cpu_s, self._looked_at_s = time.thread_time(), time.perf_counter()
+        self._timings.view.append(1e3 * (self._looked_cpu_s - cpu))
+        return view
+
     def _decide_here(self) -> Decision:
-        policy = self.policy
-        assert isinstance(policy, _TimedPolicy)
-        cpu, wall = time.thread_time(), time.perf_counter()
         decision = super()._decide_here()
-        here_ms = 1e3 * (time.thread_time() - cpu)
-        policy.timings.step_wall.append(1e3 * (time.perf_counter() - wall))
-        policy.timings.step_cpu.append(here_ms + policy.last_cpu_ms)
-        policy.timings.acted += not isinstance(decision.command, NoOp)
+        here_ms = 1e3 * (time.thread_time() - self._looked_cpu_s)
+        timings = self._timings
+        timings.step_wall.append(1e3 * (time.perf_counter() - self._looked_at_s))
+        timings.step_cpu.append(here_ms + self._timed_policy.last_cpu_ms)
+        timings.acted += not isinstance(decision.command, NoOp)
         return decision
+
+    @property
+    def _timed_policy(self) -> _TimedPolicy:
+        assert isinstance(self.policy, _TimedPolicy)
+        return self.policy
+
+    @property
+    def _timings(self) -> Timings:
+        return self._timed_policy.timings
 
 
 def timed_run(*, sites: int, boundaries: int) -> Timings:
@@ -209,6 +228,7 @@ def timed_run(*, sites: int, boundaries: int) -> Timings:
     found = policy.timings
     rows = [record["boundary_ms"]["total"] for record in told if record["kind"] == "boundary"]
     return Timings(
+        view=found.view[-len(found.step_cpu) :][_WARM_BOUNDARIES:],
         tensors=found.tensors[_WARM_BOUNDARIES:],
         step_cpu=found.step_cpu[_WARM_BOUNDARIES:],
         step_wall=found.step_wall[_WARM_BOUNDARIES:],

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from esper_async.karn.catalogue import Catalogue
 from esper_async.kasmina.quantity import Quantity
 from esper_async.kasmina.stage import Stage
-from esper_async.tamiyo.graph.features import TABLES, Floats, NodeType
+from esper_async.tamiyo.graph.features import TABLES, Floats, NodeType, Scaling
 from esper_async.tamiyo.graph.pairs import OfferedPairs, PairTable
 from esper_async.tamiyo.graph.structure import (
     Ground,
@@ -83,6 +84,15 @@ class _Settled:
     seed_legal: Tensor
 
 
+class _Pairs(NamedTuple):
+    """What is known of pairs while the same ones are offered, and so many parameters remain."""
+
+    offered: OfferedPairs
+    remaining: int
+    features: Tensor
+    legal: Tensor
+
+
 class GraphBuilder:
     """Makes the graph of each view; lays a topology out only when it has changed.
 
@@ -98,6 +108,10 @@ class GraphBuilder:
         self._structure: Structure | None = None
         self._offered: OfferedPairs | None = None
         self._settled: _Settled | None = None
+        self._pairs: _Pairs | None = None
+        self._seedless: tuple[OfferedPairs, Floats] | None = None
+        self._scalings: dict[tuple[int, int], Scaling] = {}
+        self._listed: tuple[Sequence[str], frozenset[str], tuple[str, ...]] | None = None
         self._facts: dict[str, tuple[float | None, ...]] = {}
         self._facts_of: tuple[tuple[str, ...], NDArray[np.float64]] | None = None
         self.layouts = 0
@@ -109,16 +123,9 @@ class GraphBuilder:
         seeds = tuple(view.seeds)
         most = min(view.free_candidates, view.max_candidates) if view.placements else 0
         settled = self._settle(view, structure, offered, seeds, may_germinate=most > 0)
-        sizes = structure.sizes
         return GraphState(
             structure=structure,
-            features={
-                **settled.features,
-                "run": _tensor("run", [_run(view, seeds)], 1),
-                "activation": structure.ground.activations,
-                "parameter": _parameters(view, structure),
-                "seed": _tensor("seed", self._seed_rows(view, seeds), sizes.seeds),
-            },
+            features={**settled.features, **self._changing(view, structure, seeds)},
             pairs=settled.pairs,
             pair_legal=settled.pair_legal,
             operation_legal=settled.operation_legal,
@@ -152,20 +159,28 @@ class GraphBuilder:
         if stages:
             seed_legal[:, : len(stages)] = np.array([seed_operations(each) for each in stages]).T
         operations = legal_operations(seed_legal, may_germinate=may_germinate)
-        blueprints = self._blueprints(structure, seeds, offered)
         features: dict[NodeType, Tensor] = {
-            "layer": _tensor("layer", _layers(view, structure, seeds), sizes.sites),
-            "blueprint": _tensor("blueprint", blueprints, sizes.blueprints),
+            "layer": torch.from_numpy(_layers(view, structure, seeds)),
+            "activation": structure.ground.activations,
+            "blueprint": torch.from_numpy(self._blueprints(structure, seeds, offered)),
         }
-        pairs = offered.features(view.remaining_parameters)
-        masks = [torch.from_numpy(each) for each in (pairs, offered.legal, operations, seed_legal)]
-        self._settled = _Settled(structure, offered, key, features, *masks)
+        pairs, legal = self._pairs_of(offered, view.remaining_parameters)
+        masks = [torch.from_numpy(each) for each in (operations, seed_legal)]
+        self._settled = _Settled(structure, offered, key, features, pairs, legal, *masks)
         return self._settled
+
+    def _pairs_of(self, offered: OfferedPairs, remaining: int) -> tuple[Tensor, Tensor]:
+        """Return what is known of pairs (S, B, 2), and which of them may be planted (S, B)."""
+        known = self._pairs
+        if known is None or known.offered is not offered or known.remaining != remaining:
+            found = offered.features(remaining), offered.legal
+            known = self._pairs = _Pairs(offered, remaining, *map(torch.from_numpy, found))
+        return known.features, known.legal
 
     def _structure_for(self, view: View) -> Structure:
         key = ground_key(
             sites_of(view),
-            blueprints_of(view),
+            self._blueprints_of(view),
             host_parameters=view.host_parameters,
             seeds=len(view.seeds),
         )
@@ -177,6 +192,16 @@ class GraphBuilder:
             self._structure = lay_out(self._ground, planted)
             self.layouts += 1
         return self._structure
+
+    def _blueprints_of(self, view: View) -> tuple[str, ...]:
+        """Return `blueprints_of` a view; of the very same listed ones that is known."""
+        listed = self._listed
+        if listed is None or listed[0] is not view.blueprints:
+            every = tuple(sorted(set(view.blueprints)))
+            listed = self._listed = view.blueprints, frozenset(every), every
+        if listed[1] and all(seed.blueprint in listed[1] for seed in view.seeds):
+            return listed[2]
+        return blueprints_of(view)
 
     def _offered_of(self, placements: Sequence[Placement], ground: Ground) -> OfferedPairs:
         """Return where placements stand; of the very same ones as before that is known."""
@@ -202,27 +227,94 @@ class GraphBuilder:
             self._facts_of = names, facts.reshape(-1, FACTS)
         return self._facts_of[1]
 
-    def _seed_rows(self, view: View, seeds: Sequence[SeedView]) -> list[Row]:
-        return [_seed(seed, view, risk=self._known(seed.blueprint)[1]) for seed in seeds]
+    def _changing(
+        self, view: View, structure: Structure, seeds: Sequence[SeedView]
+    ) -> dict[NodeType, Tensor]:
+        """Return what is new at every boundary: the run, its seeds, the layers' last gradients.
+
+        All of it is normalised at once: for so few numbers a call costs more than its work.
+        """
+        raw = _run(view, seeds)
+        for seed in seeds:
+            raw += _seed(seed, view, risk=self._known(seed.blueprint)[1])
+        told = view.gradient_rms
+        if told:
+            raw += [_scaled(told.get(site.name), _MILLI) for site in structure.sites]
+        gradients = len(structure.sites) if told else 0
+        scaling = self._scaling_of(len(seeds), gradients)
+        values, missing = scaling.apply(np.array(raw, dtype=np.float64))  # None becomes NaN
+        start, end = len(TABLES["run"].features), len(values) - gradients
+        parameters = structure.ground.parameters
+        if told:
+            parameters = _with_gradients(parameters, values[end:], missing[end:])
+        return {
+            "run": _padded("run", values[:start], missing[:start], 1),
+            "parameter": parameters,
+            "seed": _padded("seed", values[start:end], missing[start:end], structure.sizes.seeds),
+        }
+
+    def _scaling_of(self, seeds: int, gradients: int) -> Scaling:
+        """Return the rules of a run's features, of so many seeds', and of so many gradients."""
+        key = seeds, gradients
+        if key not in self._scalings:
+            table = TABLES["parameter"].scaling
+            parts = [TABLES["run"].scaling, *[TABLES["seed"].scaling] * seeds]
+            self._scalings[key] = Scaling.joined([*parts, table.only(_GRADIENT, gradients)])
+        return self._scalings[key]
 
     def _blueprints(
         self, structure: Structure, seeds: Sequence[SeedView], offered: OfferedPairs
-    ) -> NDArray[np.float64]:
-        """Return (B, width) of the blueprints that there are; what is not finite is not known."""
+    ) -> Floats:
+        """Return the blueprints (B, width), with the seeds that there are of them."""
+        if self._seedless is None or self._seedless[0] is not offered:
+            self._seedless = offered, self._without_seeds(structure, offered)
+        found = self._seedless[1].copy()
+        for seed in seeds:
+            column = _BLUEPRINT_SEEDS[seed.stage is Stage.FOSSILIZED]
+            _count(found, structure.blueprint_index[seed.blueprint], column)
+        return found
+
+    def _without_seeds(self, structure: Structure, offered: OfferedPairs) -> Floats:
         names = structure.blueprints
         count = len(names)
         rows = np.zeros((count, len(TABLES["blueprint"].features)))
         rows[:, :FACTS] = self._all_known(names)
         rows[:, 4], rows[:, 5] = offered.smallest[:count], offered.largest[:count]
         rows[:, 6] = offered.counts[:count] / max(len(structure.sites), 1)
-        for seed in seeds:
-            column = 8 if seed.stage is Stage.FOSSILIZED else 7
-            rows[structure.blueprint_index[seed.blueprint], column] += 1.0
-        return rows
+        return TABLES["blueprint"].tensorise(rows, structure.sizes.blueprints)
 
 
-def _tensor(node_type: NodeType, rows: Sequence[Row] | NDArray[np.float64], pad_to: int) -> Tensor:
-    return torch.from_numpy(TABLES[node_type].tensorise(rows, pad_to))
+class _Column(NamedTuple):
+    """A feature that counts, and how much each one counts."""
+
+    place: int
+    step: float
+
+
+def _column(node_type: NodeType, name: str) -> _Column:
+    table = TABLES[node_type]
+    place = table.column(name)
+    return _Column(place, 1.0 / table.features[place].high)
+
+
+_BLUEPRINT_SEEDS = _column("blueprint", "living/1"), _column("blueprint", "kept/1")
+_LAYER_SEEDS = _column("layer", "seeds/1"), _column("layer", "kept/1")
+"""Of seeds that live, and of those that were kept."""
+_RESTING = _column("layer", "resting/1")
+
+
+def _count(found: Floats, node: int, column: _Column) -> None:
+    """Count one more at a node."""
+    found[node, column.place] = min(found[node, column.place] + column.step, 1.0)
+
+
+def _padded(
+    node_type: NodeType, values: NDArray[np.float64], missing: NDArray[np.bool_], pad_to: int
+) -> Tensor:
+    """Return (pad_to, width) of the features of nodes in a row."""
+    table = TABLES[node_type]
+    rows = (-1, len(table.features))
+    return torch.from_numpy(table.padded(values.reshape(rows), missing.reshape(rows), pad_to))
 
 
 def _run(view: View, seeds: Sequence[SeedView]) -> Row:
@@ -273,28 +365,25 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole is not None and whole > 0 <= part else None
 
 
-def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> NDArray[np.float64]:
-    """Return (S, width) of the sites that there are."""
+def _layers(view: View, structure: Structure, seeds: Sequence[SeedView]) -> Floats:
+    """Return the layers (S, width), with the seeds that there are at their sites."""
     index = structure.site_index
-    rows = structure.ground.layers.copy()
+    found = structure.ground.layers.copy()
     for site in view.resting & index.keys():
-        rows[index[site], 4] = 1.0
+        _count(found, index[site], _RESTING)
     for seed in seeds:
         if seed.site in index:
-            rows[index[seed.site], 6 if seed.stage is Stage.FOSSILIZED else 5] += 1.0
-    return rows
+            _count(found, index[seed.site], _LAYER_SEEDS[seed.stage is Stage.FOSSILIZED])
+    return found
 
 
-def _parameters(view: View, structure: Structure) -> Tensor:
-    """Return the layers' parameters (S, width): the ground's, with the last gradients."""
-    ground = structure.ground
-    if not view.gradient_rms:
-        return ground.parameters
-    known: Floats = ground.parameters.numpy().copy()
-    rms = [view.gradient_rms.get(site.name, math.nan) for site in ground.sites]
-    table = TABLES["parameter"]
-    told = table.tensorise_column(_GRADIENT, _MILLI * np.array(rms))
-    known[: len(rms), _GRADIENT], known[: len(rms), _GRADIENT + len(table.features)] = told
+def _with_gradients(
+    parameters: Tensor, values: NDArray[np.float64], missing: NDArray[np.bool_]
+) -> Tensor:
+    """Return the layers' parameters (S, width) with their last gradients, each with its flag."""
+    known: Floats = parameters.numpy().copy()
+    known[: len(values), _GRADIENT] = values
+    known[: len(values), _GRADIENT + len(TABLES["parameter"].features)] = missing
     return torch.from_numpy(known)
 
 

@@ -145,19 +145,67 @@ PAIR_FEATURES = (
 """What is known of a blueprint at a site, beside the two nodes."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaling:
+    """How raw values become features, each (n,) of them by its own rule, many rows at once."""
+
+    logs: NDArray[np.bool_]
+    lows: NDArray[np.float64]
+    highs: NDArray[np.float64]
+    divisors: NDArray[np.float64]
+    soft: NDArray[np.float64]
+
+    @staticmethod
+    def of(features: Sequence[Feature]) -> "Scaling":
+        """Return the rules of features."""
+        scales = np.array([feature.scale for feature in features])
+        highs = np.array([feature.high for feature in features], dtype=np.float64)
+        logs, signed = scales == "log", scales == "signed"
+        return Scaling(
+            logs=logs,
+            lows=np.where(signed, -np.inf, 0.0),
+            highs=np.where(signed, np.inf, highs),
+            divisors=np.where(logs, np.log1p(highs), highs),
+            soft=signed.astype(np.float64),
+        )
+
+    def only(self, column: int, count: int) -> "Scaling":
+        """Return the rule of one feature, for so many values in a row."""
+        return Scaling(*(np.repeat(getattr(self, name)[column], count) for name in _RULES))
+
+    @staticmethod
+    def joined(parts: Sequence["Scaling"]) -> "Scaling":
+        """Return the rules of several in a row."""
+        return Scaling(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in _RULES)
+        )
+
+    def apply(self, raw: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return (..., n) normalised, and the flags of what was not measured: is not finite.
+
+        Works in the memory of `raw`.
+        """
+        missing = ~np.isfinite(raw)
+        raw[missing] = 0.0
+        np.maximum(raw, self.lows, out=raw)
+        np.minimum(raw, self.highs, out=raw)
+        np.log1p(raw, out=raw, where=self.logs)
+        divisors = np.abs(raw)
+        divisors *= self.soft
+        divisors += self.divisors
+        raw /= divisors
+        return raw, missing
+
+
+_RULES = ("logs", "lows", "highs", "divisors", "soft")
+
+
 class Table:
     """The features of a node type, and their normalisation for many nodes at once."""
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.features = tuple(features)
-        scales = np.array([feature.scale for feature in features])
-        highs = np.array([feature.high for feature in features], dtype=np.float64)
-        self._logs = scales == "log"
-        signed = scales == "signed"
-        self._lows = np.where(signed, -np.inf, 0.0)
-        self._highs = np.where(signed, np.inf, highs)
-        self._divisor = np.where(self._logs, np.log1p(highs), highs)
-        self._soft = signed.astype(np.float64) if signed.any() else None
+        self.scaling = Scaling.of(features)
 
     @property
     def width(self) -> int:
@@ -168,24 +216,6 @@ class Table:
         """Return where a feature's value stands. Raises ValueError for one that is not known."""
         return [feature.name for feature in self.features].index(name)
 
-    def high(self, column: int) -> float:
-        """Return the upper end of a feature's range."""
-        return self.features[column].high
-
-    def tensorise_column(
-        self, column: int, raw: NDArray[np.float64]
-    ) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return one feature of nodes (n,), normalised, and the flags of what was not measured."""
-        missing = ~np.isfinite(raw)
-        known = np.where(missing, 0.0, raw)
-        np.clip(known, self._lows[column], self._highs[column], out=known)
-        if self._logs[column]:
-            np.log1p(known, out=known)
-        divisor = self._divisor[column]
-        if self._soft is not None:
-            divisor = divisor + self._soft[column] * np.abs(known)
-        return (known / divisor).astype(np.float32), missing
-
     def tensorise(
         self, rows: Sequence[Sequence[float | None]] | NDArray[np.float64], pad_to: int
     ) -> Floats:
@@ -193,22 +223,18 @@ class Table:
 
         What is None or not finite was not measured.
         """
-        count, features = len(rows), len(self.features)
+        if len(rows) == 0:
+            return np.zeros((pad_to, self.width), dtype=np.float32)
+        return self.padded(*self.scaling.apply(np.array(rows, dtype=np.float64)), pad_to)
+
+    def padded(
+        self, values: NDArray[np.float64], missing: NDArray[np.bool_], pad_to: int
+    ) -> Floats:
+        """Return (pad_to, width) of values (n, features) and their flags; padding is all 0."""
+        count, features = values.shape
         found = np.zeros((pad_to, 2 * features), dtype=np.float32)
-        if count == 0:
-            return found
-        raw = np.array(rows, dtype=np.float64)  # None becomes NaN
-        known = np.isfinite(raw)
-        raw[~known] = 0.0
-        np.maximum(raw, self._lows, out=raw)
-        np.minimum(raw, self._highs, out=raw)
-        np.log1p(raw, out=raw, where=self._logs)
-        divisor = self._divisor
-        if self._soft is not None:
-            divisor = divisor + self._soft * np.abs(raw)
-        np.divide(raw, divisor, out=found[:count, :features], casting="same_kind")
-        np.logical_not(known, out=known)
-        found[:count, features:] = known
+        found[:count, :features] = values
+        found[:count, features:] = missing
         return found
 
 

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper_async.tamiyo.graph.features import TABLES, NodeType
+from esper_async.tamiyo.graph.features import TABLES, Floats, NodeType
 from esper_async.tamiyo.graph.relations import Relation
 from esper_async.tamiyo.view import SeedView, SiteView, View
 
 SITE_STEP, SEED_STEP, BLUEPRINT_STEP = 8, 12, 6
+ORDER: tuple[NodeType, ...] = ("run", "layer", "seed", "blueprint", "activation", "parameter")
+"""What a policy's heads read comes first, so that its last layer need work out no more."""
 GroundKey = tuple[tuple[SiteView, ...], tuple[str, ...], int, int]
 Planted = tuple[tuple[str, str, str], ...]
 """Of every seed its id, its site and its blueprint."""
@@ -24,7 +26,7 @@ Planted = tuple[tuple[str, str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Padded numbers of nodes of a graph."""
+    """Padded numbers of nodes of a graph, whose types follow each other as `ORDER` says."""
 
     sites: int
     seeds: int
@@ -35,15 +37,21 @@ class Sizes:
         """The run's node, three a site, seeds and blueprints."""
         return 1 + 3 * self.sites + self.seeds + self.blueprints
 
+    @property
+    def read(self) -> int:
+        """How many of the first nodes the heads of a policy read."""
+        return self.offset("activation")
+
     def offset(self, node_type: NodeType) -> int:
         """Return the place of the first node of a type."""
+        pointed_at = 1 + self.sites + self.seeds + self.blueprints
         return {
             "run": 0,
             "layer": 1,
-            "activation": 1 + self.sites,
-            "parameter": 1 + 2 * self.sites,
-            "seed": 1 + 3 * self.sites,
-            "blueprint": 1 + 3 * self.sites + self.seeds,
+            "seed": 1 + self.sites,
+            "blueprint": 1 + self.sites + self.seeds,
+            "activation": pointed_at,
+            "parameter": pointed_at + self.sites,
         }[node_type]
 
 
@@ -51,22 +59,23 @@ class Sizes:
 class Ground:
     """What of a graph stays as long as its sites, its blueprints and its padded sizes do.
 
-    `pair_index` finds (site, blueprint); `activations` and `parameters` (S, width) are features
-    that never change, but for gradients, which are missing here. `relations` (N, N) and `present`
-    (N,) are those of a graph without seeds, `layers` (sites, features) what is known of a layer
-    before it is normalised, without seeds and at no rest.
+    `names` are those of its nodes by type, `pair_index` finds (site, blueprint); `activations` and
+    `parameters` (S, width) are features that never change, but for gradients, which are missing
+    here. `relations` (N, N) and `present` (N,) are those of a graph without seeds, `layers`
+    (S, width) the features of layers without seeds, none of them at rest.
     """
 
     key: GroundKey
     sizes: Sizes
     sites: tuple[SiteView, ...]
     blueprints: tuple[str, ...]
+    names: Mapping[NodeType, Sequence[str]]
     site_index: Mapping[str, int]
     blueprint_index: Mapping[str, int]
     pair_index: Mapping[tuple[str, str], int]
-    relations: NDArray[np.int64]
+    relations: NDArray[np.uint8]
     present: NDArray[np.bool_]
-    layers: NDArray[np.float64]
+    layers: Floats
     activations: Tensor
     parameters: Tensor
 
@@ -153,6 +162,7 @@ def lay_ground(key: GroundKey) -> Ground:
         sizes=sizes,
         sites=sites,
         blueprints=blueprints,
+        names=_names(sites, blueprints),
         site_index=site_index,
         blueprint_index=blueprint_index,
         pair_index={
@@ -162,7 +172,9 @@ def lay_ground(key: GroundKey) -> Ground:
         },
         relations=_relations(sizes, len(sites), len(blueprints)),
         present=_present(sizes, len(sites), len(blueprints)),
-        layers=np.array([_layer(site, place, len(sites)) for place, site in enumerate(sites)]),
+        layers=TABLES["layer"].tensorise(
+            [_layer(site, place, len(sites)) for place, site in enumerate(sites)], sizes.sites
+        ),
         activations=torch.from_numpy(
             TABLES["activation"].tensorise([_activation(site) for site in sites], sizes.sites)
         ),
@@ -193,6 +205,19 @@ def blueprints_of(view: View) -> tuple[str, ...]:
     """Return the blueprints that may be planted somewhere, or live, in order of id."""
     names = set(view.blueprints or (placement.blueprint for placement in view.placements))
     return tuple(sorted(names | {seed.blueprint for seed in view.seeds}))
+
+
+def _names(
+    sites: Sequence[SiteView], blueprints: Sequence[str]
+) -> Mapping[NodeType, Sequence[str]]:
+    places = [site.name for site in sites]
+    return {
+        "run": ["run"],
+        "layer": places,
+        "activation": places,
+        "parameter": places,
+        "blueprint": blueprints,
+    }
 
 
 def _layer(site: SiteView, place: int, sites: int) -> list[float]:
@@ -230,9 +255,9 @@ def _present(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.bool_]:
     return present
 
 
-def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.int64]:
+def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.uint8]:
     """Return (N, N): how the node of a row sees the node of a column, without any seed."""
-    table = np.zeros((sizes.nodes, sizes.nodes), dtype=np.int64)
+    table = np.zeros((sizes.nodes, sizes.nodes), dtype=np.uint8)
     table[:, 0] = table[0, :] = Relation.RUN
     everywhere = np.arange(sites)
     layers = sizes.offset("layer") + everywhere
@@ -251,21 +276,22 @@ def _relations(sizes: Sizes, sites: int, blueprints: int) -> NDArray[np.int64]:
     return table
 
 
-def _relate_seeds(table: NDArray[np.int64], ground: Ground, planted: Planted) -> None:
+def _relate_seeds(table: NDArray[np.uint8], ground: Ground, planted: Planted) -> None:
     """Write into (N, N) how seeds see each other and their surroundings, and are seen."""
-    sizes = ground.sizes
-    start, end = sizes.offset("seed"), sizes.offset("seed") + len(planted)
-    nodes = np.arange(start, end)
-    numbers: dict[str, int] = {}
-    places = np.array([numbers.setdefault(site, len(numbers)) for _, site, _ in planted])
-    same = places[:, None] == places
-    table[start:end, start:end] = np.where(same, Relation.SAME_SITE, Relation.SEED_SEED)
-    table[nodes, nodes] = Relation.SELF
-    homes = np.array([ground.site_index.get(site, -1) for _, site, _ in planted])
-    has_home = homes >= 0
-    known, layers = nodes[has_home], sizes.offset("layer") + homes[has_home]
-    table[known, layers], table[layers, known] = Relation.LAYER_SEED, Relation.SEED_LAYER
-    kinds = sizes.offset("blueprint") + np.array(
-        [ground.blueprint_index[blueprint] for _, _, blueprint in planted]
-    )
-    table[nodes, kinds], table[kinds, nodes] = Relation.BLUEPRINT_SEED, Relation.SEED_BLUEPRINT
+    # one by one: for the few seeds that there are, arrays of indices cost more
+    start = ground.sizes.offset("seed")
+    layers, kinds = ground.sizes.offset("layer"), ground.sizes.offset("blueprint")
+    end = start + len(planted)
+    table[start:end, start:end] = Relation.SEED_SEED
+    neighbours: dict[str, list[int]] = {}
+    for node, (_, site, blueprint) in enumerate(planted, start):
+        for other in neighbours.setdefault(site, []):
+            table[node, other] = table[other, node] = Relation.SAME_SITE
+        neighbours[site].append(node)
+        table[node, node] = Relation.SELF
+        kind = kinds + ground.blueprint_index[blueprint]
+        table[node, kind], table[kind, node] = Relation.BLUEPRINT_SEED, Relation.SEED_BLUEPRINT
+        home = ground.site_index.get(site)
+        if home is not None:
+            layer = layers + home
+            table[node, layer], table[layer, node] = Relation.LAYER_SEED, Relation.SEED_LAYER

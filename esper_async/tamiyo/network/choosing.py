@@ -84,6 +84,7 @@ class Scored:
         self._operation_legal = state.operation_legal.numpy()
         self._seed_legal = state.seed_legal.numpy()
         self._operation: Scores | None = None
+        self._targets: Scores | None = None
         self._whole: Pool | None = None
 
     def operation(self) -> tuple[Mask, Scores]:
@@ -95,8 +96,13 @@ class Scored:
 
     def target(self, operation: int) -> tuple[Mask, Scores]:
         """Return the same (M,) of the seed that an operation acts on."""
-        legal = self._seed_legal[operation]
-        return legal, self._spread(self._output.seed[0, operation].numpy(), legal)
+        return self._seed_legal[operation], self.targets()[operation]
+
+    def targets(self) -> Scores:
+        """Return the probabilities (O, M) of the seeds that operations act on, 0 where none may."""
+        if self._targets is None:
+            self._targets = self._spread_rows(self._output.seed[0].numpy(), self._seed_legal)
+        return self._targets
 
     def tune(self, seed: int) -> tuple[Mask, Scores]:
         """Return the same (3,) of the ramp that a seed gets."""
@@ -111,9 +117,12 @@ class Scored:
 
     def pool(self) -> "Pool":
         """Return what a tournament is drawn from, nothing drawn yet."""
+        return self._undrawn().copy()
+
+    def _undrawn(self) -> "Pool":
         if self._whole is None:
             self._whole = Pool(self._pair, self._pair_legal)
-        return self._whole.copy()
+        return self._whole
 
     def site(self, pool: "Pool") -> tuple[Mask, Scores]:
         """Return the same (S,) of the next candidate's site."""
@@ -128,7 +137,7 @@ class Scored:
 
     def first_candidate(self) -> Scores:
         """Return (S, B): how likely each placement is the first to be drawn."""
-        pool = self.pool()
+        pool = self._undrawn()
         _, sites = self.site(pool)
         counts = np.maximum(pool.pairs.sum(axis=1), 1)
         totals = np.where(pool.sites, pool.totals, 1.0)
@@ -150,12 +159,28 @@ class Scored:
     def _spread(self, scores: "NDArray[np.floating[Any]]", legal: Mask) -> Scores:
         """Return probabilities over what is legal; exactly 0 elsewhere."""
         known = scores[legal].astype(np.float64)
-        if not math.isfinite(known.sum()):
+        if not math.isfinite(np.add.reduce(known)):
             raise UnsoundScoresError("the policy's network returned scores that are not finite")
-        weights = np.exp(known - known.max())
+        known -= np.maximum.reduce(known)
+        np.exp(known, out=known)
+        known *= (1.0 - self.floor) / np.add.reduce(known)
+        known += self.floor / known.size
         found = np.zeros(scores.shape)
-        own = weights / weights.sum()
-        found[legal] = (1.0 - self.floor) * own + self.floor / known.size
+        found[legal] = known
+        return found
+
+    def _spread_rows(self, scores: "NDArray[np.floating[Any]]", legal: Mask) -> Scores:
+        """Return the same of each row (R, K) by itself; 0 in rows in which nothing is legal."""
+        known = np.where(legal, scores.astype(np.float64), -np.inf)
+        if not math.isfinite(np.add.reduce(known, axis=None, where=legal)):
+            raise UnsoundScoresError("the policy's network returned scores that are not finite")
+        counts = np.maximum(legal.sum(axis=1, keepdims=True), 1)
+        with np.errstate(invalid="ignore"):  # a row of nothing legal is all -inf
+            known -= np.maximum.reduce(known, axis=1, keepdims=True)
+        found: Scores = np.exp(known, where=legal, out=np.zeros(scores.shape))
+        totals = np.add.reduce(found, axis=1, keepdims=True)
+        found *= (1.0 - self.floor) / np.maximum(totals, 1.0)
+        found += legal * (self.floor / counts)
         return found
 
 
@@ -218,8 +243,8 @@ def drawn_by(uniform: Callable[[], float]) -> Pick:
     """Choose by chance, with numbers of [0, 1) from `uniform`."""
 
     def pick(probabilities: Scores) -> int:
-        reached = np.cumsum(probabilities)
-        index = int(np.searchsorted(reached, uniform() * reached[-1], side="right"))
+        reached = probabilities.cumsum()
+        index = int(reached.searchsorted(uniform() * reached[-1], side="right"))
         if index < probabilities.size:
             return index
         return int(np.flatnonzero(probabilities)[-1])  # rounding has carried past all of them
@@ -281,8 +306,8 @@ def likeliest(
     """
     _, operations = scored.operation()
     found: list[tuple[Operation, str | None, str | None, float]] = []
-    for index in np.argsort(-operations, kind="stable").tolist():
-        name, chance = OPERATIONS[index], float(operations[index])
+    for index in (-operations).argsort(kind="stable").tolist():
+        name, chance = OPERATIONS[index], operations.item(index)
         if chance == 0.0 or (len(found) >= most and chance < found[most - 1][3]):
             break  # no alternative of this operation, or of one after it, is among the likeliest
         if index == NO_OP:
@@ -290,10 +315,11 @@ def likeliest(
         elif index == GERMINATE:
             found += _placements(scored, chance, most)
         else:
-            _, targets = scored.target(index)
+            targets = scored.targets()[index].tolist()
             found += [
-                (name, scored.state.seeds[place].id, None, chance * float(targets[place]))
-                for place in np.flatnonzero(targets).tolist()
+                (name, seed.id, None, chance * probability)
+                for seed, probability in zip(scored.state.seeds, targets, strict=False)
+                if probability > 0.0
             ]
         found.sort(key=lambda entry: -entry[3])
     return found[:most]
@@ -304,8 +330,8 @@ def _placements(
 ) -> list[tuple[Operation, str | None, str | None, float]]:
     together = (chance * scored.first_candidate()).ravel()  # (S B)
     least = np.partition(together, -most)[-most] if together.size > most else 0.0
-    places = np.flatnonzero(together >= least)
-    places = places[np.argsort(-together[places], kind="stable")[:most]]
+    places = (together >= least).nonzero()[0]
+    places = places[(-together[places]).argsort(kind="stable")[:most]]
     found: list[tuple[Operation, str | None, str | None, float]] = []
     for place in places.tolist():
         if together[place] > 0.0:

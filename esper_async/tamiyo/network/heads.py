@@ -5,7 +5,7 @@ Nothing here knows how many of each there are: every head scores the nodes that 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from esper_async.kasmina.kernels.graft import BLEND_MODES
 from esper_async.kasmina.ramp import RAMP_SCHEDULES
 from esper_async.tamiyo.legality import OPERATIONS
-from esper_async.tamiyo.network.transformer import linear
+from esper_async.tamiyo.network.transformer import Affine, linear
 
 MOST_CANDIDATES = 8
 TURNS = 4
@@ -66,6 +66,17 @@ class PolicyOutput:
         )
 
 
+class HeadWeights(NamedTuple):
+    """The weights of `PolicyHeads`."""
+
+    run_inner: Affine
+    run: Affine
+    seed: Affine
+    site: Affine
+    blueprint: Affine
+    pair: Tensor
+
+
 class PolicyHeads(nn.Module):
     """Score operations, seeds, placements and their settings, from the nodes of a graph.
 
@@ -102,25 +113,42 @@ class PolicyHeads(nn.Module):
             blend[[BLEND_MODES.index("residual"), BLEND_MODES.index("convex")]] += _FIRM
             ramp[RAMPS.index(None)] += _FIRM
 
+    def weights(self) -> HeadWeights:
+        """Return the weights as they are now; they are shared, not copied."""
+        return HeadWeights(
+            run_inner=Affine.of(self.run_inner),
+            run=Affine.of(self.run),
+            seed=Affine.of(self.seed),
+            site=Affine.of(self.site),
+            blueprint=Affine.of(self.blueprint),
+            pair=self.pair,
+        )
+
     def forward(
-        self, run: Tensor, layers: Tensor, seeds: Tensor, blueprints: Tensor, pairs: Tensor
+        self,
+        run: Tensor,
+        layers: Tensor,
+        seeds: Tensor,
+        blueprints: Tensor,
+        pairs: Tensor,
+        weights: HeadWeights,
     ) -> PolicyOutput:
         """Return scores.
 
         Nodes: run (G, D), layers (G, S, D), seeds (G, M, D), blueprints (G, B, D); `pairs`
-        (G, S, B, P) are the features of blueprints at sites.
+        (G, S, B, P) are the features of blueprints at sites, `weights` those of `weights`.
         """
-        of_run = _parts(linear(torch.relu(linear(run, self.run_inner)), self.run), self._of_run)
-        operation, turn, stop, value, risk = of_run
-        seed, tune = _parts(linear(seeds, self.seed), self._of_seed)
-        query, blend_site, ramp_site = _parts(linear(layers, self.site), self._of_site)
-        of_blueprint = _parts(linear(blueprints, self.blueprint), self._of_blueprint)
+        inner = torch.relu(linear(run, weights.run_inner))
+        operation, turn, stop, value, risk = _parts(linear(inner, weights.run), self._of_run)
+        seed, tune = _parts(linear(seeds, weights.seed), self._of_seed)
+        query, blend_site, ramp_site = _parts(linear(layers, weights.site), self._of_site)
+        of_blueprint = _parts(linear(blueprints, weights.blueprint), self._of_blueprint)
         key, score, blend_blueprint, ramp_blueprint = of_blueprint
         pointed = self.scale * (query @ key.transpose(1, 2))  # (G, S, B)
         return PolicyOutput(
             operation=operation,
             seed=seed.transpose(1, 2),  # (G, M, O) -> (G, O, M)
-            pair=pointed + pairs @ self.pair + score.transpose(1, 2),
+            pair=pointed + pairs @ weights.pair + score.transpose(1, 2),
             turn=_TURN_SCALE * turn,
             stop=stop,
             blend=_everywhere(blend_site, blend_blueprint),

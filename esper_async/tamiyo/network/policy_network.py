@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from esper_async.tamiyo.graph.builder import GraphState
 from esper_async.tamiyo.graph.features import NODE_TYPES, TABLES, NodeType
-from esper_async.tamiyo.graph.structure import Sizes
-from esper_async.tamiyo.network.heads import PolicyHeads, PolicyOutput
-from esper_async.tamiyo.network.transformer import GraphTransformer, linear
+from esper_async.tamiyo.graph.structure import ORDER, Sizes
+from esper_async.tamiyo.network.heads import HeadWeights, PolicyHeads, PolicyOutput
+from esper_async.tamiyo.network.transformer import (
+    Affine,
+    GraphTransformer,
+    TrunkWeights,
+    linear,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,27 +95,47 @@ class PolicyNetwork(nn.Module):
         self.trunk = GraphTransformer(hidden, self.form.heads, self.form.layers, self.form.dropout)
         self.heads = PolicyHeads(hidden)
 
-    def forward(self, batch: GraphBatch, biases: Tensor | None = None) -> PolicyOutput:
-        """Return the scores of a batch; `biases` are those of its structure, where known.
+    def weights(self) -> "NetworkWeights":
+        """Return the weights as they are now; they are shared, not copied."""
+        encoders: Any = self.encoders
+        return NetworkWeights(
+            tuple((name, Affine.of(encoders[name])) for name in ORDER),
+            self.trunk.weights(),
+            self.heads.weights(),
+        )
+
+    def forward(
+        self,
+        batch: GraphBatch,
+        biases: Tensor | None = None,
+        weights: "NetworkWeights | None" = None,
+    ) -> PolicyOutput:
+        """Return the scores of a batch.
 
         No module is called, only its `forward`: what is hooked into all calls of a process, as a
         count of the host's operations is, sees nothing of a policy that is asked beside it.
+
+        Args:
+            batch: the graphs.
+            biases: those of its structure, where known.
+            weights: those of `weights`, where kept.
         """
         if biases is None:
             biases = self.trunk.biases(batch.relations, batch.present)
-        dtype = self.trunk.relation_bias.dtype
-        encoders: dict[str, Any] = dict(self.encoders.items())
-        encoded = [linear(batch.features[name].to(dtype), encoders[name]) for name in NODE_TYPES]
-        nodes = self.trunk.forward(torch.cat(encoded, dim=1), biases)  # (G, N, D)
-        return self.heads.forward(
-            nodes[:, 0],
-            _of("layer", nodes, batch.sizes.sites, batch.sizes),
-            _of("seed", nodes, batch.sizes.seeds, batch.sizes),
-            _of("blueprint", nodes, batch.sizes.blueprints, batch.sizes),
-            batch.pairs.to(nodes.dtype),
-        )
+        if weights is None:
+            weights = self.weights()
+        sizes, dtype = batch.sizes, biases.dtype
+        encoded = [linear(batch.features[name].to(dtype), own) for name, own in weights.encoders]
+        nodes = self.trunk.forward(torch.cat(encoded, dim=1), biases, weights.trunk, sizes.read)
+        counts = (1, sizes.sites, sizes.seeds, sizes.blueprints)
+        run, layers, seeds, blueprints = nodes.split_with_sizes(counts, dim=1)
+        pairs = batch.pairs.to(dtype)
+        return self.heads.forward(run[:, 0], layers, seeds, blueprints, pairs, weights.heads)
 
 
-def _of(node_type: NodeType, nodes: Tensor, count: int, sizes: Sizes) -> Tensor:
-    start = sizes.offset(node_type)
-    return nodes[:, start : start + count]
+class NetworkWeights(NamedTuple):
+    """The weights of a `PolicyNetwork`, the encoders' in the order of the nodes."""
+
+    encoders: tuple[tuple[NodeType, Affine], ...]
+    trunk: TrunkWeights
+    heads: HeadWeights

@@ -17,8 +17,13 @@ from esper_async.tamiyo.command import (
     NoOp,
     Operate,
 )
+<<<<<<< HEAD
 from esper_async.tamiyo.errors import CorruptPolicyError, PolicyFileError
 from esper_async.tamiyo.evidence import pack
+=======
+from esper_async.tamiyo.errors import PolicyFileError
+from esper_async.tamiyo.evidence import Packer
+>>>>>>> 95bf8b18fb1a4da7e9c801e294d7f7117076a507
 from esper_async.tamiyo.explaining import strongest
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
 from esper_async.tamiyo.legality import Operation
@@ -77,6 +82,8 @@ class GraphPolicy:
         self._floor = floor
         self._greedy = greedy
         self._biases = KeptBiases(network.trunk)
+        self._weights = network.weights()
+        self._packer = Packer()
 
     @classmethod
     def load(cls, seed: int, path: Path = SHIPPED) -> "GraphPolicy":
@@ -130,14 +137,14 @@ class GraphPolicy:
                 for operation, target, blueprint, p in likeliest(scored, TOLD_ALTERNATIVES)
             ),
             value=value,
-            evidence=pack(state, action.heads, value),
+            evidence=self._packer.pack(state, action.heads, value),
         )
 
     def scores(self, state: GraphState) -> PolicyOutput:
         """Return the network's scores of a graph, a batch of one, without gradients."""
         with torch.inference_mode():
             biases = self._biases.of(state.structure)
-            return self.network.forward(GraphBatch.of([state]), biases)
+            return self.network.forward(GraphBatch.of([state]), biases, self._weights)
 
     def explain(self) -> list[dict[str, Any]]:
         """Return which features moved the last decision most, the strongest first.

@@ -76,14 +76,14 @@ def _differs(state: GraphState) -> bool:
 _whole_forward = PolicyHeads.forward
 
 
-def _cut_off(self: PolicyHeads, *nodes: Tensor) -> PolicyOutput:
+def _cut_off(self: PolicyHeads, *nodes: Any) -> PolicyOutput:
     """Give the value head nodes that lead nowhere."""
     output = _whole_forward(self, *nodes)
     told: dict[str, Any] = {each.name: getattr(output, each.name) for each in fields(output)}
     return PolicyOutput(**{**told, "value": told["value"].detach()})
 
 
-def _overflows(self: PolicyHeads, *nodes: Tensor) -> PolicyOutput:
+def _overflows(self: PolicyHeads, *nodes: Any) -> PolicyOutput:
     """Let the risk head's scores run over."""
     output = _whole_forward(self, *nodes)
     told: dict[str, Any] = {each.name: getattr(output, each.name) for each in fields(output)}
