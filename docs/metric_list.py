@@ -34,15 +34,9 @@ A histogram has `_bucket`, `_sum` and `_count`. What is counted or measured unde
 series once it has happened, but for what a run may count and has not: `cause`, `level`, `part` and
 `reason` of rollbacks, emergencies, budgets and refused commands begin at 0 with the run.
 
-<<<<<<< HEAD
-Not there: Simic's `training_*` and `validation_result` (`learn` learns in a process of its own)
-and an accuracy on the training data (a training step knows the loss alone;
-`esper_tolaria_validation_accuracy` is measured).
-=======
 Simic's `training_*` have series while `python -m esper_async.simic.teach` learns, and for a quarter
-of an hour after it. Not there: `policy_published`, and an accuracy on the training data (a training
-step knows the loss alone; `esper_tolaria_validation_accuracy` is measured).
->>>>>>> cb29f43fa3bf2fd4d4ecc7c3657b6c025005f9f6
+of an hour after it. Not there: an accuracy on the training data (a training step knows the loss
+alone; `esper_tolaria_validation_accuracy` is measured).
 """
 
 

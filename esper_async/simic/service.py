@@ -18,11 +18,8 @@ from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.errors import BreakerOpen
 from esper_async.runtime.metrics import Registry
-<<<<<<< HEAD
 from esper_async.simic.announcing import Announcements
-=======
 from esper_async.simic.learning import Learning
->>>>>>> cb29f43fa3bf2fd4d4ecc7c3657b6c025005f9f6
 from esper_async.simic.metrics import CoachMetrics
 from esper_async.simic.registry import PolicyRegistry
 from esper_async.simic.store import GROUP, Bounds, ExperienceStore, Intake, experience_path

@@ -17,13 +17,8 @@ from esper_async.tamiyo.command import (
     NoOp,
     Operate,
 )
-<<<<<<< HEAD
 from esper_async.tamiyo.errors import CorruptPolicyError, PolicyFileError
-from esper_async.tamiyo.evidence import pack
-=======
-from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.evidence import Packer
->>>>>>> 95bf8b18fb1a4da7e9c801e294d7f7117076a507
 from esper_async.tamiyo.explaining import strongest
 from esper_async.tamiyo.graph.builder import GraphBuilder, GraphState
 from esper_async.tamiyo.legality import Operation
