@@ -11,7 +11,7 @@ from esper_async.cli.gate_text import record_lines
 from esper_async.cli.output import Output, table
 from esper_async.simic.registry import PolicyRegistry, shipped_row
 from esper_async.tamiyo.errors import PolicyFileError
-from esper_async.tamiyo.feature_versions import PLACEMENT_VERSION
+from esper_async.tamiyo.feature_versions import GRAPH_VERSION, PLACEMENT_VERSION
 from esper_async.tamiyo.published import check_known, registry_path
 
 T = TypeVar("T")
@@ -74,9 +74,10 @@ def activate_policy(state_dir: Path, policy_id: str, output: Output) -> None:
     output.result({"active": policy_id}, [_now_active(policy_id)])
 
 
-def roll_back_policy(state_dir: Path, output: Output) -> None:
-    """Put back the policy before the active one."""
-    policy_id = _asked(state_dir, lambda kept: kept.roll_back(PLACEMENT_VERSION))
+def roll_back_policy(state_dir: Path, output: Output, *, of: str) -> None:
+    """Put back the policy before the active one, of those that decide `of` runs."""
+    features = GRAPH_VERSION if of == "gnn" else PLACEMENT_VERSION
+    policy_id = _asked(state_dir, lambda kept: kept.roll_back(features))
     output.result({"active": policy_id}, [_now_active(policy_id)])
 
 

@@ -86,6 +86,10 @@ def test_policies_are_listed_shown_activated_and_put_back(cli: Cli, tmp_path: Pa
     assert (unknown.code, one in unknown.err) == (2, True)
     assert f"{SHIPPED} is active" in cli("policies", *where, "rollback").out
     assert cli("policies", *where, "rollback", one).code == 0
+    graph = kept.submit(policy(4, "graph-2"), record(SHIPPED)).id
+    assert f"{SHIPPED} is active" in cli("policies", *where, "rollback", "--of", "gnn").out
+    assert kept.book().active == {"placement-1": one, "graph-2": SHIPPED}
+    assert cli("policies", *where, "activate", graph).code == 0
     assert json.loads(cli("policies", "--json", *where, "history").out)[0]["what"] == "restored"
     path = content_path(registry_path(tmp_path / "state"), kept.book().entries[one].sha256)
     path.write_text("{}")

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from esper_async.supervisor import backup
 from esper_async.supervisor.backup import MANIFEST, back_up
 from esper_async.supervisor.errors import BackupError, WrongBackupError
 from esper_async.supervisor.restore import restore
@@ -60,6 +61,23 @@ def state(tmp_path: Path) -> Path:
 def upgrade_in(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     upgrade(folder)
+
+
+def test_what_the_controller_has_read_is_copied_before_the_journals_it_read(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+    whole = backup._copy
+
+    def copy(path: Path, to: Path) -> None:
+        copied.append(path.name)
+        whole(path, to)
+
+    (state / "tamiyo").mkdir()
+    (state / "tamiyo" / "policies.json").write_text("{}")
+    monkeypatch.setattr(backup, "_copy", copy)
+    back_up(state, tmp_path / "b.tar.gz")
+    assert copied.index("policies.json") < copied.index("journal.jsonl")
 
 
 def test_what_lasts_comes_back_and_what_passes_does_not(state: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`policies ...`: which learned policies there are, which decides, and any earlier one again."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -87,7 +87,12 @@ def policies_activate(context: typer.Context, policy: PolicyId, state_dir: State
 @policies_app.command("rollback")
 @reported
 def policies_rollback(
-    context: typer.Context, policy: Earlier = None, state_dir: StateDir = None
+    context: typer.Context,
+    policy: Earlier = None,
+    of: Annotated[
+        Literal["learned", "gnn"], typer.Option(help="As run files call such policies.")
+    ] = "learned",
+    state_dir: StateDir = None,
 ) -> None:
     """Put back the policy before the active one, or an earlier one by its id."""
     from esper_async.cli.policies import activate_policy, roll_back_policy
@@ -95,6 +100,6 @@ def policies_rollback(
 
     root = state_dir_of(state_dir or context.obj)
     if policy is None:
-        roll_back_policy(root, output())
+        roll_back_policy(root, output(), of=of)
     else:
         activate_policy(root, policy, output())
