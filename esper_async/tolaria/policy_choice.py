@@ -16,7 +16,6 @@ import structlog
 
 from esper_async.leyline.signing import Signer
 from esper_async.runtime.files import write_json_atomically
-from esper_async.tamiyo.conduct import Conduct
 from esper_async.tamiyo.desk_book import DeskBook, Version, read_desk
 from esper_async.tamiyo.errors import CorruptPolicyError, PolicyFileError
 from esper_async.tamiyo.feature_versions import GRAPH_VERSION, PLACEMENT_VERSION
@@ -26,7 +25,6 @@ from esper_async.tamiyo.policies.graph import SHIPPED as SHIPPED_FILE
 from esper_async.tamiyo.policies.graph import GraphPolicy
 from esper_async.tamiyo.policies.learned import FeatureVersionError
 from esper_async.tamiyo.published import SHIPPED, read_content
-from esper_async.tamiyo.shadow_tally import ShadowTally
 from esper_async.tamiyo.shipped import LEARNED, shipped_document
 
 _LOG = structlog.get_logger(__name__)
@@ -80,13 +78,12 @@ class Chosen:
 class Start:
     """What a run begins with.
 
-    `former` is what it goes back to if the policy does worse than `baseline`; both are None where
-    the policy has nothing to prove.
+    `former` is what it goes back to if the policy does worse than that; None where the policy has
+    nothing to prove.
     """
 
     chosen: Chosen
     former: Chosen | None = None
-    baseline: Conduct | None = None
 
 
 def begin(name: str, places: PolicyPlaces, *, run_dir: Path) -> Start:
@@ -106,17 +103,14 @@ def begin(name: str, places: PolicyPlaces, *, run_dir: Path) -> Start:
     usable = _usable(features, book, places)
     chosen = next(usable)
     start = Start(chosen)
-    watched = book.watched(chosen.id)
-    if watched is not None and watched.shadow is not None:
+    if book.watched(chosen.id) is not None:
         with suppress(PolicyFileError):  # without the program's own there may be no way back
-            baseline = ShadowTally.from_json(watched.shadow).active
-            start = Start(chosen, next(usable), baseline)
+            start = Start(chosen, next(usable))
     write_json_atomically(
         run_dir / PINNED,
         {
             **chosen.to_json(),
             "former": None if start.former is None else start.former.to_json(),
-            "baseline": None if start.baseline is None else start.baseline.to_json(),
         },
     )
     return start
@@ -159,11 +153,10 @@ def _usable(features: str, book: DeskBook, places: PolicyPlaces) -> Iterator[Cho
 
 
 def _start(pinned: Document) -> Start:
-    former, baseline = pinned.get("former"), pinned.get("baseline")
+    former = pinned.get("former")
     return Start(
         Chosen(pinned["version"], pinned.get("document")),
         None if former is None else Chosen(former["version"], former["document"]),
-        None if baseline is None else Conduct.from_json(baseline),
     )
 
 

@@ -3,7 +3,8 @@
 The desk says what is staged and what is active. A staged policy is asked on the views of the run's
 own boundaries, without effect, and the run tells what it did. Where the desk's rules say
 "boundary", what has become active takes over at the next boundary; else the run keeps what it began
-with. One that is watched and does worse gives way to the one before it, whatever the rules.
+with. One that has taken over is watched: the one before it is asked about the same states, without
+effect, and where the new one does worse it gives way, whatever the rules.
 
 A change of policy is on disk, with the policy, before it takes effect, and a resumed run repeats
 what it had: the desk, and every clock, has a say only at boundaries that are new.
@@ -46,7 +47,8 @@ from esper_async.tolaria.run_journal import RunJournal
 _LOG = structlog.get_logger(__name__)
 KEPT = "policies"
 """The folder, in a run's own, of what took over in it."""
-SHADOW_DEADLINE_S = 0.06
+SHADOW_DEADLINE_S, HANG_S = 0.06, 5.0
+"""For how long a staged policy is waited for, and in a deterministic run the one before a new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,11 @@ class _Shadow:
 
 @dataclass(slots=True)
 class _Watch:
-    """What a policy has done since it took over, and what the one before it did."""
+    """What a policy has done since it took over, and what the one before it would have."""
 
-    baseline: Conduct
+    former: Policy
     conduct: Conduct = field(default_factory=Conduct)
+    beside: Conduct = field(default_factory=Conduct)
 
 
 class PolicyUpdates:
@@ -107,12 +110,13 @@ class PolicyUpdates:
         self._current = start.chosen.id
         self._former = None if start.former is None else start.former.id
         self._in_force: Policy | None = None
-        self._watch = None if start.baseline is None else _Watch(start.baseline)
+        self._watch = None if start.former is None else _Watch(start.former.make(seed))
         self._shadow: _Shadow | None = None
         self._told: set[str] = set()
         self._given_up: set[str] = set()
         self._damaged: set[str] = set()
         self._controller = Controller()
+        self._beside = Controller()
         self._desk = DeskBook()
         self._seen: tuple[int, ...] = ()
 
@@ -143,11 +147,11 @@ class PolicyUpdates:
         """
         if self._journal.repeats(boundary):
             for record in self._journal.repeated(ACTIVATED, boundary):
-                self._take_over(record["version"], record["baseline"])
+                self._take_over(record["version"], watched=record["watched"])
             return self._in_force
         due = self._due()
         if due is not None:
-            chosen, reason, baseline = due
+            chosen, reason, watched = due
             self._keep(chosen)
             self._chronicle.note(
                 ACTIVATED,
@@ -155,9 +159,9 @@ class PolicyUpdates:
                 features=self._features,
                 former=self._current,
                 reason=reason,
-                baseline=baseline,
+                watched=watched,
             )
-            self._take_over(chosen.id, baseline)
+            self._take_over(chosen.id, watched=watched)
         return self._in_force
 
     def observe(self, asked: Asked) -> None:
@@ -168,6 +172,7 @@ class PolicyUpdates:
         risk = self._risk.preview(asked.view, asked.decision.command, asked.surroundings)
         if self._watch is not None:
             _count(self._watch.conduct, asked, risk)
+            self._ask_former(self._watch, asked)
             self._judge(self._watch)
         if shadow is not None:
             self._ask(shadow, asked, risk)
@@ -185,27 +190,25 @@ class PolicyUpdates:
             self._tell(self._shadow, final=True)
 
     def close(self) -> None:
-        """End the thread on which staged policies are asked."""
+        """End the threads on which policies are asked that do not decide."""
         self._controller.close()
+        self._beside.close()
 
     # -- who decides ---------------------------------------------------------------------------
 
-    def _due(self) -> tuple[Chosen, str, dict[str, Any] | None] | None:
-        """Return what has to take over at a new boundary, why, and what it is held against."""
+    def _due(self) -> tuple[Chosen, str, bool] | None:
+        """Return what has to take over at a new boundary, why, and whether it is watched."""
         desk = self._look()
         if self._current in self._given_up:
             former = self._usable(self._former or SHIPPED, desk)
-            return None if former is None else (former, f"{self._current} is rolled back", None)
+            return None if former is None else (former, f"{self._current} is rolled back", False)
         active = desk.active_of(self._features)
         if desk.rules.activation != "boundary" or active in (self._current, *self._given_up):
             return None
         chosen = self._usable(active, desk)
         if chosen is None:
             return None
-        watched = desk.watched(active)
-        if watched is None or watched.shadow is None:
-            return chosen, "it is active", None
-        return chosen, "it is active, and watched", dict(watched.shadow["active"])
+        return chosen, "it is active", desk.watched(active) is not None
 
     def _usable(self, policy_id: str, desk: DeskBook) -> Chosen | None:
         """Return a policy that can be made; None where it cannot: what decides goes on."""
@@ -236,19 +239,31 @@ class PolicyUpdates:
             path = self._run_dir / KEPT / f"{chosen.id}.json"
             write_json_atomically(path, chosen.to_json())
 
-    def _take_over(self, policy_id: str, baseline: Mapping[str, Any] | None) -> None:
+    def _take_over(self, policy_id: str, *, watched: bool) -> None:
         chosen = self._known[policy_id] = self._find(policy_id)
         self._former, self._current = self._current, policy_id
         self._in_force = chosen.make(self._seed)
-        self._watch = None if baseline is None else _Watch(Conduct.from_json(baseline))
+        self._watch = _Watch(self._find(self._former).make(self._seed)) if watched else None
         self._chronicle.decides(self._in_force)
 
     # -- how it does ---------------------------------------------------------------------------
 
+    def _ask_former(self, watch: _Watch, asked: Asked) -> None:
+        """Ask what decided before about the same state; what does not come is not compared.
+
+        A deterministic run waits, as for its own decisions: the clock may not choose what counts.
+        """
+        timeout_s = HANG_S if self._deterministic else SHADOW_DEADLINE_S
+        answer = self._beside.ask(_Plain(watch.former), asked.view, timeout_s=timeout_s)
+        if isinstance(answer, Answered):
+            command = answer.decision.command
+            risk = self._risk.preview(asked.view, command, asked.surroundings)
+            watch.beside.add(latency_ms=answer.wall_ms, risk=risk)
+
     def _judge(self, watch: _Watch) -> None:
         """Tell what is found of the policy that is watched, as soon as something is."""
-        worse = [*faults(watch.conduct), *riskier(watch.conduct, watch.baseline)]
-        slow = slower(watch.conduct, watch.baseline)
+        worse = [*faults(watch.conduct), *riskier(watch.conduct, watch.beside)]
+        slow = slower(watch.conduct, watch.beside)
         enough = watch.conduct.decisions >= self._look().rules.watch_boundaries
         if not (worse or slow or enough):
             return
@@ -261,6 +276,7 @@ class PolicyUpdates:
             regressions=[*worse, *slow],
             gives_way=gives_way,
             conduct=watch.conduct.to_json(),
+            beside=watch.beside.to_json(),
         )
         if gives_way:
             self._given_up.add(self._current)
@@ -343,7 +359,11 @@ class PolicyUpdates:
             "policy": None if self._in_force is None else self._in_force.state_dict(),
             "watch": None
             if watch is None
-            else {"baseline": watch.baseline.to_json(), "conduct": watch.conduct.to_json()},
+            else {
+                "former": watch.former.state_dict(),
+                "conduct": watch.conduct.to_json(),
+                "beside": watch.beside.to_json(),
+            },
             "shadow": None
             if shadow is None
             else {"update": shadow.version.update, "tally": shadow.tally.to_json()},
@@ -366,7 +386,10 @@ class PolicyUpdates:
         watch, shadow = state["watch"], state["shadow"]
         self._watch = None
         if watch is not None:
-            self._watch = _Watch(*(Conduct.from_json(watch[n]) for n in ("baseline", "conduct")))
+            former = self._find(self._former or SHIPPED).make(self._seed)
+            former.load_state_dict(watch["former"])
+            counts = [Conduct.from_json(watch[name]) for name in ("conduct", "beside")]
+            self._watch = _Watch(former, *counts)
         self._shadow = None
         version = self._look().staged_of(self._features)
         if shadow is not None and version is not None and version.update == shadow["update"]:

@@ -24,7 +24,7 @@ from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.policy_updates import PolicyUpdates
 from tests.simic.test_registry import LINEAGE
 from tests.tolaria.test_deciding import GROWTH, LONG_S, of, patience, task
-from tests.tolaria.updated import Installation, conducted
+from tests.tolaria.updated import Installation
 
 EPISODE, BOUNDARY = Rules("episode", 10, 10), Rules("boundary", 10, 10)
 STEPS = 4
@@ -247,6 +247,7 @@ def test_with_boundaries_configured_it_takes_over_at_the_next_one_and_is_watched
     assert [by[n] for n in (5, 6, 20)] == [first, second, second]
     (watched,) = told.of("policy_watched")
     assert (watched["boundary"], watched["regressions"]) == (15, [])
+    assert len(watched["beside"]["risks"]) == 10
     here.fold("run", journal(here))
     assert here.desk.book.watched(activated["version"]) is None
     reports = told.of("field_report")
@@ -314,18 +315,20 @@ def test_one_that_does_harm_after_it_took_over_gives_way_at_the_next_boundary(
 def test_a_riskier_one_gives_way_and_a_slower_one_only_where_the_clock_may_act(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, (deterministic, baseline, gives_way) in enumerate(
+    for number, (limit, deterministic, gives_way) in enumerate(
         [
-            (True, conducted(10, risk=-1.0), True),
-            (True, conducted(10, ms=0.0), False),
-            (False, conducted(10, ms=0.0), True),
+            ("MOST_RISK_RISE", True, True),
+            ("SLOWER", True, False),
+            ("SLOWER", False, True),
         ]
     ):
         here = Installation(tmp_path / str(number), EPISODE)
-        if baseline.risks[0] > 0.0:
-            monkeypatch.setattr("esper_async.tamiyo.conduct.LATENCY_LIMIT_MS", 0.0)
-        bad = here.let_through_ensemble(3.0, baseline)
-        told = run(here, epochs=14, deterministic=deterministic)
+        bad = here.let_through_ensemble(3.0)
+        with monkeypatch.context() as patched:
+            patched.setattr("esper_async.tamiyo.conduct.LATENCY_LIMIT_MS", 0.0)
+            patched.setattr("esper_async.tamiyo.conduct.SLOWER", 1e9)
+            patched.setattr(f"esper_async.tamiyo.conduct.{limit}", -1e9)
+            told = run(here, epochs=14, deterministic=deterministic)
         (watched,) = told.of("policy_watched")
         assert (watched["gives_way"], len(watched["regressions"])) == (gives_way, 1)
         assert len(told.of("policy_activated")) == gives_way

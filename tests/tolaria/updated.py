@@ -60,20 +60,20 @@ class Installation:
         """Publish an ensemble."""
         return self.publish(document_of(ensemble(weight), lineage=LINEAGE))
 
-    def let_through(self, document: Mapping[str, Any], baseline: Conduct | None = None) -> str:
+    def let_through(self, document: Mapping[str, Any]) -> str:
         """Publish a policy, and say that it was sound in the shadow; return its id."""
         update = self.publish(document)
         states = self.desk.book.rules.shadow_states
-        done = baseline or conducted(states)
+        done = conducted(states)
         tally = ShadowTally(done, done, agreed=states)
         fields = {"version": update.policy_version, "update": update.update_id}
         self.tell("policy_shadowed", tally=tally.to_json(), **fields)
         assert self.desk.book.active_of(update.schema_digest) == update.policy_version
         return update.policy_version
 
-    def let_through_ensemble(self, weight: float, baseline: Conduct | None = None) -> str:
+    def let_through_ensemble(self, weight: float) -> str:
         """Publish an ensemble, and say that it was sound in the shadow; return its id."""
-        return self.let_through(document_of(ensemble(weight), lineage=LINEAGE), baseline)
+        return self.let_through(document_of(ensemble(weight), lineage=LINEAGE))
 
     def settle(self, version: str) -> None:
         """Say that a policy was watched for long enough."""
