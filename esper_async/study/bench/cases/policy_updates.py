@@ -53,7 +53,7 @@ DEATHS = "deaths after which an update is lost, taken twice, or half of one is l
 _STATES, _LAST = 10, 24
 _EPISODE = Rules("episode", _STATES, _STATES)
 _QUICK = Rules("boundary", 3, 3)
-_SLOW_S = 0.03
+_SLOW_S = 0.05
 _NUMBER = 0.5
 """Of the policy that an installation's first update is about."""
 
