@@ -13,8 +13,11 @@ import torch
 from esper_async.runtime.journal import read_journal
 from esper_async.tamiyo.command import Cull, Decision
 from esper_async.tamiyo.desk_book import Rules
+from esper_async.tamiyo.network import PolicyNetwork
+from esper_async.tamiyo.network.policy_file import save_policy
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.policies.from_document import policy_of
+from esper_async.tamiyo.policies.graph import graph_document
 from esper_async.tamiyo.published import SHIPPED, content_path
 from esper_async.tamiyo.view import View
 from esper_async.tolaria import policy_choice
@@ -84,6 +87,7 @@ def run(
     epochs: int = 16,
     deterministic: bool = True,
     dies_at: int | None = None,
+    policy: str = "learned",
 ) -> Told:
     """Train; the process dies once it has written a number of records."""
     told = Told()
@@ -95,11 +99,11 @@ def run(
         if dies_at is not None and record["seq"] >= dies_at:
             raise Died
 
-    updates = PolicyUpdates("learned", 0, here.places, folder)
+    updates = PolicyUpdates(policy, 0, here.places, folder)
     engine = Engine(
         task(),
         RunOptions(
-            epochs=epochs, deterministic=deterministic, growth=GROWTH, policy="learned", threads=1,
+            epochs=epochs, deterministic=deterministic, growth=GROWTH, policy=policy, threads=1,
             checkpoint_every=4,
         ),
         folder=folder,
@@ -285,6 +289,25 @@ def test_wherever_a_run_dies_an_update_is_lost_by_none_and_taken_once(tmp_path: 
         assert [each["version"] for each in taken] == [here.desk.book.active_of("placement-1")]
         boundaries = [each["boundary"] for each in of(journal(here, name), "decision")]
         assert boundaries == list(range(1, 9))
+
+
+def test_a_graph_policy_takes_over_from_another_and_is_repeated_bitwise(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    path = tmp_path / "taught.policy"
+    save_policy(PolicyNetwork(), path, name="taught", lineage={})
+    document = graph_document(path, lineage=LINEAGE)
+    found = []
+    for name in ("straight", "broken"):
+        here = Installation(tmp_path / name, BOUNDARY)
+        deed = At(6 * STEPS - 1, lambda here=here: here.let_through(document))
+        if name == "broken":
+            at = found[0].of("policy_activated")[0]["seq"] + 4
+            assert run(here, control=deed, epochs=10, dies_at=at, policy="gnn").weights == []
+            deed.done = True
+        found.append(run(here, control=deed, epochs=10, policy="gnn"))
+    whole, resumed = found
+    assert [version.partition("+")[0] for version in whole.versions()] == ["imitation-1", "taught"]
+    assert all(map(torch.equal, whole.weights, resumed.weights))
 
 
 # -- taken back ----------------------------------------------------------------------------------
