@@ -13,10 +13,12 @@ from esper_async.tamiyo.percentile import percentile
 from esper_async.tamiyo.risk.levels import RiskLevel
 
 LATENCY_LIMIT_MS = 12.0
-"""Of a decision, as of every policy's."""
+"""Of a decision, as of every policy's: what its thread computes, whoever else wants the core."""
 SLOWER = 2.0
 """A policy over the limit is too slow where it takes so many times what the other took: a machine
 that is busy slows down both."""
+LATER = 2
+"""Answers that came too late, more than the other's, make a policy too slow."""
 MOST_RISK_RISE = 0.1
 LEAST_LATENCIES, LEAST_RISKS = 10, 5
 """Boundaries before they are compared; what is illegal, or raised, is so at once."""
@@ -28,14 +30,16 @@ _KEPT = 1_000
 class Conduct:
     """Counts over the boundaries at which a policy was asked.
 
-    `latencies_ms` are what was waited for its answers, `risks` the scores of its commands,
-    `level` the highest that one came to, and `fault` says in words what first went wrong.
+    `cpu_ms` is what its answers took of their thread, `late` counts those that did not come in
+    time, `risks` are the scores of its commands, `level` is the highest that one came to, and
+    `fault` says in words what first went wrong.
     """
 
     decisions: int = 0
     errors: int = 0
     illegal: int = 0
-    latencies_ms: list[float] = field(default_factory=list)
+    late: int = 0
+    cpu_ms: list[float] = field(default_factory=list)
     risks: list[float] = field(default_factory=list)
     level: str = ""
     fault: str = ""
@@ -43,7 +47,7 @@ class Conduct:
     def add(
         self,
         *,
-        latency_ms: float | None,
+        cpu_ms: float,
         risk: tuple[float, RiskLevel],
         illegal: str | None = None,
     ) -> None:
@@ -52,17 +56,16 @@ class Conduct:
         self.decisions += 1
         self.risks.append(score)
         self.level = max(level, RiskLevel[self.level or "GREEN"]).name
-        if latency_ms is not None:
-            self.latencies_ms.append(latency_ms)
+        self.cpu_ms.append(cpu_ms)
         if illegal is not None:
             self.illegal += 1
             self.fault = self.fault or illegal
-        del self.latencies_ms[:-_KEPT], self.risks[:-_KEPT]
+        del self.cpu_ms[:-_KEPT], self.risks[:-_KEPT]
 
-    def late(self, waited_ms: float) -> None:
+    def was_late(self) -> None:
         """Count a boundary at which the answer did not come in time."""
         self.decisions += 1
-        self.latencies_ms.append(waited_ms)
+        self.late += 1
 
     def failed(self, words: str) -> None:
         """Count a boundary at which there was no decision, and say why."""
@@ -75,7 +78,8 @@ class Conduct:
         self.decisions += other.decisions
         self.errors += other.errors
         self.illegal += other.illegal
-        self.latencies_ms = [*self.latencies_ms, *other.latencies_ms][-_KEPT:]
+        self.late += other.late
+        self.cpu_ms = [*self.cpu_ms, *other.cpu_ms][-_KEPT:]
         self.risks = [*self.risks, *other.risks][-_KEPT:]
         self.fault = self.fault or other.fault
         worst = max(RiskLevel[each.level or "GREEN"] for each in (self, other))
@@ -95,7 +99,7 @@ class Conduct:
         return cls(
             **{
                 **told,
-                "latencies_ms": _numbers(told["latencies_ms"]),
+                "cpu_ms": _numbers(told["cpu_ms"]),
                 "risks": _numbers(told["risks"]),
             }
         )
@@ -113,10 +117,12 @@ def faults(new: Conduct) -> list[str]:
 
 def slower(new: Conduct, old: Conduct) -> list[str]:
     """Return how much too slow one policy is beside another; empty if it is not."""
-    if len(new.latencies_ms) < LEAST_LATENCIES:
+    if new.late >= old.late + LATER:
+        return [f"{new.late} of {new.decisions} answers were late, {old.late} beside it"]
+    if len(new.cpu_ms) < LEAST_LATENCIES:
         return []
-    took = percentile(new.latencies_ms, _SHARE) or 0.0
-    usual = percentile(old.latencies_ms, _SHARE)
+    took = percentile(new.cpu_ms, _SHARE) or 0.0
+    usual = percentile(old.cpu_ms, _SHARE)
     if took <= LATENCY_LIMIT_MS or (usual is not None and took <= SLOWER * usual):
         return []
     beside = "" if usual is None else f", {usual:.1f} ms beside it"

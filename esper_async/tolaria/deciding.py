@@ -85,6 +85,7 @@ class Decider:
         self._in_a_row = 0
         self._replaced: str | None = None
         self._error: str | None = None
+        self._cpu_ms: float | None = None
         self._newest: str | None = None
         self._updates = updates
         if updates is not None:
@@ -139,7 +140,7 @@ class Decider:
             self._waited_ms,
         )
         if self._updates is not None and self._replaced is None:
-            self._updates.observe(Asked(view, proposed, surroundings, self._waited_ms, self._error))
+            self._updates.observe(Asked(view, proposed, surroundings, self._cpu_ms, self._error))
         return decision
 
     def _updated(self, updates: PolicyUpdates, begun: Policy, view: View) -> Policy:
@@ -180,10 +181,11 @@ class Decider:
 
     def _ask(self, policy: Policy, view: View) -> Decision:
         timeout_s = self._hang_s if self._deterministic else self._deadline_s
-        self._error = None
+        self._error = self._cpu_ms = None
         answer = self._controller.ask(policy, view, timeout_s=timeout_s)
         if isinstance(answer, Answered):
             self._in_a_row = 0
+            self._cpu_ms = answer.cpu_ms
             self.last_ms = self._waited_ms = answer.wall_ms
             if answer.wall_ms > 1e3 * self._deadline_s:
                 self.missed += 1

@@ -55,13 +55,14 @@ SHADOW_DEADLINE_S, HANG_S = 0.06, 5.0
 class Asked:
     """What came of asking the policy that decides.
 
-    `waited_ms` is None where that is not known, `error` says why there was no decision.
+    `cpu_ms` is what the answer took of its thread, None where it was late; `error` says why there
+    was no decision.
     """
 
     view: View
     decision: Decision
     surroundings: Surroundings
-    waited_ms: float | None
+    cpu_ms: float | None
     error: str | None
 
 
@@ -258,7 +259,9 @@ class PolicyUpdates:
         if isinstance(answer, Answered):
             command = answer.decision.command
             risk = self._risk.preview(asked.view, command, asked.surroundings)
-            watch.beside.add(latency_ms=answer.wall_ms, risk=risk)
+            watch.beside.add(cpu_ms=answer.cpu_ms, risk=risk)
+        else:
+            watch.beside.was_late()
 
     def _judge(self, watch: _Watch) -> None:
         """Tell what is found of the policy that is watched, as soon as something is."""
@@ -309,7 +312,7 @@ class PolicyUpdates:
             command = answer.decision.command
             tally.agreed += command == asked.decision.command
             tally.new.add(
-                latency_ms=answer.wall_ms,
+                cpu_ms=answer.cpu_ms,
                 risk=self._risk.preview(view, command, asked.surroundings),
                 illegal=why_illegal(command, view),
             )
@@ -318,7 +321,7 @@ class PolicyUpdates:
         elif answer.busy_s > 2 * SHADOW_DEADLINE_S:
             tally.new.failed(f"it has not answered for {answer.busy_s:.1f} s")
         else:
-            tally.new.late(answer.waited_ms)
+            tally.new.was_late()
 
     def _tell(self, shadow: _Shadow, *, final: bool) -> None:
         """Tell what a staged policy did, once it can be judged."""
@@ -413,5 +416,8 @@ def _count(conduct: Conduct, asked: Asked, risk: tuple[float, Any]) -> None:
     if asked.error is not None:
         conduct.failed(asked.error)
         return
+    if asked.cpu_ms is None:
+        conduct.was_late()
+        return
     illegal = why_illegal(asked.decision.command, asked.view)
-    conduct.add(latency_ms=asked.waited_ms, risk=risk, illegal=illegal)
+    conduct.add(cpu_ms=asked.cpu_ms, risk=risk, illegal=illegal)

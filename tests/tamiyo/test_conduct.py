@@ -22,7 +22,7 @@ from tests.tamiyo.graph_views import seed, view
 def conduct(count: int = 10, *, ms: float = 1.0, risk: float = 0.1) -> Conduct:
     found = Conduct()
     for _ in range(count):
-        found.add(latency_ms=ms, risk=(risk, RiskLevel.GREEN))
+        found.add(cpu_ms=ms, risk=(risk, RiskLevel.GREEN))
     return found
 
 
@@ -86,11 +86,13 @@ def test_a_busy_machine_that_slows_both_down_makes_nobody_slow() -> None:
     assert "40.0 ms, 15.0 ms beside it" in slower(conduct(ms=40.0), conduct(ms=15.0))[0]
     assert slower(conduct(ms=11.0), conduct(ms=0.1)) == []
     assert "40.0 ms (nine" in slower(conduct(ms=40.0), Conduct())[0]
-    late = conduct(8)
-    late.late(60.0)
-    assert slower(late, conduct()) == []
-    late.late(60.0)
-    assert slower(late, conduct()) != []
+    late, other = conduct(8), conduct(8)
+    late.was_late()
+    assert slower(late, other) == []
+    late.was_late()
+    assert slower(late, other) == ["2 of 10 answers were late, 0 beside it"]
+    other.was_late()
+    assert slower(late, other) == []
 
 
 def test_a_risk_that_is_no_number_does_not_pass_as_none() -> None:
@@ -101,10 +103,10 @@ def test_a_risk_that_is_no_number_does_not_pass_as_none() -> None:
 
 def test_counts_are_added_up_and_read_back() -> None:
     one, two = conduct(3), Conduct()
-    two.add(latency_ms=None, risk=(0.5, RiskLevel.ORANGE), illegal="no seed")
+    two.add(cpu_ms=2.0, risk=(0.5, RiskLevel.ORANGE), illegal="no seed")
     one.merge(two)
     assert (one.decisions, one.illegal, one.level, one.fault) == (4, 1, "ORANGE", "no seed")
-    assert len(one.latencies_ms) == 3
+    assert len(one.cpu_ms) == 4
     assert Conduct.from_json(json.loads(json.dumps(one.to_json()))) == one
     with pytest.raises(TypeError):
         Conduct.from_json({**one.to_json(), "more": 1})

@@ -85,7 +85,7 @@ class House:
 def conducted(count: int, *, ms: float = 1.0, risk: float = 0.1) -> Conduct:
     conduct = Conduct()
     for _ in range(count):
-        conduct.add(latency_ms=ms, risk=(risk, GREEN))
+        conduct.add(cpu_ms=ms, risk=(risk, GREEN))
     return conduct
 
 
@@ -210,7 +210,7 @@ def test_one_illegal_command_or_error_in_the_shadow_is_enough(house: House) -> N
         house.desk.take(update)
         new = conducted(2)
         if wrong == "illegal":
-            new.add(latency_ms=1.0, risk=(0.1, GREEN), illegal="there is no seed 's9'")
+            new.add(cpu_ms=1.0, risk=(0.1, GREEN), illegal="there is no seed 's9'")
         else:
             new.failed("RuntimeError: boom")
         house.shadowed(update, ShadowTally(new, conducted(3)))

@@ -170,7 +170,7 @@ def test_a_staged_policy_is_asked_beside_the_active_one_and_changes_nothing(tmp_
     assert (shadowed["version"], shadowed["boundary"]) == (update.policy_version, 10)
     new, active = shadowed["tally"]["new"], shadowed["tally"]["active"]
     assert new["decisions"] == active["decisions"] == len(new["risks"]) == 10
-    assert len(new["latencies_ms"]) == 10
+    assert len(new["cpu_ms"]) == 10
     assert new["level"] in ("GREEN", "YELLOW", "ORANGE")
     assert 0 < shadowed["tally"]["agreed"] <= 10
     here.fold("run", journal(here))

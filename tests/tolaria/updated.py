@@ -29,7 +29,7 @@ def ensemble(weight: float) -> SoftmaxEnsemble:
 def conducted(count: int, *, ms: float = 1.0, risk: float = 0.1) -> Conduct:
     conduct = Conduct()
     for _ in range(count):
-        conduct.add(latency_ms=ms, risk=(risk, RiskLevel.GREEN))
+        conduct.add(cpu_ms=ms, risk=(risk, RiskLevel.GREEN))
     return conduct
 
 
