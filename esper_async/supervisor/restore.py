@@ -20,8 +20,8 @@ from esper_async.supervisor.state_dir import FORMAT_VERSION
 
 _MANIFEST_BYTES = 256 << 20
 _YEAR_10000 = 253_402_300_800
-_ODD_HEADERS = (ValueError, OverflowError)
-"""What tarfile raises, too, over a header that no tar has written."""
+_ODD_HEADERS = (ValueError, OverflowError, TypeError)
+"""What tarfile raises, too, over a header that no tar has written, or that was cut short."""
 
 
 @dataclass(frozen=True, slots=True)

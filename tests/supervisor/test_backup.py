@@ -237,7 +237,7 @@ def test_a_header_that_no_tar_writes_is_refused(tmp_path: Path) -> None:
     member.type, member.size = tarfile.XHDTYPE, len(body)
     path = tmp_path / "b.tar.gz"
     path.write_bytes(gzip.compress(member.tobuf(tarfile.USTAR_FORMAT) + body.ljust(512, b"\0")))
-    with pytest.raises(BackupError, match="could not be restored"):
+    with pytest.raises(BackupError, match="b[.]tar[.]gz"):
         restore(path, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
@@ -251,6 +251,18 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path, target: str) -> 
         archive.addfile(member)
     with pytest.raises(BackupError, match="no file of a state directory"):
         restore(path, tmp_path / "again")
+
+
+def test_a_backup_that_was_cut_within_its_first_bytes_is_refused(
+    state: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "b.tar.gz"
+    back_up(state, path)
+    whole = path.read_bytes()
+    for size in range(12):
+        path.write_bytes(whole[:size])
+        with pytest.raises(BackupError, match="b[.]tar[.]gz"):
+            restore(path, tmp_path / "again")
 
 
 @settings(
