@@ -237,7 +237,7 @@ def test_a_header_that_no_tar_writes_is_refused(tmp_path: Path) -> None:
     member.type, member.size = tarfile.XHDTYPE, len(body)
     path = tmp_path / "b.tar.gz"
     path.write_bytes(gzip.compress(member.tobuf(tarfile.USTAR_FORMAT) + body.ljust(512, b"\0")))
-    with pytest.raises(BackupError, match="b[.]tar[.]gz"):
+    with pytest.raises(BackupError, match="could not be restored"):
         restore(path, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
@@ -261,7 +261,7 @@ def test_a_backup_that_was_cut_within_its_first_bytes_is_refused(
     whole = path.read_bytes()
     for size in range(12):
         path.write_bytes(whole[:size])
-        with pytest.raises(BackupError, match="b[.]tar[.]gz"):
+        with pytest.raises(BackupError, match=r"b\.tar\.gz"):
             restore(path, tmp_path / "again")
 
 
