@@ -156,6 +156,10 @@ class Decider:
             command_id = self._chronicle.command_id(f"c{explained.boundary}")
             self._chronicle.note("explanation", command_id=command_id, moved=explained.moved)
 
+    def explain(self) -> None:
+        """Have the newest decision explained beside the steps to come: its boundary is over."""
+        self._controller.explain()
+
     def take_trouble(self) -> str | None:
         """Return the emergency that was declared since this was last called."""
         taken, self.trouble = self.trouble, None
