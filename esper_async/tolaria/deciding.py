@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from esper_async.karn.catalogue import Catalogue
@@ -110,6 +111,8 @@ class Decider:
         Raises:
             DecisionHungError: the policy has not come back, and the run may go back.
         """
+        if self.risk.acts and self.risk.conservative:
+            view = replace(view, conservative=True)
         if self._replaced is not None:
             policy = StaticPolicy()
         elif self._updates is not None:
