@@ -5,6 +5,7 @@ seed on trial. Withdrawing the seed means taking over the twin's state.
 """
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -158,7 +159,7 @@ class Branch:
         Raises:
             RuntimeError, TypeError: the model or its optimizer cannot be copied.
         """
-        memo: dict[int, Any] = {}
+        memo = _empty_registries(self.model)
         model = copy.deepcopy(self.model, memo)
         optimizer = copy.deepcopy(self.optimizer, memo)
         twin = Branch(
@@ -241,6 +242,19 @@ class Branch:
 
 
 _SCHEDULED = ("lr", "momentum", "betas", "weight_decay")
+
+
+def _empty_registries(model: nn.Module) -> dict[int, Any]:
+    """Return a memo for `copy.deepcopy` with copies of a model's empty registries of hooks.
+
+    A module has eleven of them, and to copy one takes as long as to copy a small tensor.
+    """
+    return {
+        id(registry): OrderedDict()
+        for module in model.modules()
+        for registry in vars(module).values()
+        if type(registry) is OrderedDict and not registry
+    }
 
 
 def _scheduled(optimizer: Optimizer) -> list[dict[str, Any]]:

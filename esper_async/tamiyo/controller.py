@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -68,6 +69,15 @@ class _Question:
     answer: Answered | Failed | None = None
 
 
+class _Explain(Enum):
+    """Asks for the explanation of the newest answer."""
+
+    NEWEST = auto()
+
+
+_EXPLAIN = _Explain.NEWEST
+
+
 class Controller:
     """Asks a policy on a thread of its own. One question at a time, from one thread.
 
@@ -83,7 +93,7 @@ class Controller:
         self.generation = 0
         self.void = 0
         self._clock = clock
-        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[_Question | _Explain | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pending: _Question | None = None
         self._explained: deque[Explanation] = deque()
@@ -91,13 +101,21 @@ class Controller:
     def take_explanations(self, before: float = math.inf) -> list[Explanation]:
         """Return why decisions of boundaries `before` one were taken, each once, oldest first.
 
-        An explanation is worked out once the answer has been handed over, beside the run's next
-        steps, and before the next answer: of the boundaries before an answered one all are there.
+        Of the boundaries before an answered one all are there.
         """
         taken: list[Explanation] = []
         while self._explained and self._explained[0].boundary < before:
             taken.append(self._explained.popleft())
         return taken
+
+    def explain(self) -> None:
+        """Have the newest answer explained, beside the run's next steps.
+
+        To be called when the boundary is over: the explanation would take the processor from what
+        carries the command out. Where it was not, the next question waits for it.
+        """
+        if self._thread is not None:
+            self._questions.put(_EXPLAIN)
 
     def ask(self, policy: Policy, view: View, *, timeout_s: float) -> Answer:
         """Return the policy's decision, what it raised, or that it did not come in time."""
@@ -165,7 +183,13 @@ class Controller:
         torch.get_num_threads()  # a thread takes over the common number when it first asks for it
         torch.set_num_threads(1)
         ready.set()
+        unexplained: _Question | None = None
         while (question := self._questions.get()) is not None:
+            if unexplained is not None:
+                self._explain(unexplained)
+                unexplained = None
+            if isinstance(question, _Explain):
+                continue
             started = time.thread_time()
             try:
                 decision = question.policy.decide(question.view)
@@ -174,7 +198,9 @@ class Controller:
             except Exception as error:  # noqa: BLE001 - whatever a policy raises ends no training
                 question.answer = Failed(f"{type(error).__name__}: {error}")
             question.answered.set()
-            self._explain(question)
+            unexplained = question
+        if unexplained is not None:
+            self._explain(unexplained)
 
     def _explain(self, question: _Question) -> None:
         """Ask the policy what moved it most, if it can tell and has done anything."""

@@ -123,7 +123,8 @@ class View:
 
     What only some policies read has a default: `sites` in the order of the forward pass, those of
     them that rest, every blueprint that is certified somewhere, the root mean square of the host's
-    last gradients by site, the seeds that ended since the last boundary, and the machine.
+    last gradients by site, the seeds that ended since the last boundary, the machine, and whether
+    the risk engine is in conservative mode.
     """
 
     boundary: int
@@ -145,6 +146,7 @@ class View:
     machine: MachineView | None = None
     max_seeds: int = 4
     max_candidates: int = 8
+    conservative: bool = False
 
     def training(self) -> bool:
         """Whether candidates are in training now."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from esper_async.karn.catalogue import Catalogue
@@ -111,6 +112,8 @@ class Decider:
         Raises:
             DecisionHungError: the policy has not come back, and the run may go back.
         """
+        if self.risk.acts and self.risk.conservative:
+            view = replace(view, conservative=True)
         if self._replaced is not None:
             policy = StaticPolicy()
         elif self._updates is not None:
@@ -156,6 +159,10 @@ class Decider:
         for explained in explanations:
             command_id = self._chronicle.command_id(f"c{explained.boundary}")
             self._chronicle.note("explanation", command_id=command_id, moved=explained.moved)
+
+    def explain(self) -> None:
+        """Have the newest decision explained beside the steps to come: its boundary is over."""
+        self._controller.explain()
 
     def take_trouble(self) -> str | None:
         """Return the emergency that was declared since this was last called."""

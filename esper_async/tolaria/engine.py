@@ -380,8 +380,8 @@ class Engine:
         self._chronicle.swaps(self._kernels.boundary(self.grower))
         if self._chronicle.asks_to_save() or self._boundary % self.options.checkpoint_every == 0:
             self._save()
-        trouble = self._decider.take_trouble()
-        if trouble is not None:
+        self._decider.explain()
+        if (trouble := self._decider.take_trouble()) is not None:
             self._recover(trouble, may_fail=False)
 
     def _ask_again(self, reason: str) -> None:

@@ -177,6 +177,19 @@ def test_many_germinations_and_culls_leave_the_number_of_tensors_flat(late: bool
     assert counts[1:] == [counts[1]] * 5
 
 
+def test_what_is_hooked_into_a_twin_is_not_called_by_the_run() -> None:
+    plot = Plot("mlp")
+    twin = plot.branch.copy()
+    called: list[str] = []
+    for module in twin.model.modules():
+        module.register_forward_hook(lambda *_: called.append("forward"))
+        module.register_forward_pre_hook(lambda *_: called.append("before"))
+    plot.model(plot.batches[0][0])
+    assert called == []
+    twin.model(plot.batches[0][0])
+    assert set(called) == {"forward", "before"}
+
+
 def test_a_twin_shares_no_tensor_with_the_run() -> None:
     plot = Plot("attention", g4_margin=-1e9)
     plot.plant("BP023")

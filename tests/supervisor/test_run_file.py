@@ -18,6 +18,7 @@ def test_the_growth_section_has_the_executors_own_options_and_defaults() -> None
     section = GrowthSection().model_dump()
     assert section.pop("policy") == "heuristic"
     assert section.pop("sites") == "auto"
+    assert section.pop("triggers") == ()
     assert section == of_the_executor
 
 

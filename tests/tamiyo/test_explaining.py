@@ -68,6 +68,35 @@ class Slow(GraphPolicy):
         return super().explain()
 
 
+class Noting(GraphPolicy):
+    """Notes that it is explaining."""
+
+    begun = threading.Event()
+
+    def explain(self) -> list[dict[str, Any]]:
+        """Note it, then explain."""
+        self.begun.set()
+        return super().explain()
+
+
+def test_an_explanation_takes_nothing_from_a_boundary_before_it_is_over() -> None:
+    torch.manual_seed(0)
+    controller, deciding = Controller(), Noting(0, PolicyNetwork(), version="test")
+    try:
+        boundary, command = 3, cast(Command, NoOp())
+        while isinstance(command, NoOp):
+            boundary += 1
+            answer = controller.ask(deciding, view(boundary), timeout_s=30.0)
+            assert isinstance(answer, Answered)
+            command = answer.decision.command
+        assert not deciding.begun.wait(0.05), "the boundary still carries its command out"
+        controller.explain()
+        assert deciding.begun.wait(30.0)
+    finally:
+        assert controller.close(timeout_s=30.0)
+    assert [each.boundary for each in controller.take_explanations()] == [boundary]
+
+
 def test_a_decision_does_not_wait_for_its_explanation_and_the_next_one_does() -> None:
     torch.manual_seed(0)
     controller, deciding = Controller(), Slow(0, PolicyNetwork(), version="test")

@@ -1,8 +1,10 @@
 """The graph policy: repeatable, resumable, honest about what it saw; and its file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,4 +148,34 @@ def test_a_policy_for_other_features_is_refused(
     path = saved(network, tmp_path)
     monkeypatch.setattr(policy_header, "schema_digest", lambda: "0" * 64)
     with pytest.raises(GraphMismatchError, match="trained for the features"):
+        load_policy(path)
+
+
+def test_in_conservative_mode_less_is_left_to_chance_and_the_record_says_how_much() -> None:
+    torch.manual_seed(5)
+    decided = PolicyNetwork().eval()
+    with torch.no_grad():
+        for parameter in decided.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+
+    def entropy(conservative: bool) -> float:
+        evidence = policy(decided).decide(replace(view(), conservative=conservative)).evidence
+        assert evidence is not None
+        told = np.array(unpack(evidence).heads[0].log_probabilities)
+        chances = np.exp(told[np.isfinite(told)])
+        assert chances.sum() == pytest.approx(1.0)
+        return float(-(chances * np.log(chances)).sum())
+
+    assert 0.0 < entropy(conservative=True) < 0.9 * entropy(conservative=False)
+
+
+def test_weights_of_another_shape_than_their_form_are_refused(
+    network: PolicyNetwork, tmp_path: Path
+) -> None:
+    path = saved(network, tmp_path)
+    line, payload = path.read_bytes().split(b"\n", 1)
+    header = json.loads(line)
+    header["form"]["hidden"] = 24
+    path.write_bytes(json.dumps(header).encode() + b"\n" + payload)
+    with pytest.raises(CorruptPolicyError, match="do not fit its own form"):
         load_policy(path)

@@ -61,8 +61,10 @@ class Faulty:
         self.hang = dict(hang or {})
         self.fail = fail or set()
         self.gate = threading.Event()
+        self.conservative: dict[int, bool] = {}
 
     def decide(self, view: View) -> Decision:
+        self.conservative[view.boundary] = view.conservative
         if view.boundary in self.fail:
             raise RuntimeError("broken")
         if self.hang.get(view.boundary, 0) > 0:
@@ -178,6 +180,8 @@ def test_a_late_decision_is_void_where_the_clock_may_act(monkeypatch: pytest.Mon
     assert "tournament of" in at[7]["reason"]  # it was asked anew, whatever the risk engine says
     assert [record["used"] for record in of(told, "decision_late")] == [False] * 3
     assert at[4]["inference_ms"] > 1400.0  # it took longer than it was waited for
+    shown = policy.conservative
+    assert shown[7] and not any(shown[boundary] for boundary in (1, 2, 3, 4) if boundary in shown)
 
 
 def test_a_stuck_controller_is_replaced_by_static_with_an_alert(
@@ -208,6 +212,7 @@ def test_a_deterministic_run_goes_back_once_from_a_decision_that_hangs(
     assert (rollback["cause"], rollback["to_boundary"]) == ("hang", 5)
     assert not of(told, "controller_replaced")
     assert all(map(torch.equal, weights(disturbed), weights(quiet)))
+    assert not any(policy.conservative.values())
 
 
 def test_one_that_hangs_twice_at_a_boundary_goes_on_under_static_and_says_so(

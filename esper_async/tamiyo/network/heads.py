@@ -57,6 +57,17 @@ class PolicyOutput:
     value: Tensor
     risk: Tensor
 
+    def sharpened(self, factor: float) -> "PolicyOutput":
+        """Return the same with the scores of what is chosen times a factor: less is left to chance.
+
+        That is a temperature of 1 / factor.
+        """
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return PolicyOutput(
+            **{name: each if name in ("value", "risk") else factor * each
+               for name, each in told.items()}
+        )  # fmt: skip
+
     def float(self) -> "PolicyOutput":
         """Return the same in float32."""
         if self.operation.dtype is torch.float32:

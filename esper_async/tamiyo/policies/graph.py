@@ -40,6 +40,8 @@ from esper_async.tamiyo.view import View
 
 SHIPPED = Path(__file__).with_name("imitation.policy")
 TOLD_ALTERNATIVES = 5
+CONSERVATIVE_SHARPNESS = 2.0
+"""What conservative mode multiplies the scores by: what is likely becomes likelier."""
 
 
 class GraphPolicy:
@@ -118,6 +120,8 @@ class GraphPolicy:
         """
         state = self.builder.state(view)
         output = self.scores(state)
+        if view.conservative:
+            output = output.sharpened(CONSERVATIVE_SHARPNESS)
         scored = Scored(state, output, floor=self._floor)
         pick = most_likely if self._greedy else drawn_by(self._draw.uniform)
         action = choose(scored, pick)

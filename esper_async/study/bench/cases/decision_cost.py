@@ -51,8 +51,8 @@ _LIMITS = {
     Effort.SHORT: _Limits(15.0, 6.0, 20.0, 60.0, 150.0, 180.0, 180.0),
     Effort.FULL: _Limits(3.5, 0.3, 3.0, 8.0, 12.0, 18.0, 15.0),
 }
-"""The bars are the full form's, which misses them; the short one sees a decision become several
-times what it is, on a machine that may be busy."""
+"""The bars are the full form's; the short one sees a decision become several times what it is, on a
+machine that may be busy."""
 
 
 def measure(effort: Effort) -> list[Row]:
