@@ -30,7 +30,7 @@ TRAINING = {
 VALIDATION_RESULT = "simic.validation.result"
 STALE_S = 900.0
 """Figures of a learner that has said nothing for so long are no news."""
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S = 5.0
 _RESULTS = {"published": "passed", "refused": "failed", "judged again": "failed"}
 _LOG = structlog.get_logger(__name__)
 
