@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from esper_async.kasmina.call import Call, contiguous
 from esper_async.kasmina.evaluation import Loss
-from esper_async.kasmina.kernels.graft import first_tensor
+from esper_async.kasmina.kernels.graft import first_tensor, with_first_tensor
 from esper_async.kasmina.micro_batches import parts_of
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.random_state import RandomStream, fresh_stream, global_states
@@ -123,7 +123,7 @@ def _losses(
         nonlocal calls
         calls += 1
         chosen = _OneForEach.apply(index, blends(first_tensor(output)))  # type: ignore[no-untyped-call]
-        return (chosen, *output[1:]) if isinstance(output, tuple) else chosen
+        return with_first_tensor(output, chosen)
 
     def one_pass(number: Tensor) -> Tensor:
         nonlocal index
@@ -222,7 +222,7 @@ def _alone(
     def watch(module: nn.Module, args: Any, output: Any) -> Any:
         leaves.append(first_tensor(output).detach().requires_grad_())
         passed = leaves[-1].clone()  # the host may write into it
-        return (passed, *output[1:]) if isinstance(output, tuple) else passed
+        return with_first_tensor(output, passed)
 
     site = call.model.get_submodule(seed.site.path)
     with hooked(site, watch), standing_in(places):

@@ -1,7 +1,7 @@
 """The optimizer of one seed: the host's kind and hyper-parameters, its own state and rate."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -24,31 +24,38 @@ def base_rate(optimizer: Optimizer) -> float:
 def sibling_optimizer(host: Optimizer, parameters: Iterable[nn.Parameter]) -> Optimizer | None:
     """Build an optimizer of the host's kind over a seed's parameters; None if there are none.
 
-    Its rate starts at 0: the learning-rate authority sets it. An optimizer whose constructor cannot
-    be called with its own defaults (a wrapper, say) is replaced by AdamW.
+    Its rate starts at 0: the learning-rate authority sets it. AdamW takes the place of an optimizer
+    that needs a closure, or whose constructor cannot be called with its own defaults (a wrapper,
+    say) or refuses these parameters.
     """
     owned = list(parameters)
     if not owned:
         return None
-    kind = type(host)
-    accepted = _accepted(kind.__init__)
+    kind: type[Optimizer] = torch.optim.AdamW if needs_closure(host) else type(host)
+    accepted = _arguments(kind.__init__)
     settings: dict[str, Any] = {
         name: value
         for name, value in host.defaults.items()
         if name in accepted and name not in {"lr", "fused", "foreach"}
     }
-    if isinstance(host, _FUSED):
+    if issubclass(kind, _FUSED) and "fused" in accepted:
         settings["fused"] = True
     try:
         optimizer = kind(owned, lr=base_rate(host), **settings)  # type: ignore[call-arg]
-    except TypeError:
+    except (TypeError, ValueError):
         optimizer = torch.optim.AdamW(owned, lr=base_rate(host), fused=True)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     return optimizer
 
 
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether an optimizer's step asks for a closure that evaluates the loss, as LBFGS does."""
+    closure = _arguments(type(optimizer).step).get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
 @cache
-def _accepted(constructor: Callable[..., None]) -> frozenset[str]:
-    """Return the names of a constructor's arguments; to look them up takes a millisecond."""
-    return frozenset(inspect.signature(constructor).parameters)
+def _arguments(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a function by name; to look them up takes a millisecond."""
+    return inspect.signature(function).parameters

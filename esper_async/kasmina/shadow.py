@@ -127,8 +127,13 @@ def in_plain_layout(places: list[Place]) -> list[Place]:
 
 
 def add_gradients(parameters: Sequence[nn.Parameter], value: Tensor) -> None:
-    """Add the gradients of a value () to those that parameters have; one it misses gets zeros."""
-    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    """Add the gradients of a value () to those that parameters have; one it misses gets zeros.
+
+    It misses them all where the host lets no gradient pass from the site on.
+    """
+    gradients: Sequence[Tensor | None] = [None] * len(parameters)
+    if value.requires_grad:
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         known = torch.zeros_like(parameter) if gradient is None else gradient
         parameter.grad = known if parameter.grad is None else parameter.grad + known

@@ -30,6 +30,12 @@ _ONE_DIMENSIONAL = (
     nn.InstanceNorm1d,
 )
 _NO_SITES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity, nn.Flatten)
+_OF_ATTENTION = (
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)
 _IN_A_ROW = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -75,7 +81,7 @@ def find_sites(
     """
     events, final = _trace(model, forward, batch)
     batch_size = first_batch_size(batch)
-    _mark_forms(events, batch_size)
+    _mark_forms(events, batch_size, _time_first(model))
     if named is not None:
         return [_named_site(model, events, *item) for item in named.items()]
     chosen = _choose(events, final)
@@ -140,7 +146,20 @@ def _is_apart(path: str) -> bool:
     return "parametrizations" in parts or any(part.startswith("esper_") for part in parts)
 
 
-def _mark_forms(events: list[_Event], batch_size: int) -> None:
+def _time_first(model: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the layers that are set to (T, N, D), torch's default.
+
+    A sequence may be as long as its batch, so that the shape alone does not tell.
+    """
+
+    def is_time_first(module: nn.Module) -> bool:
+        parts = module.modules() if isinstance(module, _OF_ATTENTION) else [module]
+        return any(getattr(part, "batch_first", True) is False for part in parts)
+
+    return tuple(path for path, module in model.named_modules() if is_time_first(module))
+
+
+def _mark_forms(events: list[_Event], batch_size: int, time_first: tuple[str, ...]) -> None:
     one_dimensional: set[int] = set()
     previous: _Event | None = None
     for event in events:
@@ -154,6 +173,8 @@ def _mark_forms(events: list[_Event], batch_size: int) -> None:
             continue
         if output.ndim == 4:
             event.form = "nchw"
+        elif output.ndim == 3 and any(f"{event.path}.".startswith(f"{p}.") for p in time_first):
+            continue
         elif output.ndim == 3:
             event.form = "ncl" if id(output) in one_dimensional else "ntd"
         elif output.ndim == 2:
@@ -241,7 +262,9 @@ def _named_site(model: nn.Module, events: list[_Event], name: str, path: str) ->
         path = f"{path}.{list(module._modules)[-1]}"
         module = module[-1]
     if path not in by_path:
-        raise NoSiteError(f"site {name!r}: the submodule {path!r} was not called on a batch")
+        raise NoSiteError(
+            f"site {name!r}: the submodule {path!r} was not called on a batch, or returns no tensor"
+        )
     depth, event = by_path[path]
     if event.varies:
         raise NoSiteError(

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from esper_async.kasmina import shadow
-from esper_async.kasmina.kernels.graft import FullyOnHook
+from esper_async.kasmina.kernels.graft import FullyOnHook, first_tensor, with_first_tensor
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.shadow import add_gradients, shadow_places, shadow_step
 from esper_async.kasmina.stand_in import Place
@@ -30,9 +30,7 @@ class _StraightThrough(FullyOnHook):
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the output, its activation equal to the host's."""
-        if isinstance(output, tuple):
-            return (self._carry(output[0]), *output[1:])
-        return self._carry(output)
+        return with_first_tensor(output, self._carry(first_tensor(output)))
 
     def _carry(self, activation: Tensor) -> Tensor:
         change = self.graft(activation, fully_on=True) - activation

@@ -110,7 +110,9 @@ class LRController:
     def _rate(self, stage: Stage, age: int, given: float | None) -> float:
         if stage is Stage.FOSSILIZED:
             return self.host_rate() * min(1.0, age / self._warmup)
-        base = self._base if given is None else given
+        base = given
+        if base is None:  # a schedule that was made after us may name a higher one
+            base = max(self._base, base_rate(self._optimizer))
         return self.factor * base * min(1.0, age / self._warmup)
 
     def _host_rates(self) -> list[float]:

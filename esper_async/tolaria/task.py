@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from esper_async.kasmina.compiling.choice import CompileError
 from esper_async.kasmina.compiling.region import Compiler
 from esper_async.kasmina.compiling.taken_over import take_over
+from esper_async.kasmina.seed_optimizer import needs_closure
 
 Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -124,7 +125,8 @@ class Task:
         """Build the host's optimizer over `parameters`.
 
         Raises:
-            TaskError: the factory raised, or returned something else.
+            TaskError: the factory raised, or returned something else, or what cannot be stepped
+                without a closure.
         """
         if self.optimizer is None:
             return torch.optim.AdamW(parameters, lr=3e-3)
@@ -133,6 +135,11 @@ class Task:
             made = self.optimizer(parameters)
         if not hasattr(made, "param_groups"):
             raise TaskError(f"Task.optimizer returned {made!r}; {right}")
+        if needs_closure(made):
+            raise TaskError(
+                f"Task.optimizer returned {type(made).__name__}, whose step needs a closure, and a "
+                f"run steps without one; take another, or use Grower in a loop of your own"
+            )
         return made
 
 

@@ -1,7 +1,7 @@
 """BLENDING: attached, equal to autograd on the plain composition, silent at its first instant."""
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -250,6 +250,51 @@ def test_only_the_first_of_several_outputs_is_blended() -> None:
 
     assert not torch.equal(plain, blended)
     assert torch.equal(state, same)
+
+
+class Reading(NamedTuple):
+    """An activation with something beside it, by name."""
+
+    hidden: Tensor
+    norm: Tensor
+
+
+class Named(nn.Module):
+    """Linear, its output in a named tuple; (N, 6) to (N, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(6, 8)
+
+    def forward(self, rows: Tensor) -> Reading:
+        hidden = self.up(rows)
+        return Reading(hidden, hidden.norm())
+
+
+class ReadsByName(nn.Module):
+    """Reads a named tuple by its names; (N, 6) to (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named = Named()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.named(rows).hidden))
+
+
+@pytest.mark.parametrize("shadow_mode", ["sequential", "batched"])
+def test_a_named_tuple_stays_one_through_a_seeds_whole_life(shadow_mode: str) -> None:
+    torch.manual_seed(0)
+    plot = Plot(
+        model=ReadsByName(), sites={"here": "named"}, g4_margin=-1e9, shadow_mode=shadow_mode
+    )
+    plot.plant("BP021", "BP014")
+    plot.until("FOSSILIZED")
+
+    assert plot.executor.shadows.one_by_one == {}
+    assert len(grafts_of(plot.model)) == 1
+    assert isinstance(plot.model.named(plot.batches[0][0]), Reading)  # type: ignore[operator, union-attr]
 
 
 def test_two_grafts_at_one_site_work_in_series() -> None:

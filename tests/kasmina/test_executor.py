@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from esper_async.kasmina.executor import CommandRefusedError
 from esper_async.kasmina.seed import Candidate
@@ -98,6 +98,31 @@ def test_a_harmful_candidate_never_reaches_blending() -> None:
     assert plot.executor.trial is None
     assert plot.moves[-1] == ("s1", "TRAINING", "CULLED")
     assert plot.executor.seeds["s1"].gates[-1].name == "G2"
+
+
+class FrozenBelow(nn.Module):
+    """A backbone whose activation no gradient passes, as in fine-tuning; (N, 6) to (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(6, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = torch.tanh(self.backbone(rows))
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("shadow_mode", ["sequential", "batched"])
+def test_a_seed_that_no_gradient_reaches_goes_by_its_gate(shadow_mode: str) -> None:
+    torch.manual_seed(0)
+    plot = Plot(model=FrozenBelow(), sites={"here": "backbone"}, shadow_mode=shadow_mode)
+    plot.plant("BP021", "BP014")
+    plot.epoch()
+    assert {("s1", "TRAINING", "CULLED"), ("s2", "TRAINING", "CULLED")} <= set(plot.moves)
+    (gate,) = [gate for gate in plot.executor.seeds["s1"].gates if gate.name == "G1"]
+    assert "received no gradient" in gate.reason
 
 
 def test_a_seed_that_is_too_slow_never_reaches_blending() -> None:

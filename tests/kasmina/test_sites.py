@@ -64,6 +64,30 @@ def test_a_recurrent_layer_that_returns_a_tuple_is_a_sequence_site() -> None:
     assert shapes(found(Recurrent(), torch.randn(4, 7, 3))) == {"cell": ("sequence", (7, 8))}
 
 
+class TimeFirst(nn.Module):
+    """Layers in torch's default layout (T, N, D), between batches (N, T, D)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(3, 8)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, series: Tensor) -> Tensor:
+        hidden, _ = self.cell(series.transpose(0, 1))
+        return self.head(self.encoder(hidden)[-1])
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+def test_a_layer_with_time_first_is_no_site_though_a_sequence_be_as_long_as_the_batch() -> None:
+    series = torch.randn(7, 7, 3)
+    with pytest.raises(NoSiteError, match="no site"):
+        found(TimeFirst(), series)
+    for path in ("cell", "encoder", "encoder.layers.0.linear1"):
+        with pytest.raises(NoSiteError, match="the batch first"):
+            found(TimeFirst(), series, {"here": path})
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -164,12 +188,18 @@ def test_a_row_of_named_layers_stands_for_its_last_one() -> None:
     assert site.path == "row.rectify"
 
 
+class Listing(nn.Module):
+    def forward(self, rows: Tensor) -> list[Tensor]:
+        return [rows]
+
+
 @pytest.mark.parametrize(
     ("path", "told"),
     [
         ("nowhere", "no submodule 'nowhere'"),
         ("unused", "was not called"),
         ("flat", "returns"),
+        ("listing", "returns no tensor"),
     ],
 )
 def test_a_named_site_that_is_none_is_refused_with_its_name(path: str, told: str) -> None:
@@ -179,10 +209,12 @@ def test_a_named_site_that_is_none_is_refused_with_its_name(path: str, told: str
             self.inner = nn.Linear(6, 8)
             self.unused = nn.Linear(6, 8)
             self.flat = nn.Flatten(0)
+            self.listing = Listing()
             self.head = nn.Linear(8, 2)
 
         def forward(self, rows: Tensor) -> Tensor:
             self.flat(rows)
+            self.listing(rows)
             return self.head(self.inner(rows))
 
     with pytest.raises(NoSiteError, match=told) as refusal:

@@ -62,6 +62,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"optimizer": division},
         ["Task.optimizer raised ZeroDivisionError"],
     ),
+    "an optimizer that needs a closure": (
+        {"optimizer": torch.optim.LBFGS},
+        ["Task.optimizer returned LBFGS, whose step needs a closure"],
+    ),
     "an optimizer that is none": ({"optimizer": lambda _: None}, ["Task.optimizer returned None"]),
     "a scheduler that raises": ({"scheduler": division}, ["Task.scheduler raised ZeroDivision"]),
     "a teacher of another shape": (

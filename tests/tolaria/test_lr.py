@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from esper_async.kasmina.options import GrowthOptions
 from esper_async.kasmina.stage import Stage
@@ -47,6 +47,15 @@ def test_a_newborn_warms_up_to_the_base_rate_and_stays_there() -> None:
         rates.step([seed])
         seen.append(seed.rate)
     assert seen == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_a_schedule_made_after_the_authority_names_the_base_rate_all_the_same() -> None:
+    optimizer = host(0.001)
+    rates = LRController(optimizer, warmup_steps=1)
+    OneCycleLR(optimizer, 0.2, total_steps=10)
+    seed: Any = Newborn()
+    rates.step([seed])
+    assert seed.rate == pytest.approx(0.2)
 
 
 def test_a_seed_that_was_given_a_rate_has_it_until_it_is_kept() -> None:

@@ -30,6 +30,14 @@ def first_tensor(output: Any) -> Tensor:
     return cast(Tensor, output[0] if isinstance(output, tuple) else output)
 
 
+def with_first_tensor(output: Any, activation: Tensor) -> Any:
+    """Return a module's output with another activation in it; a named tuple stays one."""
+    if not isinstance(output, tuple):
+        return activation
+    parts = (activation, *output[1:])
+    return type(output)(*parts) if hasattr(output, "_fields") else parts
+
+
 class Graft(nn.Module):
     """Blend a kernel's output s with the host's activation h.
 
@@ -140,9 +148,7 @@ class GraftHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the output with its activation blended."""
-        if isinstance(output, tuple):
-            return (self.graft(output[0]), *output[1:])
-        return self.graft(output)
+        return with_first_tensor(output, self.graft(first_tensor(output)))
 
 
 class FullyOnHook:
@@ -153,9 +159,7 @@ class FullyOnHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the output with its activation blended."""
-        if isinstance(output, tuple):
-            return (self.graft(output[0], fully_on=True), *output[1:])
-        return self.graft(output, fully_on=True)
+        return with_first_tensor(output, self.graft(first_tensor(output), fully_on=True))
 
 
 def attach(site: nn.Module, graft: Graft, name: str) -> RemovableHandle:
