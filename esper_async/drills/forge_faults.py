@@ -73,15 +73,9 @@ def _works_on(stage: Stage, old: int) -> Overcome:
         if worker == old or not told["jobs"]:
             return False
         at_it = worker is not None and not told["doing"].startswith("idle")
-        return at_it or nothing_to_forge(stage)
+        return at_it or not any(told["jobs"].get(state) for state in ("queued", "running"))
 
     return overcome
-
-
-def nothing_to_forge(stage: Stage) -> bool:
-    """Whether the forge has done all that it was asked for."""
-    jobs = _detail(stage)["jobs"]
-    return bool(jobs) and not any(jobs.get(state) for state in ("queued", "running"))
 
 
 def _kill(stage: Stage, _run_id: str) -> Overcome:
