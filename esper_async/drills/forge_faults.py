@@ -4,6 +4,7 @@ import itertools
 import os
 import secrets
 import signal
+import time
 from typing import Any
 
 from esper_async.drills.fault import Fault, Overcome, stop_in_time, trains_again
@@ -62,6 +63,7 @@ def _worker(stage: Stage) -> int:
     pid = stage.child("forge")
     if pid is None:
         raise ProcessLookupError("the worker has just ended")
+    stage.struck_at = time.monotonic()
     return pid
 
 
@@ -109,6 +111,7 @@ def _stop_while_compiling(stage: Stage, run_id: str) -> Overcome:
         return at_it and worker is not None and bool(children(worker))
 
     stage.until(compiling, "a compiler at work", _AT_WORK_S)
+    stage.struck_at = time.monotonic()
     stop_in_time(stage)
     stage.start()
     return overcome
