@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from esper_async.cli.live_view import Snapshot, render
@@ -80,9 +81,10 @@ class _View:
         try:
             await self.begin(supervisor)
             while True:
-                self.show(supervisor)
-                self.tell_refusals(supervisor)
-                self.tell_endings(supervisor)
+                with suppress(OSError):  # what is told goes to a file whose disk is full
+                    self.show(supervisor)
+                    self.tell_refusals(supervisor)
+                    self.tell_endings(supervisor)
                 await asyncio.sleep(self.every_s)
         finally:
             self.end()

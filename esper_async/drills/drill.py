@@ -134,10 +134,10 @@ def _strike(stage: Stage, fault: Fault, reference: Trace) -> Outcome:
         run_id = stage.submit(RUN)
         stage.until(lambda: boundaries(stage, run_id) >= _STRIKE_AFTER, "a run", RUN_S)
         before = stage.queued()
-        began = time.monotonic()
+        stage.struck_at = time.monotonic()
         overcome = fault.strike(stage, run_id)
         stage.until(overcome, f"recovery from {fault.name}", OVERCOME_S)
-        recovery_s = time.monotonic() - began
+        recovery_s = time.monotonic() - stage.struck_at
         queued_s = sum(waited - before.get(pid, 0.0) for pid, waited in stage.queued().items())
         stage.until(lambda: stage.ended(run_id), "the end of the run", RUN_S)
         lost = lost_by(stage, run_id, reference)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from redis.exceptions import RedisError
 
 from esper_async.drills.fault import Fault, Overcome, goes_on, stop_in_time, trains_again
-from esper_async.drills.forge_faults import FORGE_FAULTS, nothing_to_forge
+from esper_async.drills.forge_faults import FORGE_FAULTS
 from esper_async.drills.stage import HEARTBEAT_S, Stage, StageError
 from esper_async.oona.streams import normal_lane
 
@@ -189,7 +189,7 @@ def _corrupt_blob(stage: Stage, run_id: str) -> Overcome:
     stop_in_time(stage)
     stage.start()
     aside = stage.state_dir / "urza" / "quarantine"
-    return lambda: any(aside.glob(f"{damaged.name}.*")) and nothing_to_forge(stage) and overcome()
+    return lambda: any(aside.glob(f"{damaged.name}.*")) and overcome()
 
 
 FAULTS = {

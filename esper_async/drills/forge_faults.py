@@ -4,6 +4,7 @@ import itertools
 import os
 import secrets
 import signal
+import time
 from typing import Any
 
 from esper_async.drills.fault import Fault, Overcome, stop_in_time, trains_again
@@ -62,6 +63,7 @@ def _worker(stage: Stage) -> int:
     pid = stage.child("forge")
     if pid is None:
         raise ProcessLookupError("the worker has just ended")
+    stage.struck_at = time.monotonic()
     return pid
 
 
@@ -73,15 +75,9 @@ def _works_on(stage: Stage, old: int) -> Overcome:
         if worker == old or not told["jobs"]:
             return False
         at_it = worker is not None and not told["doing"].startswith("idle")
-        return at_it or nothing_to_forge(stage)
+        return at_it or not any(told["jobs"].get(state) for state in ("queued", "running"))
 
     return overcome
-
-
-def nothing_to_forge(stage: Stage) -> bool:
-    """Whether the forge has done all that it was asked for."""
-    jobs = _detail(stage)["jobs"]
-    return bool(jobs) and not any(jobs.get(state) for state in ("queued", "running"))
 
 
 def _kill(stage: Stage, _run_id: str) -> Overcome:
@@ -115,6 +111,7 @@ def _stop_while_compiling(stage: Stage, run_id: str) -> Overcome:
         return at_it and worker is not None and bool(children(worker))
 
     stage.until(compiling, "a compiler at work", _AT_WORK_S)
+    stage.struck_at = time.monotonic()
     stop_in_time(stage)
     stage.start()
     return overcome

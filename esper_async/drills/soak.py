@@ -113,7 +113,7 @@ def _strike(stage: Stage, run_id: str, bag: list[str], soaked: Soaked, tell: Pro
     if stage.ended(run_id):
         return
     name = bag.pop()
-    began = time.monotonic()
+    stage.struck_at = time.monotonic()
     try:
         overcome = FAULTS[name].strike(stage, run_id)
     except (StageError, ProcessLookupError):
@@ -123,7 +123,7 @@ def _strike(stage: Stage, run_id: str, bag: list[str], soaked: Soaked, tell: Pro
         bag.append(name)  # the run ended just now: there is nothing to strike
         return
     stage.until(overcome, f"recovery from {name}", OVERCOME_S)
-    took_s = time.monotonic() - began
+    took_s = time.monotonic() - stage.struck_at
     limit_s = FAULTS[name].limit_s
     if limit_s is not None and took_s > limit_s:
         stage.late.append(f"{name}: {took_s:.1f} s, not {limit_s:g} s")

@@ -50,7 +50,8 @@ class Stage:
     `mutation` is Python source that every process of it runs first: a deliberately broken variant.
     `settings` are more settings than those of every drill; it listens on `port` (0: any free one).
     `late` collects what came, but later than `slack` times what it may take, and `stops` how long
-    each drain took in seconds.
+    each drain took in seconds; `struck_at` is when the last fault struck, which one that has to
+    prepare its target sets itself.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Stage:
         self.slack = slack
         self.late: list[str] = []
         self.stops: list[float] = []
+        self.struck_at = 0.0
 
     @property
     def pid(self) -> int:

@@ -50,8 +50,8 @@ from esper_async.tolaria.runs import Run
 log = structlog.get_logger(__name__)
 _MB = 1 << 20
 _DISK_EVERY_S = 10.0
-_TREE_SHARE = 0.95
-"""Of the shutdown's deadline: the rest is for saying how it went, and for the process's end."""
+END_MARGIN_S = 1.0
+"""Beyond the shutdown's deadline: for saying how it went, before the process is ended as it is."""
 EXIT_DONE = 0
 EXIT_LOST = 1
 EXIT_ESSENTIAL = 3
@@ -158,7 +158,7 @@ class Supervisor:
         service failed for good. Services that would not stop are in `overdue` afterwards, and runs
         that were asked for and failed in `failed`.
         """
-        deadline_s = _TREE_SHARE * self.settings.supervisor.shutdown_deadline_s
+        deadline_s = self.settings.supervisor.shutdown_deadline_s
         with ExitStack() as stack:
             self.state_dir = prepare(self.settings.supervisor.state_dir)
             stack.enter_context(held(self.state_dir))
@@ -384,7 +384,7 @@ def _deadline_of(supervisor: Supervisor) -> Deadline:
     """Return what ends this process when it has not stopped in time; not started yet."""
     seconds = supervisor.settings.supervisor.shutdown_deadline_s
     why = f"not stopped within {seconds:g} s (supervisor.shutdown_deadline_s): ended as it was"
-    return Deadline(seconds, lambda: _end_at_once(why))
+    return Deadline(seconds + END_MARGIN_S, lambda: _end_at_once(why))
 
 
 def run_in_foreground(

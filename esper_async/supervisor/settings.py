@@ -52,7 +52,7 @@ class SupervisorSettings(StrictModel):
     state_dir: Path = Path(".esper")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     default_run: str = "digits"
-    shutdown_deadline_s: float = Field(default=9.0, gt=0, le=3_600)
+    shutdown_deadline_s: float = Field(default=8.5, gt=0, le=3_600)
     start_timeout_s: float = Field(default=60.0, gt=0, le=3_600)
     restart_limit: int = Field(default=3, ge=0, le=1_000)
     restart_window_s: float = Field(default=60.0, gt=0)
