@@ -66,6 +66,10 @@ class Here:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(sample))
 
+    def added_to(self, topic: str) -> int:
+        """How many messages a topic has got, those included that are taken and trimmed."""
+        return int(self.redis.xinfo_stream(normal_lane(topic))["entries-added"])
+
     def end(self) -> None:
         assert self.running.stop() == 0
         self.redis.close()
@@ -113,14 +117,14 @@ def _tools(here: Here) -> None:
     assert "--after" not in here.letters().out
 
     assert here.letters("replay", ids[0]).code == 0
-    assert here.redis.xlen(normal_lane("policy_updates")) == 1
+    assert here.added_to("policy_updates") == 1
     assert here.letters("purge", ids[1]).code == 0
     assert [letter["id"] for letter in here.listed()] == ids[2:]
     assert_named(here.letters("replay", ids[0]), 2, ids[0])
 
     answer = here.letters("replay", "--all", "--topic", "policy_updates", "--json")
     assert answer.document == {"replayed": 1}
-    assert here.redis.xlen(normal_lane("policy_updates")) == 2
+    assert here.added_to("policy_updates") == 2
     here.put(*range(1_100))
     assert len(here.listed("--limit", "1101")) == 1_101  # more than one request brings
     assert "1,100 dead letters" in here.letters("replay", "--all", "--topic", "policy_updates").out
