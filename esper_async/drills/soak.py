@@ -58,7 +58,7 @@ class Soaked:
 
 
 def soak(seconds: float, tell: Progress, *, seed: int, mutation: str = "") -> Soaked:
-    """Strike for so long, then let the last run end, and stop.
+    """Strike for so long, or until something is lost; then let the last run end, and stop.
 
     Raises StageError when not even the undisturbed run comes to its end.
     """
@@ -92,7 +92,7 @@ def _strike_on(
         if stage.ended(run_id):
             soaked.runs += 1
             soaked.lost += lost_by(stage, run_id, reference)
-            if time.monotonic() >= until:
+            if soaked.lost or time.monotonic() >= until:
                 return
             run_id = stage.submit(RUN)
         if time.monotonic() >= until:
