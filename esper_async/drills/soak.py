@@ -68,6 +68,7 @@ def soak(seconds: float, tell: Progress, *, seed: int, mutation: str = "") -> So
         before = _held(stage)
         try:
             _strike_on(stage, reference, soaked, chance, seconds, tell)
+            stage.until(stage.ready, "an end to the last recovery", OVERCOME_S)
         except StageError as error:
             soaked.lost.append(str(error))
             return soaked
