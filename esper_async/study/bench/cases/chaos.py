@@ -165,7 +165,7 @@ def _run(*arguments: str) -> dict[str, Any]:
 
 _STARTS_LATE = """
 if "up" in sys.orig_argv:
-    time.sleep(9.0)
+    time.sleep(12.0)
 if any("child_main" in word for word in sys.orig_argv) and sys.orig_argv[-1].startswith("train-"):
     time.sleep(16.0)
 """
