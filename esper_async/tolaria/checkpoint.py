@@ -63,7 +63,7 @@ class CheckpointStore:
         self._writing: Future[Written] | None = None
         self._written: list[Written] = []
         self._pace = Pace(0.0)
-        self._is_left = True
+        self._untidy = True
         self._saved_at = time.monotonic()
 
     @property
@@ -151,11 +151,11 @@ class CheckpointStore:
 
     def _write(self, step: int, state: Mapping[str, Any], copy_ms: float, pace: Pace) -> Written:
         started = time.perf_counter()
-        is_left, self._is_left = self._is_left, True  # so if this write fails
-        if is_left:
+        untidy, self._untidy = self._untidy, True  # it stays so if this write fails
+        if untidy:
             tidy(self._folder)
         path = write_checkpoint(self._folder, step, state, pace)
-        self._is_left = "-" in path.stem  # the state of an earlier one of the same step
+        self._untidy = "-" in path.stem  # it took the place of an earlier one of the same step
         for surplus in self._manifests()[self._kept :]:
             remove(surplus)
         duration_ms = 1e3 * (time.perf_counter() - started)

@@ -30,7 +30,9 @@ PIECE_BYTES = 1 << 22
 """Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training
 needs between any two operations."""
 _GATHERED_BYTES = 1 << 18
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError)
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, UnpicklingError,
+)  # fmt: skip
 
 
 class CheckpointError(RuntimeError):

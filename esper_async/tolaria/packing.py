@@ -35,7 +35,7 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state that was packed; tensors that were small are copies of their own.
 
     Raises:
-        ValueError, KeyError, TypeError, RuntimeError: nothing packed this.
+        ValueError, LookupError, TypeError, AttributeError, RuntimeError: nothing packed this.
     """
     tensors = []
     for dtype, at, size, shape in json.loads(packed["places"]):

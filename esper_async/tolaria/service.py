@@ -290,7 +290,8 @@ class TolariaService:
         options = self._options
         retention = Retention(options.ended_checkpoints_kept_s, options.ended_runs_kept_s)
         while True:
-            ended = [run for run in self.store.all() if run.ended and run.id not in self._conducted]
+            in_use = self._unsaved | set(self._conducted)
+            ended = [run for run in self.store.all() if run.ended and run.id not in in_use]
             now = self._clock.time()
             swept = await asyncio.to_thread(sweep, self.store, ended, retention, now)
             for run in swept.gone:

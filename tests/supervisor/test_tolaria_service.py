@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import pytest
 
 from esper_async.tolaria.control import Steer
 from esper_async.tolaria.requests import accepted
-from esper_async.tolaria.runs import Run, RunConflictError, RunNotFoundError
+from esper_async.tolaria.retention import Swept, sweep
+from esper_async.tolaria.runs import Run, RunConflictError, RunNotFoundError, RunStore
 from esper_async.tolaria.service import TolariaOptions, TolariaService
 
 ROOT = str(Path(__file__).parents[2])
@@ -300,3 +301,28 @@ async def test_an_ended_run_is_removed_once_it_was_kept_long_enough(tmp_path: Pa
     async with running(again):
         await until(lambda: not again.runs())
     assert not run.folder.exists()
+
+
+async def test_a_run_that_the_disk_has_not_taken_yet_is_removed_only_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[list[str]] = []
+
+    def noted(store: RunStore, runs: Sequence[Run], *how_long: Any) -> Swept:
+        looked.append([run.id for run in runs])
+        return sweep(store, runs, *how_long)
+
+    monkeypatch.setattr("esper_async.tolaria.service.sweep", noted)
+    monkeypatch.setattr("esper_async.tolaria.service._SWEEP_EVERY_S", 0.01)
+    monkeypatch.setattr("esper_async.tolaria.service._SAVE_AGAIN_S", 0.01)
+    async with running(service_in(tmp_path, ended_runs_kept_s=0.001)) as service:
+        with monkeypatch.context() as disk:
+            run = service.submit(config("complete"))
+            disk.setattr(service.store, "save", refuse)
+            await service.wait_ended(run.id)
+            looked.clear()
+            await until(lambda: len(looked) > 3)
+            assert looked[1:4] == [[], [], []]
+            assert run.folder.exists()
+        await until(lambda: not service.runs())
+        assert not run.folder.exists()

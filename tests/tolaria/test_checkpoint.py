@@ -215,12 +215,36 @@ def test_a_writer_rests_after_enough_work_and_not_for_longer_than_it_may(
     assert rests == pytest.approx([REST * LEAST_WORK_S, 0.1 - REST * LEAST_WORK_S])
 
 
+def vouch_for(path: Path, content: object, **changes: Any) -> None:
+    """Put `content` at `path`, and have its manifest say that it is whole."""
+    torch.save(content, path)
+    manifest_path = path.with_suffix(".json")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest = {**json.loads(manifest_path.read_text()), "sha256": digest, **changes}
+    manifest_path.write_text(json.dumps(manifest))
+
+
 def test_one_whose_tensors_were_saved_one_by_one_is_read(tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    path = tmp_path / "0000000001.pt"
-    torch.save({"step": 1, "weights": torch.full((4,), 1.0)}, path)
-    manifest_path = path.with_suffix(".json")
-    manifest = json.loads(manifest_path.read_text())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest_path.write_text(json.dumps({**manifest, "format": 3, "sha256": digest}))
+    content = {"step": 1, "weights": torch.full((4,), 1.0)}
+    vouch_for(tmp_path / "0000000001.pt", content, format=3)
+    assert loaded(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        "",
+        "{}",
+        "[1]",
+        '[["no_such_type", 0, 4, [1]]]',
+        "[[null, 7, 0, []]]",
+        '[["load", 0, 4, [1]]]',
+    ],
+)
+def test_one_whose_tensors_are_nowhere_does_not_count(tmp_path: Path, places: str) -> None:
+    saved(tmp_path, 1, 2)
+    flat = torch.zeros(4, dtype=torch.uint8)
+    content = {"tree": {"weights": "\0tensor 0"}, "places": places, "flat": flat, "own": []}
+    vouch_for(tmp_path / "0000000002.pt", content)
     assert loaded(tmp_path) == 1
