@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import Redis
 
+from esper_async.drills.seams import DISK_TAKEN
 from esper_async.drills.stage import Stage, StageError
 from esper_async.oona.streams import normal_lane
 
@@ -105,14 +106,16 @@ def _waiting(redis: "Redis", lane: str) -> int:
     return int(group["pending"]) + int(group["lag"] or 0)
 
 
-def _by_seam(name: str, value: float) -> Callable[[Stage], AbstractContextManager[Keep]]:
+def _by_seam(
+    name: str, value: float, after: float = 0.0
+) -> Callable[[Stage], AbstractContextManager[Keep]]:
     @contextmanager
     def lasts(stage: Stage) -> Iterator[Keep]:
         stage.seams.set(name, value)
         try:
             yield _nothing
         finally:
-            stage.seams.set(name, 0.0)
+            stage.seams.set(name, after)
 
     return lasts
 
@@ -185,7 +188,7 @@ ALERT_FAULTS = (
         "disk-taken",
         f"{_DISK_TAKEN:.0%} of the disk is taken",
         ("disk_low",),
-        _by_seam("disk_taken", _DISK_TAKEN),
+        _by_seam("disk_taken", _DISK_TAKEN, after=DISK_TAKEN),
         needs_run=False,
     ),
     AlertFault(

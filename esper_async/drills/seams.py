@@ -23,6 +23,8 @@ _FIELDS = {
     "policy_fails": 7,
 }
 _SIZE = 8 * len(_FIELDS)
+DISK_TAKEN = 0.5
+"""The share of the disk in use unless a drill says otherwise, however full the machine's own is."""
 _SOURCE = """
 import asyncio, mmap, os, struct, sys, time
 _file = os.open({path!r}, os.O_RDWR)
@@ -37,12 +39,9 @@ def _slowed(descriptor):
     time.sleep(_read(1))
     return _fsync(descriptor)
 def _filled(path):
-    facts, taken = _statvfs(path), _read(4)
-    if not taken:
-        return facts
-    left = int(facts.f_blocks * (1.0 - taken))
-    free, available = min(left, facts.f_bfree), min(left, facts.f_bavail)
-    return os.statvfs_result((*facts[:3], free, available, *facts[5:]))
+    facts = _statvfs(path)
+    left = int(facts.f_blocks * (1.0 - _read(4)))
+    return os.statvfs_result((*facts[:3], left, left, *facts[5:]))
 time.time, os.fsync, os.statvfs = _shifted, _slowed, _filled
 if "up" in sys.orig_argv:
     from esper_async.nissa.service import NissaService
@@ -98,6 +97,7 @@ class Seams:
         self._folder = folder
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _SIZE)
+        self.set("disk_taken", DISK_TAKEN)
 
     def environment(self, before: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return an environment (default: this process's) in which the seams are open."""
@@ -109,9 +109,9 @@ class Seams:
         """Set one of them.
 
         `wall_offset_s` and `fsync_delay_s` are seconds; `nissa_fails` is 1 to have it fail once,
-        `simic_fails` 1 for as long as it fails; `disk_taken` is the share of the disk in use;
-        with `host_touched` 1 each seed that learns draws from the host's random numbers;
-        `decision_delay_s` is how much longer a decision takes, and with `policy_fails` 1 the policy
-        `random` raises at each.
+        `simic_fails` 1 for as long as it fails; `disk_taken` is the share of the disk in use,
+        `DISK_TAKEN` at first; with `host_touched` 1 each seed that learns draws from the host's
+        random numbers; `decision_delay_s` is how much longer a decision takes, and with
+        `policy_fails` 1 the policy `random` raises at each.
         """
         struct.pack_into("d", self._map, 8 * _FIELDS[name], value)

@@ -3,10 +3,12 @@
 Those that are not timed are run first, beside each other; then the timed ones, alone. A machine
 that is busy for a minute can spoil what is timed, and can have a mutant of any benchmark strike
 where it does no harm. A timed benchmark that fails, and another that was late or of which a mutant
-escaped, is therefore measured once more, after all the others and alone; what fails twice, so far
-apart, fails. A bar that has nothing to do with time and is missed fails at once.
+escaped, and any that could not be held, is therefore measured once more, after all the others and
+alone; what fails twice, so far apart, fails. A bar that has nothing to do with time and is missed
+fails at once.
 """
 
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from esper_async.study.bench.runner import BenchmarkResult, SideBySide, run_benc
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 _FIRST, _AGAIN = "first", "again"
-_ESCAPED, _LATE = "escaped", "late"
+_ESCAPED, _LATE, _NOT_HELD = "escaped", "late", "not held"
 _OF_TIME = ("s", "ms", "late")
 """Units of rows that a busy machine can spoil."""
 _TIMED = [name for name in CASES if load_benchmark(name).timed]
@@ -60,12 +62,23 @@ def _complaints_about(result: BenchmarkResult) -> list[str]:
     ]
 
 
+def _complaints_of(name: str, measure: Measure, turn: str) -> list[str]:
+    try:
+        return _complaints_about(measure(name))
+    except Exception:
+        if turn == _AGAIN:
+            raise
+        return [f"{_NOT_HELD}: {traceback.format_exc()[-2_000:]}"]
+
+
 def _missed(row: Row) -> str:
     return _LATE if row.unit in _OF_TIME else "missed"
 
 
 def _comes_again(name: str, complaints: list[str]) -> bool:
-    return name in _TIMED or all(each.startswith((_ESCAPED, _LATE)) for each in complaints)
+    return name in _TIMED or all(
+        each.startswith((_ESCAPED, _LATE, _NOT_HELD)) for each in complaints
+    )
 
 
 @pytest.mark.filterwarnings("default:.* is measured once more")
@@ -78,7 +91,7 @@ def test_the_short_form_meets_its_bars_and_every_bar_catches_its_mutants(
 ) -> None:
     if turn == _AGAIN and _complaints.get(name) == []:
         return
-    complaints = _complaints_about(measure(name))
+    complaints = _complaints_of(name, measure, turn)
     _complaints.setdefault(name, complaints)
     chosen = {item.name for item in request.session.items}
     is_chosen_again = request.node.name.replace(f"[{_FIRST}-", f"[{_AGAIN}-") in chosen

@@ -181,6 +181,25 @@ def test_the_page_names_only_drills_that_there_are() -> None:
     assert {name for names in named for name in names} <= known
 
 
+def test_a_drills_disk_is_as_full_as_the_drill_says_however_full_the_machines_is(
+    tmp_path: Path,
+) -> None:
+    seams = Seams(tmp_path / "seams")
+    source = "import shutil; all = shutil.disk_usage('.'); print(all.free / all.total)"
+
+    def share_left() -> float:
+        told = subprocess.check_output(
+            [sys.executable, "-c", source], cwd=tmp_path, env=seams.environment({}), text=True
+        )
+        return float(told)
+
+    assert share_left() == pytest.approx(0.5)
+    seams.set("disk_taken", 0.01)
+    assert share_left() == pytest.approx(0.99)
+    seams.set("disk_taken", 0.97)
+    assert share_left() == pytest.approx(0.03)
+
+
 def test_the_seams_step_the_clock_and_slow_the_disk_of_a_running_process(tmp_path: Path) -> None:
     seams = Seams(tmp_path / "seams")
     source = (

@@ -17,7 +17,7 @@ from esper_async.study.bench.cases.redis_kill import (
 def life(*, cpu: float = 1.0, wall: float = 1.0) -> Life:
     """Return a run of two epochs with one step that stands out."""
     cpu_s = {0: [0.01] * 8, 1: [0.02] * 7 + [0.02 * cpu]}
-    return Life("run", cpu_s, [0.05, 0.05 * wall], told={}, stored={})
+    return Life("run", cpu_s, [0.05, 0.05 * wall], 1, told={}, stored={})
 
 
 def drill(*, killed: Life, control: Life) -> Drill:
@@ -95,5 +95,5 @@ def test_the_short_form_holds_a_late_drill_again(
 
 
 def test_an_epoch_in_which_every_step_is_long_does_not_hide_itself() -> None:
-    slow = Life("run", {0: [0.01] * 8, 1: [0.2] * 8}, [0.05], told={}, stored={})
+    slow = Life("run", {0: [0.01] * 8, 1: [0.2] * 8}, [0.05], 0, told={}, stored={})
     assert drill(killed=slow, control=life()).longest_cpu(slow) == pytest.approx(10.0)

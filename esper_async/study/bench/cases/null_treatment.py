@@ -28,8 +28,10 @@ from esper_async.study.bench.benchmark import (
     wants,
 )
 from esper_async.study.bench.planting import PlantOnce
+from esper_async.tamiyo.policies import Policy
 from esper_async.tasks.mnist1d import make_task
 from esper_async.tolaria.grow import grow
+from esper_async.tolaria.options import RunOptions
 
 STATIC = "a run that never grows: benefit told"
 NOISE = "planted noise: runs whose benefit against the twin contains 0 or lies below"
@@ -118,7 +120,7 @@ def _by_dependence(
     trial.seed.benefit_vs_twin = paired(results, "off", "host")
 
 
-def _grows(name: str, seed: int) -> Any:
+def _grows(options: RunOptions) -> Policy:
     return PlantOnce(Candidate(SITE, "BP003"), boundary=_AT)
 
 
@@ -137,7 +139,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "static grows",
             "the policy that never acts plants one",
-            lambda: replaced("esper_async.tolaria.grower.make_policy", _grows),
+            lambda: replaced(f"{RunOptions.__module__}.RunOptions.make_policy", _grows),
             fails=(STATIC,),
         ),
     ),

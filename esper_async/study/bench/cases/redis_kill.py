@@ -56,7 +56,7 @@ AWAY_S = 20.0
 """At the longest; only a run that waits for the server keeps it away for so long."""
 MOST_CPU, MOST_WALL = 3.0, 1.5
 _REPEATS = {Effort.SHORT: 1, Effort.FULL: 5}
-_MORE_DRILLS = {Effort.SHORT: 2, Effort.FULL: 4}
+_MORE_DRILLS = {Effort.SHORT: 4, Effort.FULL: 4}
 _BEYOND_LUCK = 4.0
 """So many times its limit, and what the controls did, is a miss, whatever else the machine does."""
 _STREAM = normal_lane(TOPICS["field_reports"].name)
@@ -73,12 +73,13 @@ class Life:
     """What a run cost, step by step, and what it told and left.
 
     `cpu_s` is CPU time of the steps of each epoch; `wall_s` goes from step to step, boundaries
-    included.
+    included, and `latest` is the boundary after which it was longest.
     """
 
     name: str
     cpu_s: dict[int, list[float]]
     wall_s: list[float]
+    latest: int
     told: dict[str, set[str]]
     stored: dict[str, set[str]]
 
@@ -231,7 +232,8 @@ def _wall(drills: Sequence[Drill], chosen: Chosen) -> Row:
         Bar("at most", MOST_WALL),
         baseline=1e3 * mean(max(each.wall_s) for each in drill.controls),
         ratio=drill.wall.killed,
-        note=f"boundaries included; controls differ by {drill.wall.control:.2f}; "
+        note=f"boundaries included; at boundary {drill.killed.latest}, where Redis dies at "
+        f"{KILL_AT} and after {DEAF_AT}; controls differ by {drill.wall.control:.2f}; "
         f"{_counted(drills, chosen)}",
         doubt=chosen.doubt,
     )
@@ -323,7 +325,7 @@ class _Said:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        self._lines = process.stdout
+        self._process, self._lines = process, process.stdout
 
     async def boundary(self, number: int | None = None) -> None:
         """Wait until the present run has passed a boundary; the next one without a number."""
@@ -341,7 +343,8 @@ class _Said:
                     return
                 if line.startswith("ended"):
                     raise DrillError(f"{line!r} came while waiting for {wanted!r}")
-        raise DrillError(f"the training process ended while waiting for {wanted!r}")
+            code = await self._process.wait()
+        raise DrillError(f"the training process ended with {code} while waiting for {wanted!r}")
 
 
 @asynccontextmanager
@@ -357,8 +360,10 @@ async def _child(folder: Path, url: str, lives: Sequence[str]) -> AsyncIterator[
             async with asyncio.timeout(_PATIENCE_S):
                 code = await process.wait()
             if code != 0:
-                errors.seek(0)
-                raise DrillError(f"the training process ended with {code}: {errors.read()[-2000:]}")
+                raise DrillError(f"the training process ended with {code}")
+        except DrillError as failed:
+            errors.seek(0)
+            raise DrillError(f"{failed}; it said: {errors.read()[-2000:]}") from failed
         finally:
             if process.returncode is None:
                 process.kill()
@@ -410,10 +415,12 @@ def _life(folder: Path, name: str) -> Life:
     for (before, _, start), (boundary, _, end) in pairwise(laps):
         if before == boundary:  # else the time holds a boundary as well
             steps.setdefault(boundary, []).append(end - start)
+    walls = [end - start for (_, start, _), (_, end, _) in pairwise(laps)]
     return Life(
         name,
         cpu_s=steps,
-        wall_s=[end - start for (_, start, _), (_, end, _) in pairwise(laps)],
+        wall_s=walls,
+        latest=laps[walls.index(max(walls)) + 1][0],
         told=_told(folder / "runs" / name / "journal.jsonl"),
         stored=_stored(folder / "simic" / "experience.sqlite", name),
     )
