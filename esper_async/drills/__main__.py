@@ -1,14 +1,16 @@
-"""`python -m esper_async.drills`: hold drills, or a soak, and say by the exit code how it went."""
+"""`python -m esper_async.drills`: drills, a soak, or kills; the exit code says how they went."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from esper_async.drills.alert_drill import UnknownAlertError
 from esper_async.drills.alert_report import ALERTS, alerts
 from esper_async.drills.drill import Outcome, UnknownDrillError, hold
 from esper_async.drills.faults import FAULTS
+from esper_async.drills.kills import kill_at_random
 from esper_async.drills.soak import soak
 from esper_async.drills.stage import StageError
 
@@ -21,8 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return alerts(asked.names[1:], _tell, as_json=asked.json, mutation=asked.mutation)
         if asked.soak is not None:
             soaked = soak(asked.soak, _tell, seed=asked.seed, mutation=asked.mutation)
-            print(json.dumps(soaked.to_json(), indent=2))  # noqa: T201
-            return 0 if soaked.ok else 1
+            return _said(soaked.to_json())
+        if asked.kills is not None:
+            killed = kill_at_random(asked.kills, _tell, seed=asked.seed, mutation=asked.mutation)
+            return _said(killed.to_json())
         outcomes = []
         for outcome in hold(asked.names, _tell, mutation=asked.mutation, slack=asked.slack):
             outcomes.append(outcome)
@@ -36,11 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     ok = all(outcome.ok for outcome in outcomes)
     if asked.json:
-        document = {"ok": ok, "drills": [outcome.to_json() for outcome in outcomes]}
-        print(json.dumps(document, indent=2))  # noqa: T201
-    else:
-        _show(outcomes)
+        return _said({"ok": ok, "drills": [outcome.to_json() for outcome in outcomes]})
+    _show(outcomes)
     return 0 if ok else 1
+
+
+def _said(document: dict[str, Any]) -> int:
+    print(json.dumps(document, indent=2))  # noqa: T201
+    return 0 if document["ok"] else 1
 
 
 def _tell(line: str) -> None:
@@ -84,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="which ones; all if none is given")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="faults at random instead")
-    parser.add_argument("--seed", type=int, default=0, help="of the soak's chance")
+    parser.add_argument("--kills", type=int, metavar="NUMBER", help="SIGKILLs at random instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the chance in these")
     parser.add_argument("--mutation", default="", help=argparse.SUPPRESS)
     parser.add_argument("--slack", type=float, default=1.0, help=argparse.SUPPRESS)
     return parser

@@ -62,6 +62,7 @@ CASES = {
     "policy-updates": "policy_updates",
     "redis-kill": "redis_kill",
     "refusal": "refusal",
+    "report-kills": "report_kills",
     "risk-drills": "risk_drills",
     "rollback": "rollback",
     "shadow-learning": "shadow_learning",

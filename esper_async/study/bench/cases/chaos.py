@@ -6,12 +6,7 @@ the full one. All of it happens in a process of its own, on a supervisor of its 
 `esper_async.drills`.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -22,10 +17,10 @@ from esper_async.study.bench.benchmark import (
     Mutant,
     Row,
     judged,
-    replaced,
     shown,
     wants,
 )
+from esper_async.study.bench.drills_apart import broken, drilled
 
 TRAINING, REDIS = "training killed: to training again", "Redis killed: to all ready again"
 NISSA, SUPERVISOR = "Nissa failed: to ready again", "supervisor killed: to training again"
@@ -52,11 +47,6 @@ _STOPS = {
 """Held in the full form alone: each takes a run of its own."""
 _SOAK_S = {Effort.SHORT: 240.0, Effort.FULL: 1_200.0}
 _SEED = 20261127
-_TIMEOUT_S = 3_600.0
-
-
-class ChaosError(RuntimeError):
-    """The drills could not be held; the message says why."""
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -69,7 +59,7 @@ def measure(effort: Effort) -> list[Row]:
 
 
 def _drilled(figures: Sequence[str], slack: float) -> list[Row]:
-    told = _run("--slack", str(slack), *(_DRILLS[figure] for figure in figures))
+    told = drilled("--slack", str(slack), *(_DRILLS[figure] for figure in figures))
     outcomes = {outcome["name"]: outcome for outcome in told["drills"]}
     *drills, end = told["drills"]
     lost = [f"{each['name']}: {what}" for each in drills for what in each["lost"]]
@@ -102,7 +92,7 @@ def _recovery(figure: str, outcome: dict[str, Any], slack: float) -> Row:
 
 
 def _stopped() -> list[Row]:
-    told = _run(*_STOPS.values())
+    told = drilled(*_STOPS.values())
     outcomes = {outcome["name"]: outcome for outcome in told["drills"]}
     rows = []
     for figure, name in _STOPS.items():
@@ -116,7 +106,7 @@ def _stopped() -> list[Row]:
 
 
 def _soaked(effort: Effort) -> list[Row]:
-    told = _run("--soak", str(_SOAK_S[effort]), "--seed", str(_SEED))
+    told = drilled("--soak", str(_SOAK_S[effort]), "--seed", str(_SEED))
     struck = ", ".join(f"{name} {count}" for name, count in sorted(told["struck"].items()))
     slowest = ", ".join(f"{name} {took:.1f}" for name, took in sorted(told["slowest_s"].items()))
     return [
@@ -140,25 +130,6 @@ def _late_in_a_soak(effort: Effort, late: Sequence[str]) -> Row:
     if effort is Effort.SHORT:
         return shown(SOAK_LATE, float(len(late)), "late", note=note)
     return judged(SOAK_LATE, float(len(late)), "late", Bar("at most", 0.0), note=note)
-
-
-def _run(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-P", "-m", "esper_async.drills", *arguments, "--json"]
-    done = subprocess.run(
-        [*command, "--mutation", _mutation()],
-        capture_output=True,
-        text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("ESPER_")},
-        check=False,
-        timeout=_TIMEOUT_S,
-    )
-    try:
-        told: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise ChaosError(
-            f"the drills ended with {done.returncode}: {done.stderr[-2000:]}"
-        ) from None
-    return told
 
 
 # -- mutants -------------------------------------------------------------------------------------
@@ -200,14 +171,6 @@ if "up" in sys.orig_argv:
 """
 
 
-def _mutation() -> str:
-    return ""
-
-
-def _broken(source: str) -> AbstractContextManager[Any]:
-    return replaced(f"{__name__}._mutation", lambda: source)
-
-
 BENCHMARK = Benchmark(
     name="chaos",
     question="is anything lost while faults strike, and how long is what they hit away?",
@@ -217,20 +180,20 @@ BENCHMARK = Benchmark(
         Mutant(
             "takes its time to start",
             "a supervisor and a training process are there seconds later",
-            partial(_broken, _STARTS_LATE),
+            partial(broken, _STARTS_LATE),
             fails=(TRAINING, SUPERVISOR, LATE),
         ),
         Mutant(
             "takes its time to start again",
             "the back-offs of services and of the server are long",
-            partial(_broken, _RESTARTS_LATE),
+            partial(broken, _RESTARTS_LATE),
             fails=(REDIS, NISSA),
         ),
         Mutant(
             "careless",
             "reports are acknowledged and thrown away; a process is left, the end is slow and "
             "nobody cuts it short",
-            partial(_broken, _CARELESS),
+            partial(broken, _CARELESS),
             fails=(LOST, LEFT, EXIT, SOAK_LOST, SOAK_LEFT),
         ),
     ),
