@@ -16,7 +16,8 @@ from esper_async.tamiyo.risk.levels import RiskLevel
 from esper_async.tamiyo.risk.signals import Surroundings
 from esper_async.tamiyo.view import View
 from esper_async.tolaria.chronicle import Chronicle
-from esper_async.tolaria.policy_updates import Asked, PolicyUpdates
+from esper_async.tolaria.policy_beside import Asked
+from esper_async.tolaria.policy_updates import PolicyUpdates
 from esper_async.tolaria.run_journal import RunJournal
 
 DEADLINE_S = 0.06

@@ -11,28 +11,22 @@ what it had: the desk, and every clock, has a say only at boundaries that are ne
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from esper_async.runtime.files import write_json_atomically
-from esper_async.tamiyo.command import Decision
-from esper_async.tamiyo.command_legality import why_illegal
-from esper_async.tamiyo.conduct import Conduct, faults, riskier, slower
-from esper_async.tamiyo.controller import Answered, Controller, Failed
-from esper_async.tamiyo.desk_book import DeskBook, Version
+from esper_async.tamiyo.desk_book import DeskBook
 from esper_async.tamiyo.errors import PolicyFileError
 from esper_async.tamiyo.policies import Policy
 from esper_async.tamiyo.policies.learned import FeatureVersionError
 from esper_async.tamiyo.policy_desk import ACTIVATED, SHADOWED, WATCHED
 from esper_async.tamiyo.published import SHIPPED
 from esper_async.tamiyo.risk.engine import RiskEngine
-from esper_async.tamiyo.risk.signals import Surroundings
 from esper_async.tamiyo.shadow_tally import ShadowTally
-from esper_async.tamiyo.view import View
 from esper_async.tolaria.chronicle import Chronicle
+from esper_async.tolaria.policy_beside import Asked, Beside
 from esper_async.tolaria.policy_choice import (
     FEATURES,
     Chosen,
@@ -42,46 +36,13 @@ from esper_async.tolaria.policy_choice import (
     published,
     shipped,
 )
+from esper_async.tolaria.policy_shadow import PolicyShadow
+from esper_async.tolaria.policy_watch import PolicyWatch
 from esper_async.tolaria.run_journal import RunJournal
 
 _LOG = structlog.get_logger(__name__)
 KEPT = "policies"
 """The folder, in a run's own, of what took over in it."""
-SHADOW_DEADLINE_S, HANG_S = 0.06, 5.0
-"""For how long a staged policy is waited for, and in a deterministic run the one before a new."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What came of asking the policy that decides.
-
-    `cpu_ms` is what the answer took of its thread, None where it was late; `error` says why there
-    was no decision.
-    """
-
-    view: View
-    decision: Decision
-    surroundings: Surroundings
-    cpu_ms: float | None
-    error: str | None
-
-
-@dataclass(slots=True)
-class _Shadow:
-    """A staged policy that is being asked; None for one that could not even be made."""
-
-    version: Version
-    policy: Policy | None
-    tally: ShadowTally = field(default_factory=ShadowTally)
-
-
-@dataclass(slots=True)
-class _Watch:
-    """What a policy has done since it took over, and what the one before it would have."""
-
-    former: Policy
-    conduct: Conduct = field(default_factory=Conduct)
-    beside: Conduct = field(default_factory=Conduct)
 
 
 class PolicyUpdates:
@@ -111,13 +72,11 @@ class PolicyUpdates:
         self._current = start.chosen.id
         self._former = None if start.former is None else start.former.id
         self._in_force: Policy | None = None
-        self._watch = None if start.former is None else _Watch(start.former.make(seed))
-        self._shadow: _Shadow | None = None
+        self._watch = None if start.former is None else PolicyWatch(start.former.make(seed))
+        self._shadow: PolicyShadow | None = None
         self._told: set[str] = set()
         self._given_up: set[str] = set()
         self._damaged: set[str] = set()
-        self._controller = Controller()
-        self._beside = Controller()
         self._desk = DeskBook()
         self._seen: tuple[int, ...] = ()
 
@@ -136,6 +95,7 @@ class PolicyUpdates:
         self._journal = journal
         self._chronicle = chronicle
         self._risk = risk
+        self._beside_former, self._beside_staged = Beside(risk), Beside(risk)
         self._deterministic = deterministic
         told = journal.told(WATCHED)
         self._given_up |= {record["version"] for record in told if record["gives_way"]}
@@ -167,16 +127,15 @@ class PolicyUpdates:
 
     def observe(self, asked: Asked) -> None:
         """Take in what the policy did at a boundary, and ask the staged one about the same."""
-        shadow = self._staged()
-        if self._watch is None and shadow is None:
+        shadow, watch = self._in_shadow(), self._watch
+        if watch is None and shadow is None:
             return
         risk = self._risk.preview(asked.view, asked.decision.command, asked.surroundings)
-        if self._watch is not None:
-            _count(self._watch.conduct, asked, risk)
-            self._ask_former(self._watch, asked)
-            self._judge(self._watch)
+        if watch is not None:
+            watch.observe(asked, risk, self._beside_former, deterministic=self._deterministic)
+            self._judge(watch)
         if shadow is not None:
-            self._ask(shadow, asked, risk)
+            shadow.observe(asked, risk, self._beside_staged)
             self._tell(shadow, final=False)
 
     def hung(self, words: str) -> None:
@@ -192,8 +151,8 @@ class PolicyUpdates:
 
     def close(self) -> None:
         """End the threads on which policies are asked that do not decide."""
-        self._controller.close()
-        self._beside.close()
+        self._beside_former.close()
+        self._beside_staged.close()
 
     # -- who decides ---------------------------------------------------------------------------
 
@@ -244,91 +203,45 @@ class PolicyUpdates:
         chosen = self._known[policy_id] = self._find(policy_id)
         self._former, self._current = self._current, policy_id
         self._in_force = chosen.make(self._seed)
-        self._watch = _Watch(self._find(self._former).make(self._seed)) if watched else None
+        former = self._find(self._former).make(self._seed) if watched else None
+        self._watch = None if former is None else PolicyWatch(former)
         self._chronicle.decides(self._in_force)
 
     # -- how it does ---------------------------------------------------------------------------
 
-    def _ask_former(self, watch: _Watch, asked: Asked) -> None:
-        """Ask what decided before about the same state; what does not come is not compared.
-
-        A deterministic run waits, as for its own decisions: the clock may not choose what counts.
-        """
-        timeout_s = HANG_S if self._deterministic else SHADOW_DEADLINE_S
-        answer = self._beside.ask(_Plain(watch.former), asked.view, timeout_s=timeout_s)
-        if isinstance(answer, Answered):
-            command = answer.decision.command
-            risk = self._risk.preview(asked.view, command, asked.surroundings)
-            watch.beside.add(cpu_ms=answer.cpu_ms, risk=risk)
-        else:
-            watch.beside.was_late()
-
-    def _judge(self, watch: _Watch) -> None:
+    def _judge(self, watch: PolicyWatch) -> None:
         """Tell what is found of the policy that is watched, as soon as something is."""
-        worse = [*faults(watch.conduct), *riskier(watch.conduct, watch.beside)]
-        slow = slower(watch.conduct, watch.beside)
-        enough = watch.conduct.decisions >= self._look().rules.watch_boundaries
-        if not (worse or slow or enough):
+        boundaries = self._look().rules.watch_boundaries
+        found = watch.verdict(boundaries, deterministic=self._deterministic)
+        if found is None:
             return
-        gives_way = bool(worse or (slow and not self._deterministic))
         self._watch = None
         self._chronicle.note(
             WATCHED,
             version=self._current,
             features=self._features,
-            regressions=[*worse, *slow],
-            gives_way=gives_way,
+            regressions=list(found.regressions),
+            gives_way=found.gives_way,
             conduct=watch.conduct.to_json(),
             beside=watch.beside.to_json(),
         )
-        if gives_way:
+        if found.gives_way:
             self._given_up.add(self._current)
 
-    def _staged(self) -> _Shadow | None:
+    def _in_shadow(self) -> PolicyShadow | None:
         """Return the policy that is to be asked in the shadow."""
         version = self._look().staged_of(self._features)
         if version is None or version.update in self._told or version.id == self._current:
             self._shadow = None
         elif self._shadow is None or self._shadow.version.update != version.update:
-            self._shadow = _Shadow(version, None)
-        if self._shadow is not None and self._shadow.policy is None:
-            self._make(self._shadow)
+            self._shadow = PolicyShadow(version)
+        if self._shadow is not None:
+            self._shadow.make(self._places, self._seed)
         return self._shadow
 
-    def _make(self, shadow: _Shadow) -> None:
-        """Make a staged policy; what cannot be made has failed."""
-        try:
-            shadow.policy = published(shadow.version, self._places).make(self._seed)
-        except (PolicyFileError, FeatureVersionError) as error:
-            shadow.tally.new.failed(str(error))
-
-    def _ask(self, shadow: _Shadow, asked: Asked, risk: tuple[float, Any]) -> None:
-        tally, view = shadow.tally, asked.view
-        if shadow.policy is None:
-            return
-        _count(tally.active, asked, risk)
-        answer = self._controller.ask(_Plain(shadow.policy), view, timeout_s=SHADOW_DEADLINE_S)
-        if isinstance(answer, Answered):
-            command = answer.decision.command
-            tally.agreed += command == asked.decision.command
-            tally.new.add(
-                cpu_ms=answer.cpu_ms,
-                risk=self._risk.preview(view, command, asked.surroundings),
-                illegal=why_illegal(command, view),
-            )
-        elif isinstance(answer, Failed):
-            tally.new.failed(answer.error)
-        elif answer.busy_s > 2 * SHADOW_DEADLINE_S:
-            tally.new.failed(f"it has not answered for {answer.busy_s:.1f} s")
-        else:
-            tally.new.was_late()
-
-    def _tell(self, shadow: _Shadow, *, final: bool) -> None:
+    def _tell(self, shadow: PolicyShadow, *, final: bool) -> None:
         """Tell what a staged policy did, once it can be judged."""
-        earlier = shadow.version.shadow
-        counted = 0 if earlier is None else int(earlier["new"]["decisions"])
-        wanted = self._look().rules.shadow_states - counted
-        if not final and not shadow.tally.settled(wanted):
+        if not final and not shadow.settled(self._look().rules.shadow_states):
             return
         self._told.add(shadow.version.update)
         self._shadow = None
@@ -360,13 +273,7 @@ class PolicyUpdates:
             "current": self._current,
             "former": self._former,
             "policy": None if self._in_force is None else self._in_force.state_dict(),
-            "watch": None
-            if watch is None
-            else {
-                "former": watch.former.state_dict(),
-                "conduct": watch.conduct.to_json(),
-                "beside": watch.beside.to_json(),
-            },
+            "watch": None if watch is None else watch.state_dict(),
             "shadow": None
             if shadow is None
             else {"update": shadow.version.update, "tally": shadow.tally.to_json()},
@@ -389,35 +296,9 @@ class PolicyUpdates:
         watch, shadow = state["watch"], state["shadow"]
         self._watch = None
         if watch is not None:
-            former = self._find(self._former or SHIPPED).make(self._seed)
-            former.load_state_dict(watch["former"])
-            counts = [Conduct.from_json(watch[name]) for name in ("conduct", "beside")]
-            self._watch = _Watch(former, *counts)
+            self._watch = PolicyWatch(self._find(self._former or SHIPPED).make(self._seed))
+            self._watch.load_state_dict(watch)
         self._shadow = None
         version = self._look().staged_of(self._features)
         if shadow is not None and version is not None and version.update == shadow["update"]:
-            self._shadow = _Shadow(version, None, ShadowTally.from_json(shadow["tally"]))
-
-
-class _Plain:
-    """Asks a policy for its decision alone: nobody wants a staged one's explanations."""
-
-    name = "staged"
-    version = "1"
-
-    def __init__(self, policy: Policy) -> None:
-        self.decide = policy.decide
-        self.state_dict = policy.state_dict
-        self.load_state_dict = policy.load_state_dict
-
-
-def _count(conduct: Conduct, asked: Asked, risk: tuple[float, Any]) -> None:
-    """Count what the policy that decides did."""
-    if asked.error is not None:
-        conduct.failed(asked.error)
-        return
-    if asked.cpu_ms is None:
-        conduct.was_late()
-        return
-    illegal = why_illegal(asked.decision.command, asked.view)
-    conduct.add(cpu_ms=asked.cpu_ms, risk=risk, illegal=illegal)
+            self._shadow = PolicyShadow(version, ShadowTally.from_json(shadow["tally"]))

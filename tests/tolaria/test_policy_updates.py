@@ -40,7 +40,8 @@ BAD = 13.0
 def room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let there be memory, and time for decisions, whatever else the machine is at."""
     monkeypatch.setattr("esper_async.tolaria.hardware.available_bytes", lambda: 10**15)
-    monkeypatch.setattr("esper_async.tolaria.policy_updates.SHADOW_DEADLINE_S", LONG_S)
+    for module in ("policy_shadow", "policy_watch"):
+        monkeypatch.setattr(f"esper_async.tolaria.{module}.DEADLINE_S", LONG_S)
     monkeypatch.setattr("esper_async.tamiyo.conduct.LATENCY_LIMIT_MS", 1e3 * LONG_S)
     patience(monkeypatch, deadline_s=LONG_S, hang_s=LONG_S)
 
@@ -210,7 +211,7 @@ def test_one_that_does_not_answer_costs_the_run_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Installation(tmp_path, EPISODE)
-    monkeypatch.setattr("esper_async.tolaria.policy_updates.SHADOW_DEADLINE_S", 0.001)
+    monkeypatch.setattr("esper_async.tolaria.policy_shadow.DEADLINE_S", 0.001)
     misbehaves(monkeypatch, lambda _: time.sleep(1.0))
     here.publish_ensemble(BAD)
     told = run(here, epochs=4)
