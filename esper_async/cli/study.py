@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from esper_async.cli.failure import EXIT_FAILED
+from esper_async.cli.failure import EXIT_FAILED, CommandError
 from esper_async.cli.output import Output, number, table
+from esper_async.simic.learn import NothingToLearnError
 from esper_async.study.command import StudyResult, run_study, unanswered
 from esper_async.study.plan import load_plan, with_first_seed
+from esper_async.study.scratch_policy import RunsFailedError
 from esper_async.study.statistics import Estimate
 
 
@@ -26,22 +28,26 @@ def studies(
     """Run studies one after the other and show what each found; the exit code.
 
     1 when a run has no result, or with `check` when a comparison of a plan does not hold. Nothing
-    is run when one of the plans is wrong. Arms of the policy `learned` decide by that document.
+    is run when one of the plans is wrong. Arms of the policy `learned` decide by that document,
+    where a plan does not say how to make one.
+
+    Raises:
+        CommandError: the runs that were to teach such a policy did not.
     """
     for file in files:
         plan = load_plan(file)
         if first_seed is not None:
             with_first_seed(plan, first_seed)
-    return max(
-        _shown(
-            run_study(
+    code = 0
+    for file in files:
+        try:
+            result = run_study(
                 file, root, first_seed=first_seed, workers=workers, learned=learned, tell=_tell
-            ),
-            output,
-            check=check,
-        )
-        for file in files
-    )
+            )
+        except (NothingToLearnError, RunsFailedError) as error:
+            raise CommandError(f"{file}: {error}") from error
+        code = max(code, _shown(result, output, check=check))
+    return code
 
 
 def _shown(result: StudyResult, output: Output, *, check: bool) -> int:
@@ -85,6 +91,7 @@ def _lines(result: StudyResult) -> list[str]:
         *(asked or ["the plan asks no question"]),
         "",
         *_repetition(result),
+        *([] if result.taught is None else [result.taught.words]),
         f"plan {result.findings.plan.hash}",
         f"{result.ran} runs made, {result.known} known before; {result.folder / 'index.html'}",
     ]
@@ -126,6 +133,9 @@ def _document(result: StudyResult) -> dict[str, Any]:
             }
             for each in result.answers
         ],
+        "learned": None
+        if (taught := result.taught) is None
+        else {"file": str(taught.file), "is_shipped": taught.is_shipped},
         "overlap": None if result.overlap is None else result.overlap.share,
         "failures": result.findings.failures,
     }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 
 from esper_async.runtime.strict_model import StrictModel
 
@@ -19,5 +20,11 @@ class MeasuredPlan(StrictModel):
     @property
     def hash(self) -> str:
         """SHA-256 of all that the plan says."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hash_of(self)
+
+
+def hash_of(plan: StrictModel, *, exclude: Collection[str] = ()) -> str:
+    """Return the SHA-256 of all that a plan says, but for some of its fields."""
+    document = plan.model_dump(mode="json", exclude=set(exclude))
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

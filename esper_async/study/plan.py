@@ -5,7 +5,7 @@ changed is another study.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,10 @@ from esper_async.runtime.strict_model import (
     nearest,
     problems_of,
 )
-from esper_async.study.measured_plan import MeasuredPlan
+from esper_async.study.collect.plan import CollectionPlan, load_collection
+from esper_async.study.measured_plan import MeasuredPlan, hash_of
+from esper_async.study.task_plan import Name, Rate, Seed, TaskPlan, absolute_tasks
+from esper_async.tamiyo.shipped import LEARNED
 from esper_async.tolaria.run_file import POLICIES as RUN_POLICIES
 
 Kind = Literal["run", "longer", "wide", "costly", "scratch", "matched", "planted"]
@@ -27,9 +30,6 @@ REFERENCED: tuple[Kind, ...] = ("longer", "wide", "costly", "scratch", "matched"
 POLICIES = (*RUN_POLICIES, "stalled")
 """Those of a run file, and one that a study alone has: growth by timing."""
 Ablation = Literal["", "straight through", "gates read dependence", "no isolation"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
-Rate = Annotated[float, Field(gt=0, lt=100)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Schedule = Annotated[str, Field(min_length=1, max_length=60)]
 
 
@@ -51,23 +51,6 @@ class Setting:
         return f"rate {self.rate:g}{schedule}{'' if self.draw is None else f', draw {self.draw}'}"
 
 
-class TaskPlan(StrictModel):
-    """A task on a host: a callable as in a run file, and what it is called with.
-
-    `width` names the option that `wide` and `costly` arms turn, and `widest` is its upper end.
-    "shuffled" labels are dealt anew among the samples of each split: there is nothing to learn.
-    """
-
-    task: str = Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")
-    epochs: int = Field(ge=1, le=100_000)
-    options: dict[str, Any] = Field(default_factory=dict)
-    rate_option: str = "learning_rate"
-    schedule_option: str = "schedule"
-    labels: Literal["true", "shuffled"] = "true"
-    width: str = "width"
-    widest: int = Field(default=512, ge=1)
-
-
 class Planting(StrictModel):
     """A kernel that an oracle plants at a boundary."""
 
@@ -79,12 +62,12 @@ class Planting(StrictModel):
 class ArmPlan(StrictModel):
     """A way of training.
 
-    run: train under `policy`, with `growth` over the defaults. longer: the host alone, for as many
-    epochs as cost what `than` cost in all. wide: the host alone, as wide as gives `than`'s final
-    parameters. costly: as wide as costs what `than` cost in all, in the same epochs. scratch: the
-    final network of `than`, newly initialised. matched: as many candidates as `than` planted, at
-    the same boundaries, drawn evenly. planted: an oracle plants `plantings`. `ablation` takes one
-    idea of growth away.
+    run: train under `policy`, with `growth` over the defaults. longer: for as many epochs as cost
+    the host alone what `than` cost in all; a `policy` that grows comes on top of that. wide: the
+    host alone, as wide as gives `than`'s final parameters. costly: as wide as costs what `than`
+    cost in all, in the same epochs. scratch: the final network of `than`, newly initialised.
+    matched: as many candidates as `than` planted, at the same boundaries, drawn evenly. planted: an
+    oracle plants `plantings`. `ablation` takes one idea of growth away.
 
     With several `draws` the policy draws from so many streams on the seeds of tuning; the one that
     does best there is the stream of every run that is measured.
@@ -128,6 +111,17 @@ class TuningPlan(StrictModel):
     rates: tuple[Rate, ...] = Field(min_length=1)
     schedules: tuple[Schedule, ...] = ()
     seeds: tuple[Seed, ...] = ()
+
+
+class LearningPlan(StrictModel):
+    """How the policy of the arms `learned` is made from scratch, before any arm is run.
+
+    `collection` says which runs teach; a study file may name a file of it instead. `learner` makes
+    the policy of what they told.
+    """
+
+    collection: CollectionPlan
+    learner: Literal["awr", "bandit"]
 
 
 class ComparisonPlan(StrictModel):
@@ -175,6 +169,7 @@ class StudyPlan(MeasuredPlan):
     tasks: dict[Name, TaskPlan] = Field(min_length=1)
     arms: dict[Name, ArmPlan] = Field(min_length=1)
     comparisons: tuple[ComparisonPlan, ...] = ()
+    learning: LearningPlan | None = None
 
     @model_validator(mode="after")
     def _refers_to_what_there_is(self) -> "StudyPlan":
@@ -191,9 +186,16 @@ class StudyPlan(MeasuredPlan):
         measured = set(self.seeds_of_runs)
         if measured & set(self.tuning.seeds):
             raise ValueError("a seed that tunes an arm cannot judge it: tuning.seeds overlap")
+        if self.learning is not None:
+            self._check_learning(self.learning, measured)
         if not self.tuning.seeds and any(self.is_tuned(name) for name in self.arms):
             raise ValueError("several rates, schedules or draws, and no tuning.seeds to choose by")
         return self
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all that the plan says; what it does not say is no part of it."""
+        return hash_of(self, exclude=() if self.learning else ("learning",))
 
     @property
     def seeds_of_runs(self) -> tuple[int, ...]:
@@ -215,6 +217,12 @@ class StudyPlan(MeasuredPlan):
     def is_tuned(self, arm: str) -> bool:
         """Whether an arm has more than one setting to choose from."""
         return len(self.settings_of(arm)) > 1 or self.arms[arm].draws > 1
+
+    def _check_learning(self, learning: LearningPlan, measured: Collection[int]) -> None:
+        if LEARNED not in {arm.policy for arm in self.arms.values()}:
+            raise ValueError(f"learning makes the policy {LEARNED!r}, and no arm has it")
+        if not set(learning.collection.seeds).isdisjoint(measured):
+            raise ValueError("a seed that teaches cannot judge: those of learning.collection")
 
     def _check_arm(self, name: str, arm: ArmPlan) -> None:
         if not arm.than:
@@ -238,6 +246,9 @@ def load_plan(path: Path) -> StudyPlan:
         raise ConfigurationError(str(path), [f"it cannot be read: {error}"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(str(path), [f"it is not TOML: {error}"]) from None
+    match document:
+        case {"learning": {"collection": str(file)}}:
+            document["learning"]["collection"] = load_collection(path.parent / file)
     try:
         plan = StudyPlan.model_validate(document)
     except ValidationError as error:
@@ -255,21 +266,3 @@ def with_first_seed(plan: StudyPlan, first_seed: int) -> StudyPlan:
         return StudyPlan.model_validate(plan.model_dump() | {"first_seed": first_seed})
     except ValidationError as error:
         raise ConfigurationError(plan.name, problems_of(error, StudyPlan)) from None
-
-
-def absolute_tasks(plan: str, tasks: Mapping[str, TaskPlan], base: Path) -> dict[str, TaskPlan]:
-    """Make the paths of task files absolute: they are relative to the folder of the plan's file.
-
-    Raises:
-        ConfigurationError: a file is not there.
-    """
-    found = {}
-    for name, task in tasks.items():
-        place, _, function = task.task.rpartition(":")
-        if place.endswith(".py"):
-            file = (base / place).resolve()
-            if not file.is_file():
-                raise ConfigurationError(plan, [f"tasks.{name}: there is no file {file}"])
-            task = task.model_copy(update={"task": f"{file}:{function}"})
-        found[name] = task
-    return found

@@ -121,7 +121,7 @@ def _at_width(cell: Cell) -> MakeTask:
 
 
 def _policy_name(arm: Mapping[str, Any]) -> str:
-    return str(arm["policy"]) if arm["kind"] == "run" else "static"
+    return str(arm["policy"]) if arm["kind"] in ("run", "longer") else "static"
 
 
 def _policy(cell: Cell) -> Policy | None:

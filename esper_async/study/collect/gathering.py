@@ -16,11 +16,11 @@ from esper_async.simic.store import UNBOUNDED, ExperienceStore, Intake, experien
 from esper_async.study.cell import Cell, CellResult
 from esper_async.study.collect.haul import CollectedLedger
 from esper_async.study.collect.plan import CollectionPlan, load_collection
-from esper_async.study.command import write_plan
 from esper_async.study.conduct import arm_content
 from esper_async.study.ledger import code_fingerprint
 from esper_async.study.plan import ArmPlan, Setting
 from esper_async.study.pool import Pool, Tally, worker_spec
+from esper_async.study.written_plan import write_plan
 
 _WORKER = "esper_async.study.collect.worker:work"
 
@@ -53,6 +53,23 @@ def collect(
     nice: int = 10,
     tell: Callable[[str], None],
 ) -> Collected:
+    """As `collect_plan`, of the plan in a file.
+
+    Raises:
+        ConfigurationError: the plan is wrong; nothing was run.
+        OSError, sqlite3.Error: the disk refused.
+    """
+    return collect_plan(load_collection(file), state_dir, workers=workers, nice=nice, tell=tell)
+
+
+def collect_plan(
+    plan: CollectionPlan,
+    state_dir: Path,
+    *,
+    workers: int | None = None,
+    nice: int = 10,
+    tell: Callable[[str], None],
+) -> Collected:
     """Make the runs of a collection that are not known yet, and store what they told.
 
     On the main thread. Runs are kept under `state_dir/collections`, named by all that they depend
@@ -60,12 +77,10 @@ def collect(
     It may be done beside a supervisor, which sees what was collected when it starts next.
 
     Raises:
-        ConfigurationError: the plan is wrong; nothing was run.
         OSError, sqlite3.Error: the disk refused.
     """
-    plan, root = load_collection(file), state_dir / "collections"
-    folder = root / f"{plan.name.replace(' ', '-')}-{plan.hash[:8]}"
-    write_plan(folder, plan)
+    root = state_dir / "collections"
+    folder = write_plan(root, plan)
     tell(f"{plan.name}: plan {plan.hash} is written to {folder / 'plan.json'}")
     code, tally = code_fingerprint(), Tally()
     ledger = CollectedLedger(root / "cells", code)

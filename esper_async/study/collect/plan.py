@@ -1,7 +1,5 @@
 """The plan of a collection: which tasks, under which policies, how many runs of each."""
 
-import hashlib
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,8 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, problems_of
-from esper_async.study.plan import Name, Rate, Seed, TaskPlan, absolute_tasks
+from esper_async.study.measured_plan import hash_of
+from esper_async.study.task_plan import Name, Rate, Seed, TaskPlan, absolute_tasks
 from esper_async.tolaria.run_file import POLICIES as RUN_POLICIES
 
 DRAWING = ("random", "periodic", "largest", "bandit", "gnn", "learned")
@@ -61,8 +60,7 @@ class CollectionPlan(StrictModel):
     @property
     def hash(self) -> str:
         """SHA-256 of all that the plan says."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hash_of(self)
 
 
 def load_collection(path: Path) -> CollectionPlan:

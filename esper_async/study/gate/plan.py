@@ -10,7 +10,7 @@ import esper_async
 from esper_async.runtime.strict_model import ConfigurationError, problems_of
 from esper_async.study.collect.plan import CollectedTask
 from esper_async.study.measured_plan import MeasuredPlan
-from esper_async.study.plan import Name, Seed, absolute_tasks
+from esper_async.study.task_plan import Name, Seed, absolute_tasks
 
 _PACKAGE = Path(esper_async.__file__).parent
 _SHIPPED = (_PACKAGE.parent / "config" / "gates", _PACKAGE / "config" / "gates")
