@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -154,18 +155,13 @@ class GraphBuilder:
             and settled.key == key
         ):
             return settled
-        sizes = structure.sizes
-        seed_legal = np.zeros((len(OPERATIONS), sizes.seeds), dtype=np.bool_)
-        if stages:
-            seed_legal[:, : len(stages)] = np.array([seed_operations(each) for each in stages]).T
-        operations = legal_operations(seed_legal, may_germinate=may_germinate)
         features: dict[NodeType, Tensor] = {
             "layer": torch.from_numpy(_layers(view, structure, seeds)),
             "activation": structure.ground.activations,
             "blueprint": torch.from_numpy(self._blueprints(structure, seeds, offered)),
         }
         pairs, legal = self._pairs_of(offered, view.remaining_parameters)
-        masks = [torch.from_numpy(each) for each in (operations, seed_legal)]
+        masks = _masks(stages, structure.sizes.seeds, may_germinate=may_germinate)
         self._settled = _Settled(structure, offered, key, features, pairs, legal, *masks)
         return self._settled
 
@@ -282,6 +278,19 @@ class GraphBuilder:
         rows[:, 4], rows[:, 5] = offered.smallest[:count], offered.largest[:count]
         rows[:, 6] = offered.counts[:count] / max(len(structure.sites), 1)
         return TABLES["blueprint"].tensorise(rows, structure.sizes.blueprints)
+
+
+@lru_cache(maxsize=512)
+def _masks(stages: tuple[Stage, ...], pad_to: int, *, may_germinate: bool) -> tuple[Tensor, Tensor]:
+    """Return which operations are legal, and which on which seed (operations, pad_to).
+
+    Seeds come by the same stages again and again.
+    """
+    seed_legal = np.zeros((len(OPERATIONS), pad_to), dtype=np.bool_)
+    if stages:
+        seed_legal[:, : len(stages)] = np.array([seed_operations(each) for each in stages]).T
+    operations = legal_operations(seed_legal, may_germinate=may_germinate)
+    return torch.from_numpy(operations), torch.from_numpy(seed_legal)
 
 
 class _Column(NamedTuple):
