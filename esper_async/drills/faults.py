@@ -49,23 +49,28 @@ def _server(stage: Stage) -> int:
     return pid
 
 
-def _serves_again(stage: Stage, old: int | None) -> Overcome:
-    """A server other than `old` answers, and every service is ready."""
-    return lambda: stage.redis_pid() not in (None, old) and _pongs(stage) and stage.ready()
+def _serves_again(stage: Stage, old: int, readers: int) -> Overcome:
+    """A server other than `old` is read by as many as that one, and every service is ready."""
+
+    def overcome() -> bool:
+        return stage.redis_pid() not in (None, old) and _readers(stage) >= readers and stage.ready()
+
+    return overcome
 
 
-def _pongs(stage: Stage) -> bool:
+def _readers(stage: Stage) -> int:
+    """Return how many take messages from the server; -1 while it does not answer."""
     try:
         with stage.redis() as redis:
-            return bool(redis.ping())
+            return sum(client["cmd"] == "xreadgroup" for client in redis.client_list())
     except (RedisError, OSError):
-        return False
+        return -1
 
 
 def _kill_redis(stage: Stage, _run_id: str) -> Overcome:
-    pid = _server(stage)
+    pid, readers = _server(stage), _readers(stage)
     os.kill(pid, signal.SIGKILL)
-    return _serves_again(stage, pid)
+    return _serves_again(stage, pid, readers)
 
 
 def _freeze_redis(stage: Stage, run_id: str) -> Overcome:

@@ -28,6 +28,7 @@ from esper_async.nissa.stream import Stream
 from esper_async.nissa.teller import Teller
 from esper_async.nissa.watching import watch_of
 from esper_async.oona.errors import FAULTS
+from esper_async.runtime.breaker import BreakerPolicy
 from esper_async.runtime.breakers import Breakers
 from esper_async.runtime.clock import Clock, SystemClock
 from esper_async.runtime.disk import DiskLevel
@@ -38,6 +39,8 @@ __all__ = ["NissaOptions", "NissaParts", "NissaService"]
 
 log = structlog.get_logger(__name__)
 _SHOWN_AFTER_END_S = 900.0
+_DISK_POLICY = BreakerPolicy(open_s=2.0)
+"""A local disk is nobody's to spare, and an attempt costs one small transaction."""
 
 
 class NissaService:
@@ -64,7 +67,7 @@ class NissaService:
         metrics = NissaMetrics(registry)
         self.metrics = metrics
         self.breakers = Breakers("nissa", registry=registry, clock=self._clock)
-        self._disk = self.breakers.make("nissa.events")
+        self._disk = self.breakers.make("nissa.events", _DISK_POLICY)
         per_minute = self._options.changes_per_minute
         options = self._options
         self.watch = watch_of(

@@ -26,6 +26,7 @@ from esper_async.oona.depths import Depths
 from esper_async.oona.errors import FAULTS, Backpressure, BusUnavailable
 from esper_async.oona.metrics import BusMetrics
 from esper_async.oona.outbox import Parcel, label_of
+from esper_async.oona.presence import Presence
 from esper_async.oona.pressure import Pressure, Verdict
 from esper_async.oona.publisher import Publisher
 from esper_async.oona.sequence import Numbering
@@ -53,6 +54,7 @@ class Bus:
     context is open they are carried from it to Redis. `nonces` remembers those of the commands that
     came; by default in memory, so that one who starts again would take a replay of the last minute.
     `on_carried` is told each message of the spool that Redis has taken for the first time.
+    `presence` tells when a server that this process keeps is gone and back; others are sought.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Bus:
         metrics: BusMetrics | None = None,
         nonces: NonceStore | None = None,
         on_carried: Callable[[SpoolEntry], None] | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.settings = settings or BusSettings()
         self.metrics = metrics or BusMetrics()
@@ -74,6 +77,7 @@ class Bus:
         self._source = source
         self._spool = spool
         self._on_carried = on_carried
+        self._presence = presence
         self._client = connect(url, timeout_s=self.settings.command_timeout_s)
         self.breaker = self.metrics.breakers.make(
             "oona.publish",
@@ -101,6 +105,7 @@ class Bus:
                 settings=self.settings,
                 metrics=self.metrics,
                 on_carried=self._on_carried,
+                presence=self._presence,
             )
             self._carrying = asyncio.create_task(self._courier.run(), name="oona.courier")
         return self
@@ -245,6 +250,7 @@ class Bus:
             admission=self._admission,
             settings=self.settings,
             metrics=self.metrics,
+            presence=self._presence,
         )
 
     def _parcel(self, draft: _Draft, numbering: Numbering) -> Parcel:

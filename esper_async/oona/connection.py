@@ -18,6 +18,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from esper_async.oona.address import SentinelAddress, sentinel_address
+from esper_async.oona.presence import Presence
 from esper_async.oona.streams import EPOCH_KEY
 
 _LOG = structlog.get_logger(__name__)
@@ -107,7 +108,10 @@ def _behind_sentinels(
 
 
 class ReconnectGate:
-    """Spreads reconnects: exponential back-off with full jitter, up to `cap_s` a pause."""
+    """Spreads reconnects: exponential back-off with full jitter, up to `cap_s` a pause.
+
+    While `presence` says that the server is gone it is not asked at all, for up to `cap_s` a pause.
+    """
 
     def __init__(
         self,
@@ -115,11 +119,13 @@ class ReconnectGate:
         *,
         cap_s: float,
         base_s: float = 0.05,
+        presence: Presence | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._role = role
         self._cap_s = cap_s
         self._base_s = base_s
+        self._presence = presence
         self._uniform = uniform
         self._failures = 0
 
@@ -129,6 +135,8 @@ class ReconnectGate:
             _LOG.warning("redis_away", role=self._role, error=str(error) or repr(error))
         ceiling = min(self._cap_s, self._base_s * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
+        if self._presence is not None and not await self._presence.wait(self._cap_s):
+            return
         await asyncio.sleep(self._uniform(0.0, ceiling))
 
     def passed(self) -> None:

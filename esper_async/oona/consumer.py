@@ -24,6 +24,7 @@ from esper_async.oona.groups import ensure_groups
 from esper_async.oona.leases import Leases
 from esper_async.oona.line import Line, open_line
 from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.presence import Presence
 from esper_async.oona.resp import pack
 from esper_async.oona.sequence import Tracker
 from esper_async.oona.settings import BusSettings
@@ -52,6 +53,7 @@ class Consumer:
         admission: Admission,
         settings: BusSettings,
         metrics: BusMetrics,
+        presence: Presence | None = None,
     ) -> None:
         required = TOPICS[topic].required_groups
         if optional is (group in required):
@@ -66,6 +68,7 @@ class Consumer:
         self._optional = optional
         self._settings = settings
         self._metrics = metrics
+        self._presence = presence
         self._streams = lanes(topic)
         self._stopping = False
         self._line: Line | None = None
@@ -149,7 +152,8 @@ class Consumer:
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(each.run()) for each in (self._leases, self._gaps)]
             role = f"consumer of {self._topic}"
-            gate = ReconnectGate(role, cap_s=self._settings.reconnect_cap_s)
+            cap_s = self._settings.reconnect_cap_s
+            gate = ReconnectGate(role, cap_s=cap_s, presence=self._presence)
             try:
                 while not self._stopping:
                     try:

@@ -24,6 +24,7 @@ from esper_async.oona.connection import (
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.groups import ensure_groups, group_states_of
 from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.presence import Presence
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool, SpoolEntry
 from esper_async.oona.streams import WIRE_FIELD, EntryId, parse_id
@@ -56,6 +57,7 @@ class Courier:
         settings: BusSettings,
         metrics: BusMetrics,
         on_carried: Callable[[SpoolEntry], None] | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._url = url
         self._depth_metric = metrics.spool_depth.bound(producer=source)
@@ -63,6 +65,7 @@ class Courier:
         self._settings = settings
         self._metrics = metrics
         self._on_carried = on_carried
+        self._presence = presence
         self._news = asyncio.Event()
         self._life = ""
         self._cursor = 0
@@ -77,7 +80,8 @@ class Courier:
 
     async def run(self) -> None:
         """Carry until cancelled. A Redis that is away is waited for."""
-        gate = ReconnectGate("courier", cap_s=self._settings.reconnect_cap_s)
+        cap_s = self._settings.reconnect_cap_s
+        gate = ReconnectGate("courier", cap_s=cap_s, presence=self._presence)
         client = connect(self._url, timeout_s=self._settings.command_timeout_s)
         try:
             while True:

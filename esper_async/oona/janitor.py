@@ -12,6 +12,7 @@ from esper_async.oona.connection import Client, ReconnectGate
 from esper_async.oona.errors import FAULTS
 from esper_async.oona.groups import GroupState, group_states_of
 from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.presence import Presence
 from esper_async.oona.pressure import Pressure
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.streams import LETTER_STREAMS, EntryId, format_id, lanes
@@ -22,10 +23,18 @@ _LOG = structlog.get_logger(__name__)
 class Janitor:
     """Sweeps every topic each second. Idempotent, so several may run on one bus."""
 
-    def __init__(self, client: Client, *, settings: BusSettings, metrics: BusMetrics) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        settings: BusSettings,
+        metrics: BusMetrics,
+        presence: Presence | None = None,
+    ) -> None:
         self._client = client
         self._settings = settings
         self._metrics = metrics
+        self._presence = presence
         self._pressures = {name: Pressure(settings) for name in TOPICS}
         self._tidy_at = 0.0
 
@@ -36,7 +45,8 @@ class Janitor:
 
     async def run(self) -> None:
         """Sweep until cancelled; a Redis that is away is waited for."""
-        gate = ReconnectGate("janitor", cap_s=self._settings.reconnect_cap_s)
+        cap_s = self._settings.reconnect_cap_s
+        gate = ReconnectGate("janitor", cap_s=cap_s, presence=self._presence)
         while True:
             try:
                 await self.sweep()

@@ -18,6 +18,7 @@ from esper_async.oona.dead_letters import DeadLetters
 from esper_async.oona.errors import FAULTS, BusUnavailable, ServerStartError, SpoolBusy
 from esper_async.oona.janitor import Janitor
 from esper_async.oona.metrics import BusMetrics
+from esper_async.oona.presence import Presence
 from esper_async.oona.server import EmbeddedServer
 from esper_async.oona.settings import BusSettings
 from esper_async.oona.spool import Spool
@@ -59,6 +60,7 @@ class OonaService:
         self._bus: Bus | None = None
         self._dead_letters: DeadLetters | None = None
         self._restarts = 0
+        self._presence = Presence()
         self._janitor: Janitor | None = None
 
     @property
@@ -93,7 +95,12 @@ class OonaService:
             async with self._new_bus(spool, nonces) as bus, asyncio.TaskGroup() as tasks:
                 self._bus = bus
                 self._dead_letters = DeadLetters(client)
-                self._janitor = Janitor(client, settings=self._settings, metrics=self._metrics)
+                self._janitor = Janitor(
+                    client,
+                    settings=self._settings,
+                    metrics=self._metrics,
+                    presence=self._presence,
+                )
                 tasks.create_task(self._janitor.run())
                 tasks.create_task(self._adopt_spools())
                 if self.server is not None:
@@ -131,11 +138,13 @@ class OonaService:
             settings=self._settings,
             metrics=self._metrics,
             nonces=nonces,
+            presence=self._presence,
         )
 
     async def _start_redis(self) -> None:
         if self.server is not None:
             await self.server.start()
+            self._presence.back()
             return
         client = connect_once(self._external_url, timeout_s=self._settings.command_timeout_s)
         try:
@@ -151,14 +160,20 @@ class OonaService:
     async def _keep_server(self, server: EmbeddedServer) -> None:
         """Start the embedded server again whenever it ends; its file has its data.
 
+        Whoever uses it from this process waits in between, and is told at once: to ask a server
+        that is gone opens breakers, and then it is not asked for a while although it is back.
+
         Raises ServerStartError when it has not come up for a while: all that needs the bus ends
         then, runs included, which is why one failed start is not enough.
         """
         while True:
             code = await server.wait()
+            self._presence.gone()
             self._restarts += 1
             _LOG.error("embedded_redis_ended", code=code, restarts=self._restarts)
             await self._start_again(server)
+            self.breakers.reconsider()
+            self._presence.back()
 
     async def _start_again(self, server: EmbeddedServer) -> None:
         loop = asyncio.get_running_loop()

@@ -140,6 +140,12 @@ class CircuitBreaker:
         if old != "closed":
             self._announce(old, "closed")
 
+    def reconsider(self) -> None:
+        """Admit a probe at once if it had opened by itself: the other side is said to be back."""
+        with self._lock:
+            if self._state == "open":
+                self._until = self._now()
+
     async def call(
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:

@@ -67,6 +67,11 @@ class Breakers:
         """Return the state of each breaker by name, as readiness shows it."""
         return {name: breaker.state for name, breaker in self._made.items()}
 
+    def reconsider(self) -> None:
+        """Have those that are open admit a probe at once: what they guard is said to be back."""
+        for breaker in self._made.values():
+            breaker.reconsider()
+
     def forget(self, breaker: CircuitBreaker) -> None:
         """Show a breaker no longer: whoever called through it is gone."""
         if self._made.get(breaker.name) is breaker:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from esper_async.drills import drill, fault
+from esper_async.drills import drill, fault, faults
 from esper_async.drills.__main__ import main
 from esper_async.drills.alert_drill import known_alerts
 from esper_async.drills.alert_report import ALERTS
@@ -97,6 +97,33 @@ def test_a_drill_that_this_machine_cannot_hold_is_told_and_left_out(
     told: list[str] = []
     assert [each.name for each in hold([here.name], told.append)] == ["the end"]
     assert told[0] == "stopped-compiling: not held: no compiler"
+
+
+def test_redis_counts_as_back_once_whoever_read_from_it_reads_again() -> None:
+    """Ready alone says little: a service is ready while its reader still waits to reconnect."""
+    commands = ["ping", "xreadgroup"]
+
+    class Server:
+        def __enter__(self) -> "Server":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def client_list(self) -> list[dict[str, str]]:
+            if not commands:
+                raise ConnectionError
+            return [{"cmd": command} for command in commands]
+
+    pids = iter((7, 8, 8, 8))
+    stage = SimpleNamespace(redis=Server, redis_pid=lambda: next(pids), ready=lambda: True)
+    overcome = faults._serves_again(stage, 7, 2)  # type: ignore[arg-type]
+    assert not overcome(), "the old server still runs"
+    assert not overcome(), "one of two reads"
+    commands.append("xreadgroup")
+    assert overcome()
+    commands.clear()
+    assert not overcome(), "it does not answer"
 
 
 class Waiting(Stage):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from structlog.testing import capture_logs
 from esper_async.karn.service import KarnService
 from esper_async.leyline import Alert, AlertState, TelemetryLevel, TelemetryPacket
 from esper_async.leyline.signing import Signer
+from esper_async.nissa.event_store import Event
 from esper_async.nissa.service import NissaOptions, NissaParts, NissaService
 from esper_async.oona import Bus, BusUnavailable
+from esper_async.runtime.clock import Clock, FakeClock
 from esper_async.runtime.metrics import Registry
 from esper_async.supervisor.http import HttpListener
 from esper_async.tamiyo.service import TamiyoService
@@ -66,7 +69,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(state_dir: Path, *, with_bus: bool) -> AsyncIterator[Running]:
+async def running(
+    state_dir: Path, *, with_bus: bool, clock: Clock | None = None
+) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         bus: Any = NoBus()
         if with_bus:
@@ -82,7 +87,9 @@ async def running(state_dir: Path, *, with_bus: bool) -> AsyncIterator[Running]:
             kernels=Library(state_dir / "urza"), policies=None, system=lambda: system, bus=bus,
             dead_letters=NoLetters, mount=listener.mounted,
         )  # fmt: skip
-        nissa = NissaService(state_dir, parts, token=TOKEN, registry=Registry(), options=OPTIONS)
+        nissa = NissaService(
+            state_dir, parts, token=TOKEN, registry=Registry(), options=OPTIONS, clock=clock
+        )
         http = await stack.enter_async_context(aiohttp.ClientSession())
         services: list[Any] = [listener, nissa, *([tamiyo] if with_bus else [])]
         async with asyncio.TaskGroup() as group:
@@ -116,6 +123,32 @@ async def test_telemetry_and_run_records_arrive_over_the_bus(tmp_path: Path) -> 
         await here.until("/api/events?q=germinate", lambda found: found == [])
         async with here.http.get(f"{here.url}/metrics") as response:
             assert 'esper_tolaria_training_loss{run="r1"} 0.25' in await response.text()
+
+
+async def test_events_are_stored_within_seconds_of_the_disk_taking_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The breaker's usual half a minute is for others' sake; a disk does not mind being asked."""
+    clock = FakeClock()
+    async with running(tmp_path, with_bus=False, clock=clock) as here:
+        events, breaker = here.nissa.context.events, here.nissa.breakers.get("nissa.events")
+
+        def full() -> int:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        def after(step_s: float, holds: Callable[[], bool]) -> bool:
+            clock.advance(step_s)
+            return holds()
+
+        with monkeypatch.context() as filled:
+            filled.setattr(events, "flush", full)
+            events.add(Event(uid="e1", time=1.0, level="error", source="test", name="told"))
+            await until(lambda: after(OPTIONS.flush_every_s, lambda: breaker.state == "open"))
+        left_s = breaker.retry_after_s
+        assert left_s <= 2.0
+        clock.advance(left_s)
+        await until(lambda: after(OPTIONS.flush_every_s, lambda: events.waiting == 0))
+        assert breaker.state == "closed"
 
 
 async def test_a_record_that_is_no_json_is_counted_and_the_others_go_on(tmp_path: Path) -> None:

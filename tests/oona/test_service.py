@@ -2,27 +2,33 @@
 
 import asyncio
 import contextlib
+import signal
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
 from esper_async.leyline.signing import Signer
-from esper_async.oona import Bridge, BusUnavailable, EmbeddedServer
+from esper_async.oona import Bridge, BusSettings, BusUnavailable, EmbeddedServer
 from esper_async.oona.connection import connect
 from esper_async.oona.errors import ServerStartError
 from esper_async.oona.service import OonaService
 from esper_async.oona.spool import Spool
+from esper_async.runtime.errors import BreakerOpen
 from esper_async.testing.redis import running_redis
 from tests.oona.conftest import FAST, KEY, Inbox, alert, process_exists, report, until
 from tests.oona.test_bus import consuming
 
 
 @contextlib.asynccontextmanager
-async def running(state_dir: Path, **options: str) -> AsyncIterator[OonaService]:
-    service = OonaService(state_dir, signer=Signer(KEY), settings=FAST, **options)
+async def running(
+    state_dir: Path, settings: BusSettings = FAST, **options: str
+) -> AsyncIterator[OonaService]:
+    service = OonaService(state_dir, signer=Signer(KEY), settings=settings, **options)
     ready = asyncio.Event()
     task = asyncio.create_task(service.run(ready.set))
     waiting = asyncio.create_task(ready.wait())
@@ -104,6 +110,48 @@ async def test_a_server_that_dies_again_while_it_starts_is_no_end_of_the_service
         async with consuming(service.bus, "alerts", "nissa", inbox):
             await service.bus.publish(alert(1))
             assert await inbox.has(1) == [alert(1)]
+
+
+async def test_who_uses_the_server_waits_for_it_and_is_told_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By nothing else would they be back here: pauses and open breakers last an hour."""
+    hour = 3_600.0
+    patient = replace(FAST, reconnect_cap_s=hour, publish_open_s=hour, consume_open_s=hour)
+    async with running(tmp_path, patient) as service:
+        assert service.server is not None
+        inbox, start = Inbox(), service.server.start
+        known, mended = asyncio.Event(), asyncio.Event()
+
+        async def starts() -> str:
+            known.set()
+            await mended.wait()
+            return await start()
+
+        monkeypatch.setattr(service.server, "start", starts)
+        async with consuming(service.bus, "alerts", "nissa", inbox):
+            await service.bus.publish(alert(1))
+            await inbox.has(1)
+            service.server.signal(signal.SIGKILL)
+            await known.wait()
+            for _ in range(patient.breaker_failures):
+                with pytest.raises(BusUnavailable):
+                    await service.bus.publish(alert(2))
+            with pytest.raises(BreakerOpen):
+                await service.bus.publish(alert(2))
+            mended.set()
+            await until(lambda: service.server is not None and service.server.pid is not None)
+            await until(lambda: published(service, alert(3)))
+            await inbox.has(2)
+    assert inbox.messages == [alert(1), alert(3)]
+
+
+async def published(service: OonaService, message: Message) -> bool:
+    try:
+        await service.bus.publish(message)
+    except (BusUnavailable, BreakerOpen):
+        return False
+    return True
 
 
 async def test_it_carries_the_spool_of_a_dead_child(tmp_path: Path) -> None:

@@ -233,6 +233,35 @@ def test_an_isolated_breaker_stays_open_until_it_is_restored() -> None:
     assert breaker.call_sync(succeed) == "yes"
 
 
+def test_an_open_breaker_tries_again_at_once_when_the_other_side_is_said_to_be_back() -> None:
+    breaker = opened(FakeClock())
+    breaker.reconsider()
+    assert (breaker.state, breaker.retry_after_s) == ("open", 0.0)
+    failing(breaker)
+    with pytest.raises(BreakerOpen):
+        breaker.call_sync(succeed)
+    breaker.reconsider()
+    assert breaker.call_sync(succeed) == "yes"
+    assert breaker.state == "closed"
+
+
+def test_one_that_is_held_open_by_hand_stays_so_whoever_is_back() -> None:
+    breaker = breaker_of()
+    breaker.isolate()
+    breaker.reconsider()
+    with pytest.raises(BreakerOpen, match="held open by hand"):
+        breaker.call_sync(succeed)
+
+
+def test_a_subsystem_s_breakers_reconsider_together() -> None:
+    breakers = Breakers("oona", clock=FakeClock())
+    made = [breakers.make(name, BreakerPolicy(failures=1)) for name in ("publish", "consume")]
+    for breaker in made:
+        failing(breaker)
+    breakers.reconsider()
+    assert [breaker.call_sync(succeed) for breaker in made] == ["yes", "yes"]
+
+
 def test_every_transition_is_announced_once() -> None:
     clock = FakeClock()
     seen: list[tuple[str, str, str]] = []

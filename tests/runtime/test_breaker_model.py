@@ -171,6 +171,12 @@ class Comparison(RuleBasedStateMachine):
         self.model.by_hand = True
 
     @rule()
+    def reconsider(self) -> None:
+        self.breaker.reconsider()
+        if self.model.state == "open":
+            self.model.since = self.clock.monotonic() - POLICY.open_s
+
+    @rule()
     def restore(self) -> None:
         self.breaker.restore()
         self.model.enter("closed", self.clock.monotonic())
