@@ -34,7 +34,7 @@ from esper_async.kasmina.random_state import RandomStream, fresh_stream
 from esper_async.kasmina.resting import MOST_RECORDS, forget, reset_verdict, rest, unknown_seed
 from esper_async.kasmina.rounds import Round, over, present_rounds
 from esper_async.kasmina.seed import Candidate, Seed, number_of
-from esper_async.kasmina.seed_state import restore_seed, seed_state
+from esper_async.kasmina.seed_state import restore_seed, saved_seed, seed_state
 from esper_async.kasmina.shadow import shadow_variant, start_shadow
 from esper_async.kasmina.shadow_training import ShadowTraining
 from esper_async.kasmina.sites import Site
@@ -328,7 +328,8 @@ class Executor:
         self.steps_per_boundary = max(self.steps - self._steps_at_boundary, 1)
         self._steps_at_boundary = self.steps
         for seed in self.seeds.values():
-            seed.stage_boundaries += not seed.paused
+            if seed.stage is not Stage.DORMANT:
+                seed.stage_boundaries += not seed.paused
         if self.trial is not None and self.trial.average is not None:
             self.trial.boundaries_past_ramp += not self.trial.seed.paused
 
@@ -572,7 +573,7 @@ class Executor:
 
         The executor must be fresh, on a host of the same architecture.
         """
-        for saved in state["seeds"]:
+        for saved in map(saved_seed, state["seeds"]):
             build = partial(self._build_graft, number=number_of(saved["id"]))
             seed = restore_seed(saved, self.sites, build, host_optimizer=self.branch.optimizer)
             if not seed.ended:

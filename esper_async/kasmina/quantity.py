@@ -1,7 +1,7 @@
 """A paired measurement with its interval: how the three quantities of a seed are expressed."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
@@ -31,9 +31,18 @@ class Quantity:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; a value that is not finite becomes None."""
         return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
+            "mean": _finite(self.mean),
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "n": self.n,
+            "paired_by": self.paired_by,
+            "unit": self.unit,
+            "estimated": self.estimated,
         }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def paired_difference(

@@ -100,6 +100,7 @@ class Seed:
         shadow_passes: how often it was trained in shadow.
         violations: samples in a row in which a shadow pass had touched the host.
         kernel_ms: what making its kernel took; None of one that a checkpoint has brought back.
+        record: what a checkpoint has of it, once it is DORMANT again and nothing of it changes.
     """
 
     id: str
@@ -131,6 +132,7 @@ class Seed:
     shadow_passes: int = 0
     violations: int = 0
     kernel_ms: float | None = None
+    record: str | None = None
 
     @property
     def graft(self) -> Graft:

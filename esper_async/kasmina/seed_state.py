@@ -1,5 +1,10 @@
-"""A seed as values that can be saved, and back again."""
+"""A seed as values that can be saved, and back again.
 
+One past its reset does not change any more: it is text, made once. As objects, hundreds of such
+records would be walked and copied at each checkpoint.
+"""
+
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,8 +41,24 @@ _PLAIN = (
 _QUANTITIES = ("clean_contribution", "dependence", "benefit_vs_twin")
 
 
-def seed_state(seed: Seed) -> dict[str, Any]:
+def seed_state(seed: Seed) -> dict[str, Any] | str:
     """Return a seed's state; weights, optimizer and buffers only while it lives."""
+    if seed.stage is not Stage.DORMANT:
+        return _state(seed)
+    if seed.record is None:
+        seed.record = json.dumps(_state(seed), separators=(",", ":"))
+    return seed.record
+
+
+def saved_seed(state: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    """Return as a mapping what `seed_state` returned."""
+    if isinstance(state, str):
+        found: Mapping[str, Any] = json.loads(state)
+        return found
+    return state
+
+
+def _state(seed: Seed) -> dict[str, Any]:
     living = not seed.ended
     return {
         "id": seed.id,

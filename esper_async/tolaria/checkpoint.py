@@ -74,7 +74,7 @@ class CheckpointStore:
     def save(self, step: int, state: Mapping[str, Any], *, copy_ms: float = 0.0) -> None:
         """Write `state` beside the caller, once an earlier write has ended.
 
-        Nobody may change it until it is written; `snapshot` makes a copy that nobody does, which
+        Nobody may change it until it is written; `Outline` makes a copy that nobody does, which
         took `copy_ms`.
 
         Raises:

@@ -23,9 +23,11 @@ from esper_async.runtime.files import write_json_atomically
 from esper_async.tolaria.pace import Pace
 from esper_async.tolaria.packing import pack, unpack
 
-FORMAT = 4
+FORMAT = 5
+_WHOLE_RECORDS_FORMAT = 4
+"""Of the same content, the records of ended seeds as mappings."""
 _UNPACKED_FORMAT = 3
-"""Of the same content, each tensor saved by itself."""
+"""Of that content, each tensor saved by itself."""
 PIECE_BYTES = 1 << 22
 """Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training
 needs between any two operations."""
@@ -100,11 +102,11 @@ def read_checkpoint(manifest_path: Path) -> Loaded | None:
         manifest = json.loads(manifest_path.read_text())
         path = manifest_path.with_name(manifest["file"])
         found = manifest["format"]
-        if found in (FORMAT, _UNPACKED_FORMAT):
+        if found in (FORMAT, _WHOLE_RECORDS_FORMAT, _UNPACKED_FORMAT):
             if _digest(path) != manifest["sha256"]:
                 return None
             saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return Loaded(manifest["step"], unpack(saved) if found == FORMAT else saved)
+            return Loaded(manifest["step"], saved if found == _UNPACKED_FORMAT else unpack(saved))
     except _UNREADABLE:
         return None
     writer = manifest.get("esper", "an earlier version")

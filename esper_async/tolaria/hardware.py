@@ -1,6 +1,7 @@
 """What a run's device looks like at a boundary; what was not measured is left out."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,17 @@ def hardware_context(device: torch.device) -> dict[str, Any]:
             "compute_capability": f"{major}.{minor}",
         }
     told = available_bytes()
-    memory = {"memory_total_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
-    if told is not None:
-        memory["memory_available_bytes"] = told
-    return found | memory | {"compute_capability": torch.backends.cpu.get_cpu_capability()}
+    memory = {} if told is None else {"memory_available_bytes": told}
+    return found | memory | _lasting()
+
+
+@cache
+def _lasting() -> dict[str, Any]:
+    """Return what stays as it is while a process runs."""
+    return {
+        "memory_total_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "compute_capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
@@ -33,11 +41,11 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     None where the system does not tell, as macOS.
     """
     try:
-        lines = meminfo.read_text().splitlines()
+        text = meminfo.read_text()
     except OSError:
         return None
-    told = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(told[0]) * 1024 if told else None
+    _, _, told = text.partition("\nMemAvailable:")
+    return int(told.split(maxsplit=1)[0]) * 1024 if told else None
 
 
 def machine_view(device: torch.device, decision_ms: float | None) -> MachineView:

@@ -12,11 +12,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from esper_async.kasmina.memory import share_bytes
-from esper_async.kasmina.snapshot import bytes_in
 from esper_async.tolaria.checkpoint import CheckpointStore, Written
 from esper_async.tolaria.emergency import RATE_FACTOR, Level
 from esper_async.tolaria.ring import Ring
-from esper_async.tolaria.state_copy import Spare, snapshot
+from esper_async.tolaria.state_copy import Outline, Spare
 
 RUNGS: tuple[Level, ...] = ("SEVERE", "MAJOR")
 """Of the first rollback, to the newest state, and of a second one, to a state before that."""
@@ -81,23 +80,23 @@ class Recovery:
         """
         if self._store is None and not self._ring.may_hold(0):
             return
-        living = state()
-        size_bytes = bytes_in(living)
+        outline = Outline(state())
+        size_bytes = outline.size_bytes
         in_memory = self._ring.may_hold(size_bytes)
         dropped = self._ring.make_room(size_bytes)
-        spare = [kept.state for kept in dropped if kept.step not in self._handed_out]
+        spare = [kept.copied for kept in dropped if kept.step not in self._handed_out]
         self._handed_out -= {kept.step for kept in dropped}
         if self._store is None and not in_memory:
             return
         if spare:
             self.wait()  # nobody reads any more what is overwritten now
         started = time.perf_counter()
-        copied = snapshot(living, Spare(*spare))
+        copied = outline.copy(Spare(*spare))
         copy_ms = 1e3 * (time.perf_counter() - started)
         if in_memory:
             self._ring.keep(step, copied, size_bytes)
         if self._store is not None:
-            self._store.save(step, copied, copy_ms=copy_ms)
+            self._store.save(step, copied.state, copy_ms=copy_ms)
 
     def take_written(self) -> list[Written]:
         """Return the checkpoints that were found written since the last call."""
@@ -163,7 +162,7 @@ class Recovery:
         if found is None:
             return None
         self._handed_out.add(found.step)
-        return found.state
+        return found.copied.state
 
     def _on_disk(self, step: int) -> State | None:
         loaded = None if self._store is None else self._store.load_before(step)

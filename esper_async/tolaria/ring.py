@@ -1,14 +1,16 @@
 """The newest states of a run in memory, bounded in number and in bytes, the copying included."""
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from esper_async.tolaria.state_copy import StateCopy
 
 
 class Kept(NamedTuple):
     """A state in memory; `size_bytes` is what its tensors take."""
 
     step: int
-    state: dict[str, Any]
+    copied: StateCopy
     size_bytes: int
 
 
@@ -46,7 +48,7 @@ class Ring:
             dropped.append(self._states.popleft())
         return dropped
 
-    def keep(self, step: int, state: dict[str, Any], size_bytes: int) -> None:
+    def keep(self, step: int, copied: StateCopy, size_bytes: int) -> None:
         """Add the newest state; there must be room for it.
 
         Raises:
@@ -56,7 +58,7 @@ class Ring:
             raise ValueError(f"no room for {size_bytes} bytes beside {self.size_bytes}")
         if self._states and self._states[-1].step > step:
             raise ValueError(f"step {step} is before step {self._states[-1].step}, which is kept")
-        self._states.append(Kept(step, state, size_bytes))
+        self._states.append(Kept(step, copied, size_bytes))
 
     def before(self, step: int) -> Kept | None:
         """Return the newest state from before `step`, if there is one."""

@@ -171,12 +171,12 @@ def _finite(value: Any) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if kind is dict:
-        return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if kind is dict or isinstance(value, Mapping):
+        return {
+            str(key): item if type(item) in _PLAIN else _finite(item) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return [item if type(item) in _PLAIN else _finite(item) for item in value]
     return value

@@ -8,7 +8,7 @@ import torch
 
 from esper_async.kasmina import random_state
 from esper_async.kasmina.random_state import RandomStream, fresh_stream
-from esper_async.kasmina.seed_state import restore_seed, seed_state
+from esper_async.kasmina.seed_state import restore_seed, saved_seed, seed_state
 from esper_async.kasmina.snapshot import nested_tensors
 from tests.kasmina.plots import Plot
 
@@ -20,8 +20,9 @@ def test_what_a_restored_seed_uses_beside_its_kernel_lies_where_the_kernel_does(
     for index in range(2):
         plot.step(index)
     graft = copy.deepcopy(seed.graft).to("meta")
+    saved = saved_seed(seed_state(seed))
     restored = restore_seed(
-        seed_state(seed), plot.executor.sites, lambda _: graft, host_optimizer=plot.optimizer
+        saved, plot.executor.sites, lambda _: graft, host_optimizer=plot.optimizer
     )
     assert restored.buffers.keys() == seed.buffers.keys()
     beside = dict(nested_tensors([restored.buffers, restored.gradients.state_dict()]))

@@ -13,6 +13,7 @@ import torch
 from esper_async.kasmina.planting import CommandRefusedError
 from esper_async.kasmina.resting import MOST_RECORDS
 from esper_async.kasmina.seed import Candidate
+from esper_async.kasmina.seed_state import saved_seed
 from esper_async.kasmina.stage import Stage
 from tests.growth_hosts import differing
 from tests.kasmina.plots import Plot
@@ -152,6 +153,26 @@ def test_a_thousand_germinations_and_culls_leave_memory_and_checkpoints_flat() -
     assert size_bytes(plot) - saved < 5_000  # numbers of four digits
     assert sys.getallocatedblocks() - blocks < 2_000
     assert len(plot.executor.seeds) == MOST_RECORDS
+
+
+def test_a_record_is_made_once_and_comes_back_as_it_was() -> None:
+    """As text, or as the mapping that checkpoints of the format before have."""
+    plot = plot_with(1000)
+    cycle(plot)
+    cycle(plot)
+    states = [plot.executor.state_dict() for _ in range(2)]
+    records = [state["seeds"][0] for state in states]
+    assert isinstance(records[0], str)
+    assert records[0] is records[1]
+    plot.step(0)
+    plot.boundary()
+    assert plot.executor.state_dict()["seeds"][0] is records[0]
+    states[1]["seeds"] = [dict(saved_seed(saved)) for saved in states[1]["seeds"]]
+    for state in states:
+        resumed = plot_with(1000)
+        resumed.executor.load_state_dict(copy.deepcopy(state))
+        assert resumed.executor.state_dict()["seeds"] == states[0]["seeds"]
+        assert resumed.executor.seeds["s1"].gates == plot.executor.seeds["s1"].gates
 
 
 def test_what_an_ended_seed_leaves_in_a_checkpoint_is_small() -> None:

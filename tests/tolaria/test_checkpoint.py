@@ -231,6 +231,15 @@ def test_one_whose_tensors_were_saved_one_by_one_is_read(tmp_path: Path) -> None
     assert loaded(tmp_path) == 1
 
 
+def test_one_of_the_format_before_is_read(tmp_path: Path) -> None:
+    """The records of ended seeds were mappings in it."""
+    saved(tmp_path, 1)
+    manifest_path = tmp_path / "0000000001.json"
+    manifest = {**json.loads(manifest_path.read_text()), "format": FORMAT - 1}
+    manifest_path.write_text(json.dumps(manifest))
+    assert loaded(tmp_path) == 1
+
+
 @pytest.mark.parametrize(
     "places",
     [

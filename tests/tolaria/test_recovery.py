@@ -20,7 +20,7 @@ from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.loss_guard import EXPLODED, LASTING_STEPS, LossGuard
 from esper_async.tolaria.recovery import Recovery, times_stuck
-from esper_async.tolaria.state_copy import snapshot
+from esper_async.tolaria.state_copy import Outline
 from esper_async.tolaria.task import Task
 from esper_async.tolaria.training import LossError
 from tests.growth_hosts import differing
@@ -281,7 +281,7 @@ class Watched(Script):
         self.living: list[Any] = []
 
     def went_back(self, engine: Engine) -> None:
-        (kept,) = (each.state for each in engine._recovery._ring._states)
+        (kept,) = (each.copied.state for each in engine._recovery._ring._states)
         self.kept.append(_relevant(kept))
         self.living.append(_relevant(engine._state()))
         self.steers, self.again = self.again, {}
@@ -291,8 +291,7 @@ def _relevant(state: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of what the rest of a run depends on, times left out."""
     parts = ("grower", "random", "chronicle", "history", "loss_guard", "steps", "boundary")
     loader = {name: state["loader"][name] for name in ("epoch", "batch", "generators")}
-    copied: dict[str, Any] = snapshot({**{part: state[part] for part in parts}, "loader": loader})
-    return copied
+    return Outline({**{part: state[part] for part in parts}, "loader": loader}).copy().state
 
 
 @pytest.mark.parametrize("step", [14, 22, 26, 34])

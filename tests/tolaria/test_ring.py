@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from esper_async.tolaria.ring import Ring
+from esper_async.tolaria.state_copy import StateCopy
 
 
 class Rings(RuleBasedStateMachine):
@@ -30,7 +31,7 @@ class Rings(RuleBasedStateMachine):
             self.kept.pop(0)
         if self.ring.may_hold(size):
             assert self.ring.size_bytes + size <= self.budget, "nor while the copy is made"
-            self.ring.keep(self.step, {"step": self.step}, size)
+            self.ring.keep(self.step, StateCopy({"step": self.step}, ()), size)
             assert self.ring.steps[-1] == self.step
 
     @rule(size=st.integers(0, 11))
@@ -38,7 +39,7 @@ class Rings(RuleBasedStateMachine):
         held = self.ring.steps
         if len(held) >= self.most or self.ring.size_bytes + size > self.budget:
             with pytest.raises(ValueError, match="no room"):
-                self.ring.keep(self.step + 1, {}, size)
+                self.ring.keep(self.step + 1, StateCopy({}, ()), size)
         assert self.ring.steps == held
 
     @rule(back=st.integers(0, 5))

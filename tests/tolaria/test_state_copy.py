@@ -12,7 +12,7 @@ from torch import Tensor
 from esper_async.kasmina.snapshot import nested_tensors
 from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.recovery import Recovery
-from esper_async.tolaria.state_copy import Spare, snapshot
+from esper_async.tolaria.state_copy import Outline, Spare
 from tests.growth_hosts import differing
 
 MAKERS: list[Callable[[], Tensor]] = [
@@ -28,18 +28,22 @@ MAKERS: list[Callable[[], Tensor]] = [
 tensors = st.sampled_from(MAKERS).map(lambda make: make())
 states = st.recursive(
     tensors | st.integers(0, 9),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 9), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.integers(0, 9), inner)
+    ),
     max_leaves=8,
 ).map(lambda value: {"state": value})
 
 
 @given(states, st.lists(states, max_size=3))
 def test_a_copy_in_spare_memory_is_a_copy(living: dict[str, Any], old: list[Any]) -> None:
-    copied = snapshot(living, Spare(*map(snapshot, old)))
+    copied = Outline(living).copy(Spare(*(Outline(each).copy() for each in old))).state
     assert differing(living, copied) == []
     places = [tensor.data_ptr() for _, tensor in nested_tensors(copied)]
     assert len(set(places)) == len(places)
-    before = snapshot(copied)
+    before = Outline(copied).copy().state
     for _, tensor in nested_tensors(living):
         if 0 not in tensor.stride():
             tensor.fill_(77)
@@ -48,16 +52,19 @@ def test_a_copy_in_spare_memory_is_a_copy(living: dict[str, Any], old: list[Any]
 
 def test_a_copy_of_the_same_form_takes_no_fresh_memory() -> None:
     living = {"a": torch.randn(5), "b": [torch.randn(2, 2), torch.randn(2, 2)]}
-    old = snapshot(living)
-    places = {tensor.data_ptr() for _, tensor in nested_tensors(old)}
-    assert {t.data_ptr() for _, t in nested_tensors(snapshot(living, Spare(old)))} == places
+    old = Outline(living).copy()
+    places = {tensor.data_ptr() for _, tensor in nested_tensors(old.state)}
+    again = Outline(living).copy(Spare(old)).state
+    assert {tensor.data_ptr() for _, tensor in nested_tensors(again)} == places
 
 
 def test_a_snapshot_shares_nothing() -> None:
     tensor = torch.zeros(2)
-    copied = snapshot({"a": [tensor], "b": (tensor, 1)})
+    copied = Outline({"a": [tensor], "b": (tensor, 1), "c": ((2, [tensor]),)}).copy().state
     tensor.fill_(1.0)
-    assert float(copied["a"][0].sum()) == float(copied["b"][0].sum()) == 0.0
+    assert copied["b"][1] == 1 and copied["c"][0][0] == 2
+    found = [tensor for _, tensor in nested_tensors(copied)]
+    assert [float(tensor.sum()) for tensor in found] == [0.0] * 3
 
 
 def test_a_state_that_was_handed_out_is_never_overwritten() -> None:

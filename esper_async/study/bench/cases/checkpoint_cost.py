@@ -29,12 +29,11 @@ from esper_async.study.bench.benchmark import (
 from esper_async.study.bench.checkpoint_laps import LEAST_STEPS, CheckpointLaps
 from esper_async.study.bench.interleave import interleaved
 from esper_async.study.bench.timed_hosts import WIDE
-from esper_async.tolaria import recovery
 from esper_async.tolaria.checkpoint import CheckpointStore
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.recovery import Recovery
-from esper_async.tolaria.state_copy import Spare, snapshot
+from esper_async.tolaria.state_copy import Outline, Spare, StateCopy
 
 MOST_COPY, MOST_STEP = 2.0, 1.1
 _EPOCHS = {Effort.SHORT: 8, Effort.FULL: 24}
@@ -121,8 +120,11 @@ def _shown(laps: CheckpointLaps) -> list[Row]:
 # -- mutants ---------------------------------------------------------------------------------------
 
 
-def _three_times(value: Any, spare: Spare | None = None) -> Any:
-    return snapshot(snapshot(snapshot(value)), spare)
+def _three_times(outline: Outline, spare: Spare | None = None) -> StateCopy:
+    copied = _whole_copy(outline)
+    for memory in (None, spare):
+        copied = _whole_copy(Outline(copied.state), memory)
+    return copied
 
 
 @contextmanager
@@ -148,6 +150,7 @@ def _helping_hands() -> Iterator[None]:
 
 
 _HELP_S = 0.02
+_whole_copy = Outline.copy
 _whole_save, _whole_after_step = CheckpointStore.save, Grower.after_step
 
 BENCHMARK = Benchmark(
@@ -158,7 +161,7 @@ BENCHMARK = Benchmark(
         Mutant(
             "copies the copy of a copy",
             "each in memory that the system has to hand out first",
-            lambda: replaced(f"{recovery.__name__}.snapshot", _three_times),
+            lambda: replaced(f"{Outline.__module__}.Outline.copy", _three_times),
             fails=(_COPY,),
         ),
         Mutant(

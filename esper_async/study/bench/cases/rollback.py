@@ -40,7 +40,7 @@ from esper_async.tolaria.control import Steer
 from esper_async.tolaria.engine import Engine
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.recovery import Recovery, WayBack
-from esper_async.tolaria.state_copy import snapshot
+from esper_async.tolaria.state_copy import Outline
 from esper_async.tolaria.task import Task
 
 MOST_MS = {"memory": 50.0, "disk": 2000.0}
@@ -227,8 +227,7 @@ def _relevant(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of what the rest of a run depends on; how long things took is left out."""
     parts = ("grower", "random", "chronicle", "history", "loss_guard", "steps", "boundary")
     loader = {name: state["loader"][name] for name in ("epoch", "batch", "generators")}
-    copied: dict[str, Any] = snapshot({**{part: state[part] for part in parts}, "loader": loader})
-    return copied
+    return Outline({**{part: state[part] for part in parts}, "loader": loader}).copy().state
 
 
 def _unequal(one: Any, other: Any, path: str = "") -> list[str]:
