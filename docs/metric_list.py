@@ -35,8 +35,9 @@ series once it has happened, but for what a run may count and has not: `cause`, 
 `reason` of rollbacks, emergencies, budgets and refused commands begin at 0 with the run.
 
 Simic's `training_*` have series while `python -m esper_async.simic.teach` learns, and for a quarter
-of an hour after it. Not there: an accuracy on the training data (a training step knows the loss
-alone; `esper_tolaria_validation_accuracy` is measured).
+of an hour after it. `esper_tolaria_training_accuracy` is that of one step, in training mode: noisy,
+but a trend beside `esper_tolaria_validation_accuracy`. It is there where the task has a function
+called `accuracy` among its metrics, and a training loader with a length.
 """
 
 

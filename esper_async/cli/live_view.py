@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -9,9 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from esper_async.cli.output import percent
-from esper_async.cli.run_text import doing, quantity_named
+from esper_async.cli.run_text import cost_of, doing, quantity_named
 from esper_async.cli.verdict import MARKS, TITLES, Kind, verdict
+from esper_async.karn.catalogue import Catalogue
 
 Json = Mapping[str, Any]
 _STYLES = {
@@ -98,13 +99,19 @@ def _run(run: Json) -> RenderableType:
 
 def _terms(run: Json) -> str:
     """Return by which policy a run grows, and what that costs, as far as it was measured."""
-    times, overhead = run.get("boundary_ms") or {}, percent(run.get("overhead_ratio"))
+    times, cost = run.get("boundary_ms") or {}, cost_of(run)
     terms = [f"policy {run['policy']}"]
     if times.get("p50") is not None:
         terms.append(f"boundary {times['p50']:.1f} ms, 99 % within {times['p99']:.1f} ms")
-    if overhead is not None:
-        terms.append(f"overhead {overhead}")
+    if cost is not None:
+        terms.append(cost)
     return "  ".join(terms)
+
+
+@cache
+def _blueprints() -> Mapping[str, str]:
+    """Return the names of the catalogue's blueprints by id, as people read them."""
+    return {record.id: record.name.replace("_", " ") for record in Catalogue().records}
 
 
 def _seeds(seeds: Sequence[Json]) -> RenderableType:
@@ -114,7 +121,7 @@ def _seeds(seeds: Sequence[Json]) -> RenderableType:
     for seed in here[:_SEEDS_SHOWN]:
         rows.add_row(
             Text(f"    {seed['site']}"),
-            Text(seed["blueprint"] or ""),
+            Text(_blueprints().get(seed["blueprint"], seed["blueprint"] or "")),
             Text(seed["stage"].lower(), _STYLES.get(seed["stage"], "")),
             Text("" if seed["alpha"] is None else f"alpha {seed['alpha']:.2f}"),
             Text(quantity_named(seed), "dim"),

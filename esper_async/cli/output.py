@@ -61,10 +61,5 @@ def number(value: object, digits: int = 4) -> str | None:
     return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
-def percent(ratio: object) -> str | None:
-    """Return 1.032 as "+3.2 %"; None for what was not measured."""
-    return f"{(ratio - 1) * 100:+.1f} %" if isinstance(ratio, int | float) else None
-
-
 def _numeric(cell: str) -> bool:
     return cell == "-" or cell[:1].isdigit() or (cell[:1] in "+-" and cell[1:2].isdigit())

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def write_report(state_dir: Path, run_id: str, target: Path | None, output: Outp
         raise CommandError(f"run {run_id} has not begun; there is nothing to report yet")
     text = report_html(
         view,
-        run_file=_run_file(folder),
+        run_file=_run_file(folder, view["start"]),
         blueprints=[asdict(record) for record in Catalogue().records],
         versions=versions(),
         made_at=time.time(),
@@ -51,8 +52,8 @@ async def _view(runs_dir: Path, run_id: str) -> dict[str, Any]:
     return (await hub.picture(run_id)).view()
 
 
-def _run_file(folder: Path) -> str:
+def _run_file(folder: Path, started: Mapping[str, Any]) -> str:
     try:
-        return run_file_text(json.loads((folder / "run.json").read_text())["config"])
+        return run_file_text(json.loads((folder / "run.json").read_text())["config"], started)
     except (OSError, ValueError, KeyError):
         return ""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from esper_async.cli.output import number, percent, table
+from esper_async.cli.output import number, table
 
 Json = Mapping[str, Any]
 ONE_RUN = "One run is not evidence: intervals are over test samples, not over runs."
@@ -95,13 +95,19 @@ def progress_line(run: Json) -> str:
     active = stages_of(run["seeds"] or ())
     if active:
         parts.append("seeds " + ", ".join(f"{count} {stage}" for stage, count in active.items()))
-    overhead = percent(run.get("overhead_ratio"))
-    if overhead is not None:
-        parts.append(f"overhead {overhead}")
+    cost = cost_of(run)
+    if cost is not None:
+        parts.append(cost)
     what = doing(run)
     if what:
         parts.append(what)
     return "  ".join(parts)
+
+
+def cost_of(run: Json) -> str | None:
+    """Return how long steps take, over the host's own part of them; None if not measured."""
+    ratio = run.get("overhead_ratio")
+    return None if ratio is None else f"takes {ratio:.2f} times the host's own time"
 
 
 def _primary(run: Json) -> str | None:

@@ -150,22 +150,24 @@ def move(batch: Any, device: torch.device) -> Any:
     def there(tensor: Tensor) -> Tensor:
         return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
 
-    return _each(batch, there)
+    return map_tensors(batch, there)
 
 
 def contiguous(batch: Any) -> Any:
     """Return the batch with every tensor in the plain memory layout."""
-    return _each(batch, lambda tensor: tensor.contiguous())
+    return map_tensors(batch, lambda tensor: tensor.contiguous())
 
 
-def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch, or a part of one, with every tensor changed; what holds them is kept."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, _SEQUENCE):
-        changed = [_each(value, change) for value in batch]
+        changed = [map_tensors(value, change) for value in batch]
         return type(batch)(*changed) if hasattr(batch, "_fields") else type(batch)(changed)
     if isinstance(batch, Mapping):
-        return _mapping_like(batch, {key: _each(value, change) for key, value in batch.items()})
+        changed_values = {key: map_tensors(value, change) for key, value in batch.items()}
+        return _mapping_like(batch, changed_values)
     return batch
 
 

@@ -99,6 +99,8 @@ OBJECTIVES: tuple[Objective, ...] = (
               _within(_BOUNDARIES, "0.0025", part="apply")),
     Objective("tamiyo", "latency", 0.99, "a decision takes at most 18 ms",
               _within("esper_tamiyo_inference_latency_seconds", "0.018")),
+    Objective("simic", "latency", 0.99, "a decision is stored as experience within 500 ms",
+              _within("esper_oona_consume_latency_seconds", "0.5", topic="decisions")),
     Objective("nissa", "latency", 0.99, "a request is answered within 250 ms",
               _within("esper_nissa_request_duration_seconds", "0.25")),
     Objective("oona", "errors", 0.999, "a message is handled, not set aside", _handled),
@@ -118,6 +120,9 @@ OBJECTIVES: tuple[Objective, ...] = (
     Objective("urza", "errors", 0.999, "a query finds nothing damaged",
               _without("esper_urza_integrity_failures_total",
                        "esper_urza_query_duration_seconds_count")),
+    Objective("tamiyo", "errors", 0.99, "what a policy decides can be carried out",
+              _without("esper_kasmina_commands_refused_total", "esper_tamiyo_decision_total",
+                       reason="policy_asked_the_impossible")),
     Objective("simic", "errors", 0.999, "an experience is accepted", _accepted),
     Objective("nissa", "errors", 0.999, "telemetry is taken in", _taken),
 )  # fmt: skip

@@ -24,8 +24,13 @@ _ON_TRIAL = ("BLENDING", "SHADOWING", "PROBATIONARY")
 _ENDS = {"completed": "info", "stopped": "info", "failed": "error"}
 
 
-def events_of(run_id: str, view: Mapping[str, Any]) -> Iterator[Event]:
-    """Yield the events in a run's view (`RunPicture.view`), in no particular order."""
+def events_of(
+    run_id: str, view: Mapping[str, Any], blueprints: Mapping[str, str]
+) -> Iterator[Event]:
+    """Yield the events in a run's view (`RunPicture.view`), in no particular order.
+
+    `blueprints` are the catalogue's names by id.
+    """
     after = view["after_seq"]
     for note in view["notes"]:
         if note["kind"] in _NOTES:
@@ -45,22 +50,32 @@ def events_of(run_id: str, view: Mapping[str, Any]) -> Iterator[Event]:
             text = f"{operation}: {decision['reason']}"
             yield _event(run_id, decision, "info", "decision", text)
     for report in view["field_reports"]:
-        text = f"{report.get('blueprint')} at {report.get('site')}: {report['outcome'].lower()}"
+        text = f"{_place(report, blueprints)}: {report['outcome'].lower()}"
         yield _event(run_id, report, "info", "field_report", text)
     for seed in view["seeds"]:
         for change in seed["lane"]:
-            told = _told(seed, change)
+            told = _told(seed, change, blueprints)
             if told is not None and change["seq"] > after:
                 yield _event(run_id, change, "info", f"seed_{change['to_stage'].lower()}", told)
 
 
-def _told(seed: Mapping[str, Any], change: Mapping[str, Any]) -> str | None:
+def _place(planted: Mapping[str, Any], blueprints: Mapping[str, str]) -> str:
+    blueprint = planted.get("blueprint")
+    name = blueprints.get(blueprint, "") if blueprint else "no winner"
+    return " ".join(
+        [*filter(None, (blueprint, name.replace("_", " "))), "at", str(planted["site"])]
+    )
+
+
+def _told(
+    seed: Mapping[str, Any], change: Mapping[str, Any], blueprints: Mapping[str, str]
+) -> str | None:
     """Say a change of stage that touched the network, or None for one that did not."""
     fell = change["to_stage"] == "CULLED" and change["from_stage"] in _ON_TRIAL
     if not fell and change["to_stage"] not in ("BLENDING", "FOSSILIZED"):
         return None
     why = f": {change['gate']['reason']}" if change["gate"] else ""
-    return f"{seed['id']} ({seed['blueprint']} at {seed['site']}){why}"
+    return f"{seed['id']} ({_place(seed, blueprints)}){why}"
 
 
 def _event(run_id: str, record: Mapping[str, Any], level: str, name: str, message: str) -> Event:

@@ -4,10 +4,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_CHOSEN = ("threads", "device", "deterministic")
+"""What a run file may leave to the machine, and a result's bits hang on."""
 
-def run_file_text(config: Mapping[str, Any]) -> str:
-    """Return the TOML of a configuration; what is not set (None) is left out."""
-    return "\n".join(_table(config, ())).strip() + "\n"
+
+def run_file_text(config: Mapping[str, Any], started: Mapping[str, Any] | None = None) -> str:
+    """Return the TOML of a configuration; what is not set (None) is left out.
+
+    What was left to the machine is as it chose, where `started`, the run's first record, says that.
+    """
+    run, known = dict(config["run"]), started or {}
+    run |= {name: known[name] for name in _CHOSEN if run.get(name) == "auto" and name in known}
+    return "\n".join(_table({**config, "run": run}, ())).strip() + "\n"
 
 
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:

@@ -33,6 +33,9 @@ KNOWN: dict[str, Known] = {
         "counter", "Times that a metric was used past its bound of label values", ("metric",)
     ),
     "tolaria.training.loss": _of_run("gauge", "Training loss of the last boundary"),
+    "tolaria.training.accuracy": _of_run(
+        "gauge", "Accuracy on the last training step before the boundary, 0 to 1"
+    ),
     "tolaria.validation.loss": _of_run("gauge", "Validation loss of the last boundary"),
     "tolaria.validation.accuracy": _of_run(
         "gauge", "Validation accuracy of the last boundary, 0 to 1"

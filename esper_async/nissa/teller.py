@@ -27,6 +27,7 @@ class Teller:
         self._retention_s = retention_s
         self._told: list[Event] = []
         self._states: dict[str, str] = {}
+        self._blueprints = {each.id: each.name for each in context.blueprints.records}
 
     def note(self, event: Event) -> None:
         """Store an event that came by another way than the bus, and show it."""
@@ -96,7 +97,9 @@ class Teller:
 
     def _note_run(self, run_id: str, view: Mapping[str, Any]) -> None:
         oldest = self.context.clock.time() - self._retention_s
-        for event in sorted(events_of(run_id, view), key=lambda event: event.time):
+        for event in sorted(
+            events_of(run_id, view, self._blueprints), key=lambda event: event.time
+        ):
             if event.time >= oldest:
                 self.note(event)
 

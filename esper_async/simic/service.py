@@ -99,7 +99,7 @@ class SimicService:
 
     def detail(self) -> dict[str, object]:
         """What is kept, for readiness."""
-        return {"learner": "learns when `learn` is called", **self._counts}
+        return {"learner": "on demand", **self._counts}
 
     def _begin(self) -> None:
         if self._policies is None:

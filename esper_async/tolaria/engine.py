@@ -35,7 +35,7 @@ from esper_async.tolaria.loss_guard import LossGuard
 from esper_async.tolaria.machine import machine, machine_difference
 from esper_async.tolaria.operator import OPERATOR, Operator
 from esper_async.tolaria.options import RunOptions
-from esper_async.tolaria.outcome import Outcome, State, Tally, WallClock, outcome_of
+from esper_async.tolaria.outcome import Outcome, Overhead, State, Tally, WallClock, outcome_of
 from esper_async.tolaria.policy_updates import PolicyUpdates
 from esper_async.tolaria.records import boundary_record, start_record
 from esper_async.tolaria.recovery import Cause, Recovery, WayBack, remedy
@@ -51,9 +51,10 @@ from esper_async.tolaria.training import (
     count_boundaries,
     make_train_step,
 )
+from esper_async.tolaria.training_accuracy import TrainingAccuracy
 from esper_async.tolaria.way_back import no_way_back, step_after
 
-_COUNTED = ("steps", "boundary", "samples", "host_s", "total_s", "macs_per_sample", "is_stalled")
+_COUNTED = ("steps", "boundary", "samples", "macs_per_sample", "is_stalled")
 MODEL_FILE = "model.pt"
 
 
@@ -138,7 +139,8 @@ class Engine:
         )
         self._rolled_back = self._is_stalled = False
         self._ending: Literal["stopped", "drained"] | None = None
-        self._macs_per_sample = self._host_s = self._total_s = 0.0
+        self._overhead = Overhead()
+        self._macs_per_sample = 0.0
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -209,6 +211,7 @@ class Engine:
         self._total = count_boundaries(task, options)
         precision = Precision(options.precision, self._device.type)
         self._train_step = make_train_step(task, precision)
+        self._accuracy = TrainingAccuracy(task, precision)
         rates = make_rates(
             task,
             options,
@@ -273,24 +276,30 @@ class Engine:
         size = step_size(batch)
         if self._steps == 0:
             self._begin(parts_of(batch)[0])
+        measures = self._accuracy.is_measured and self._is_last_step()
+        train_step = self._accuracy.step if measures else self._train_step
         begun = time.perf_counter()
-        loss = self._train_step(self.task.model, self._optimizer, batch)
+        loss = train_step(self.task.model, self._optimizer, batch)
         trained = time.perf_counter()
+        accuracy = self._accuracy.of(batch) if measures else None
         self.grower.after_step(batch)
         self._steps += 1
         self._samples += size
         if self._guards_each_step:
             lost = float(loss)
-            self._tally.add(lost, size)
+            self._tally.add(lost, size, accuracy)
             self._guard(lost)
         else:
-            self._tally.add(loss.double(), size)
+            self._tally.add(loss.double(), size, accuracy)
         self._control.heartbeat(self._steps, boundary=self._boundary)
         if self.grower.compiler.has_paused:
             self._chronicle.pauses(self.grower.compiler.take())
-        tally = self._tally
-        tally.host_s += trained - begun
-        tally.total_s += time.perf_counter() - begun
+        self._tally.took(trained - begun, time.perf_counter() - begun)
+
+    def _is_last_step(self) -> bool:
+        """Whether the step to be taken is an epoch's or a boundary's last, as far as is known."""
+        every = self.options.boundary_every
+        return self._loader.is_at_end or (every != "epoch" and (self._steps + 1) % every == 0)
 
     def _heartbeat(self, **progress: Any) -> None:
         self._control.heartbeat(self._steps, boundary=self._boundary, **progress)
@@ -361,16 +370,15 @@ class Engine:
     def _pass_boundary(self) -> None:
         tally, elapsed_s = self._tally, self._tally.elapsed_s
         self._tally = Tally()
-        assert tally.loss is not None
+        training = tally.metrics()
         if not self._guards_each_step:
-            self._guard(float(tally.loss) / tally.steps)
+            self._guard(training["training_loss"])
             if self._rolled_back:
                 return
         self._boundary += 1
-        training_loss = float(tally.loss) / tally.steps
         self._operator.obey(self.grower, self._boundary)
         try:
-            report = self.grower.boundary(self.task.validation_loader, training_loss=training_loss)
+            report = self.grower.boundary(self.task.validation_loader, **training)
         except DecisionHungError as hung:
             self._ask_again(str(hung))
             return
@@ -402,7 +410,7 @@ class Engine:
             tally,
             elapsed_s,
             host_parameters=self._host_parameters,
-            overhead_ratio=self._overhead(tally),
+            overhead_ratio=self._overhead.add(tally),
             is_epoch=self.options.boundary_every == "epoch",
             device=self._device,
         )
@@ -416,15 +424,6 @@ class Engine:
         if reason is not None:
             self._is_stalled = True
             self._chronicle.note("early_stop", reason=reason)
-
-    def _overhead(self, tally: Tally) -> float | None:
-        """Return the time of all steps so far over that of the host's own part of them.
-
-        Waiting for the loader and validation are in neither: a loop by hand has them, too.
-        """
-        self._host_s += tally.host_s
-        self._total_s += tally.total_s
-        return self._total_s / self._host_s if self._host_s else None
 
     def _command_id(self) -> str:
         return self._chronicle.command_id(f"c{self._boundary}")
@@ -485,8 +484,8 @@ class Engine:
             "steps": self._steps,
             "boundary": self._boundary,
             "samples": self._samples,
-            "host_s": self._host_s,
-            "total_s": self._total_s,
+            "host_s": self._overhead.host_s,
+            "total_s": self._overhead.total_s,
             "macs_per_sample": self._macs_per_sample,
             "history": self._history.state(),
             "is_stalled": self._is_stalled,
@@ -586,6 +585,7 @@ class Engine:
         self._loader.load_state_dict(state["loader"])
         for name in _COUNTED:
             setattr(self, f"_{name}", state[name])
+        self._overhead = Overhead(state["host_s"], state["total_s"])
         self._history.load(state["history"])
         self._tally = Tally(**state["tally"])
         self._loss_guard.load_state_dict(state["loss_guard"])

@@ -44,6 +44,7 @@ class EpochLoader:
         self.stateful = has_position(loader)
         self.epoch = 0
         self.batch = 0
+        self._length: int | None = None
         self._begin: dict[str, Any] | None = None
         self._resume: dict[str, Any] | None = None
 
@@ -51,6 +52,11 @@ class EpochLoader:
         """End the workers that loaders keep."""
         for loader in self._all:
             set_workers(loader, wanted=False)
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the batch that was yielded is the epoch's last; False where nobody knows."""
+        return self.batch == self._length
 
     def steps(self, accumulate: int = 1) -> Iterator[Any]:
         """Yield the rest of the present epoch by optimizer steps, then count it as done.
@@ -74,6 +80,7 @@ class EpochLoader:
     def _rest(self) -> Iterator[Any]:
         with blaming("train_loader"):
             iterator = self._start()
+            self._length = length_of(self._loader)
         empty = self.batch == 0
         for batch in batches_of(iterator, "train_loader"):
             empty = False
@@ -181,6 +188,14 @@ class EpochLoader:
         self._resume = state
         for loader, had in zip(self._all[1:], state["workers"][1:], strict=True):
             set_workers(loader, wanted=had)
+
+
+def length_of(loader: Iterable[Any]) -> int | None:
+    """Return how many batches a loader has, None where it has no length."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def same_batch(one: Any, other: Any) -> bool:

@@ -341,11 +341,16 @@ class Grower:
         executor.after_step(batch)
 
     def boundary(
-        self, validation_loader: Iterable[Any], *, training_loss: float | None = None
+        self,
+        validation_loader: Iterable[Any],
+        *,
+        training_loss: float | None = None,
+        training_accuracy: float | None = None,
     ) -> BoundaryReport:
         """Evaluate, judge the seeds, decide, and carry the decision out.
 
-        The model's mode is left as it was. The loader is iterated once, and on rank 0 alone.
+        The model's mode is left as it was. The loader is iterated once, and on rank 0 alone. What
+        the caller knows of training since the last boundary stands among the metrics.
 
         Raises:
             EmptyLoaderError: the loader yields nothing.
@@ -359,7 +364,9 @@ class Grower:
             self.executor.start_boundary()
         results = self._evaluate(validation_loader)
         evaluated = time.perf_counter()
-        metrics = self._metrics_of(results["host"], training_loss)
+        metrics = _metrics_of(results["host"])
+        told = {"training_loss": training_loss, "training_accuracy": training_accuracy}
+        metrics |= {name: value for name, value in told.items() if value is not None}
         if "twin" in results:
             metrics["twin_loss"] = results["twin"].loss
             metrics["averaged_loss"] = results["averaged"].loss
@@ -472,13 +479,6 @@ class Grower:
         """Evaluate the network as it is on a split, by sample; on rank 0 alone."""
         return self._scorer.score(loader, split=split)
 
-    def _metrics_of(self, host: Evaluation, training_loss: float | None) -> dict[str, float]:
-        metrics = {"validation_loss": host.loss}
-        metrics |= {f"validation_{name}": value for name, value in host.metrics.items()}
-        if training_loss is not None:
-            metrics["training_loss"] = training_loss
-        return metrics
-
     def _decide(self) -> Decision:
         if self.executor is None:
             return Decision(NoOp(), "nothing has been trained yet", 1.0)
@@ -570,6 +570,11 @@ class Grower:
         self._rates.load_state_dict(state["rates"])
         self._align()
         self._spread_streams()
+
+
+def _metrics_of(host: Evaluation) -> dict[str, float]:
+    metrics = {"validation_loss": host.loss}
+    return metrics | {f"validation_{name}": value for name, value in host.metrics.items()}
 
 
 def _ask_policy(policy: Policy, view: View) -> Decision:

@@ -34,11 +34,13 @@ class Tally:
     """Sums since the last boundary: loss, steps, samples, seconds of steps.
 
     The loss is a tensor (), in float64, on a device that nobody wants to wait for each step.
+    `accuracy` is that of the last step, None where it was not measured.
     `host_s` is the host's own part of the steps, `total_s` all of them. `whole` is False where the
     steps before a resume have no times.
     """
 
     loss: Tensor | float | None = None
+    accuracy: Tensor | None = None
     steps: int = 0
     samples: int = 0
     host_s: float = 0.0
@@ -51,16 +53,47 @@ class Tally:
         """Seconds since the last boundary, the loader's included; of a resumed one, since then."""
         return time.perf_counter() - self.since
 
+    def took(self, host_s: float, total_s: float) -> None:
+        """Take in the seconds of one step: the host's own part, and all of it."""
+        self.host_s += host_s
+        self.total_s += total_s
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is known of training since the last boundary; waits for the device."""
+        assert self.loss is not None
+        found = {"training_loss": float(self.loss) / self.steps}
+        if self.accuracy is not None:
+            found["training_accuracy"] = float(self.accuracy)
+        return found
+
     def to_state(self) -> dict[str, Any]:
         """Return what a resumed run needs of it: times begin anew."""
         counted = {"loss": self.loss, "steps": self.steps, "samples": self.samples}
-        return {**counted, "whole": self.steps == 0}
+        return {**counted, "accuracy": self.accuracy, "whole": self.steps == 0}
 
-    def add(self, loss: Tensor | float, samples: int) -> None:
-        """Take in one step's loss and number of samples."""
+    def add(self, loss: Tensor | float, samples: int, accuracy: Tensor | None = None) -> None:
+        """Take in one step's loss, number of samples, and accuracy where it was measured."""
+        self.accuracy = accuracy
         self.loss = loss if self.loss is None else self.loss + loss
         self.steps += 1
         self.samples += samples
+
+
+@dataclass(slots=True)
+class Overhead:
+    """Seconds of a run's steps, and of the host's own part of them.
+
+    Waiting for the loader and validation are in neither: a loop by hand has them, too.
+    """
+
+    host_s: float = 0.0
+    total_s: float = 0.0
+
+    def add(self, tally: Tally) -> float | None:
+        """Take in a boundary's steps; return the time of all so far over the host's own."""
+        self.host_s += tally.host_s
+        self.total_s += tally.total_s
+        return self.total_s / self.host_s if self.host_s else None
 
 
 @dataclass(slots=True)

@@ -55,6 +55,7 @@ def _boundary(record: Record, loss_unit: str) -> Iterator[Point]:
     metrics, stages = record["metrics"], Counter(seed["stage"] for seed in record["seeds"])
     known = [
         ("tolaria.training.loss", metrics.get("training_loss"), loss_unit),
+        ("tolaria.training.accuracy", metrics.get("training_accuracy"), "ratio"),
         ("tolaria.validation.loss", metrics.get("validation_loss"), loss_unit),
         ("tolaria.validation.accuracy", metrics.get("validation_accuracy"), "ratio"),
         ("tolaria.epoch.duration_ms", record.get("epoch_ms"), "ms"),

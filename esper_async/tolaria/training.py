@@ -14,24 +14,29 @@ from esper_async.kasmina.micro_batches import MicroBatches
 from esper_async.kasmina.precision import Precision
 from esper_async.kasmina.trial import TrainStep
 from esper_async.kasmina.user_code import blame
+from esper_async.tolaria.epoch_loader import length_of
 from esper_async.tolaria.global_random import DETERMINISTIC
 from esper_async.tolaria.options import RunOptions
 from esper_async.tolaria.task import Task, TaskError
+
+Watch = Callable[[Any, Any], None]
 
 
 class LossError(TaskError):
     """The training loss became NaN or infinite, or exploded, and going back did not help."""
 
 
-def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep:
+def make_train_step(
+    task: Task, precision: Precision | None = None, *, watch: Watch | None = None
+) -> TrainStep:
     """Return `(model, optimizer, batch) -> loss ()`: forward, backward, clip, step.
 
     The gradients of `MicroBatches` are averaged over its batches. Clipping covers the optimizer's
-    own parameters: each owner's norm is its own.
+    own parameters: each owner's norm is its own. `watch` is told of each batch's output and target.
     """
     precision = precision or Precision()
 
-    loss_of = _make_loss(task, precision)
+    loss_of = _make_loss(task, precision, watch)
 
     def gradients(model: nn.Module, part: Any, count: int, scaler: GradScaler | None) -> Tensor:
         """Add a part's share of the gradients; return its loss ()."""
@@ -75,12 +80,16 @@ def make_train_step(task: Task, precision: Precision | None = None) -> TrainStep
     return train_step
 
 
-def _make_loss(task: Task, precision: Precision) -> Callable[[nn.Module, Any], Tensor]:
+def _make_loss(
+    task: Task, precision: Precision, watch: Watch | None
+) -> Callable[[nn.Module, Any], Tensor]:
     """Return `(model, part) -> loss ()`, in the precision of training passes."""
     forward = task.forward or default_forward
 
     def loss_of(model: nn.Module, part: Any) -> Tensor:
         output, target = run_forward(forward, model, part)
+        if watch is not None:
+            watch(output, target)
         try:
             return task.loss(output, target)
         except Exception as error:
@@ -96,11 +105,8 @@ def _make_loss(task: Task, precision: Precision) -> Callable[[nn.Module, Any], T
 
 def count_steps(task: Task, options: RunOptions) -> int | None:
     """Return how many optimizer steps a run has; None where the training loader has no length."""
-    try:
-        batches = len(task.train_loader)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    return -(-batches // options.accumulate) * options.epochs
+    batches = length_of(task.train_loader)
+    return None if batches is None else -(-batches // options.accumulate) * options.epochs
 
 
 def count_boundaries(task: Task, options: RunOptions) -> int:

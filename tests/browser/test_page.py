@@ -93,6 +93,21 @@ async def test_a_task_without_a_metric_has_six_different_tiles(opened: Open) -> 
         assert len(set(await labels.all_text_contents())) == 6
 
 
+async def test_accuracy_in_training_is_beside_the_validations_or_is_said_to_be_unmeasured(
+    opened: Open,
+) -> None:
+    async with opened(at=10) as (page, served):
+        accuracies = page.locator("#run-charts .chart", has_text="Accuracy")
+        legend = accuracies.locator(".legend")
+        await expect(legend).to_contain_text(re.compile(r"last step\s*not measured"))
+        told = [dict(record) for record in served.records[10:30]]
+        for record in told:
+            if record["kind"] == "boundary":
+                record["metrics"] = {**record["metrics"], "training_accuracy": 0.987}
+        await served.tell(told)
+        await expect(legend).to_contain_text(re.compile(r"last step\s*98.7 %"))
+
+
 @pytest.mark.parametrize("width", [1400, 1100, 800, 390])
 async def test_the_tiles_fill_their_last_row(opened: Open, width: int) -> None:
     async with opened(width=width) as (page, _):

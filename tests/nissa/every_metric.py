@@ -32,4 +32,5 @@ def _value_of(name: str, label: str) -> str:
     """A value that the rules and objectives look for."""
     if name == "tolaria.boundary.duration_ms":
         return "total" if label == "part" else "r1"
-    return {"run": "r1", "rule": "told_by_a_part", "state": "backing_off"}.get(label, "x")
+    known = {"run": "r1", "rule": "told_by_a_part", "state": "backing_off", "topic": "decisions"}
+    return known.get(label, "x")

@@ -133,6 +133,17 @@ def test_the_limit_of_a_latency_objective_is_a_bucket_of_its_histogram() -> None
             assert good == total > 0, objective.name
 
 
+def test_each_subsystem_promises_all_three_but_the_catalogue_that_nothing_can_make_fail() -> None:
+    """Karn's catalogue is a constant of the package: no answer of it can be an error."""
+    kinds: dict[str, set[str]] = {}
+    for objective in OBJECTIVES:
+        kinds.setdefault(objective.service, set()).add(objective.kind)
+    every = {"availability", "latency", "errors"}
+    assert kinds.pop("karn") == every - {"errors"}
+    assert len(kinds) == 8
+    assert all(promised == every for promised in kinds.values()), kinds
+
+
 def test_objectives_have_each_their_own_name() -> None:
     names = [objective.name for objective in OBJECTIVES]
     assert len(set(names)) == len(names)

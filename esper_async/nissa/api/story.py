@@ -17,9 +17,10 @@ from esper_async.tamiyo.errors import UnknownRunError
 
 async def run_file(call: Call) -> web.Response:
     """The run file that makes the same run again."""
-    run = call.context.runs.get(call.path("run"))
+    hub, run = call.context.hub, call.context.runs.get(call.path("run"))
+    started = (await hub.picture(run.id)).start if hub.knows(run.id) else None
     return web.Response(
-        text=run_file_text(run.config),
+        text=run_file_text(run.config, started),
         content_type="application/toml",
         headers={"Content-Disposition": _attachment(run.name, "toml")},
     )
@@ -39,7 +40,7 @@ async def report(call: Call) -> web.Response:
     text = await asyncio.to_thread(
         report_html,
         view,
-        run_file="" if run is None else run_file_text(run.config),
+        run_file="" if run is None else run_file_text(run.config, picture.start),
         blueprints=[asdict(each) for each in context.blueprints.records],
         versions=context.versions,
         made_at=context.clock.time(),

@@ -22,7 +22,10 @@ function plan(picture) {
   };
   const found = [losses];
   if (primary.name !== "validation_loss") {
-    found.push({ key: "primary", title: primary.label, write: primary.write, series: [{ label: primary.label, metric: primary.name, colour: "--chart-1", width: 2 }] });
+    const series = [{ label: primary.label, metric: primary.name, colour: "--chart-1", width: 2 }];
+    // first, so that the curve in question is drawn over it
+    if (primary.name === "validation_accuracy") series.unshift({ label: "training accuracy, last step", metric: "training_accuracy", colour: "--chart-2", width: 1.2, expected: true });
+    found.push({ key: "primary", title: primary.name === "validation_accuracy" ? "accuracy" : primary.label, write: primary.write, series });
   }
   if (picture.rows.some((row) => saved(row) !== null)) {
     found.push({
@@ -191,6 +194,7 @@ function drawLegend(container, chart, plot, hovered) {
     h("span", {}, where === undefined ? "" : `boundary ${where}`),
     chart.series.map((one, i) => {
       const ever = plot.data[i + 1]?.some((value) => value !== null);
+      if (!ever && one.expected) return h("span", {}, swatch(one), one.label, h("b", { class: "none" }, "not measured"));
       if (!ever || one.bound) return null;
       return h("span", {}, swatch(one), one.label, h("b", {}, values[i] === null ? "–" : chart.write(values[i])));
     }),

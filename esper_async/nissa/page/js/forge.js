@@ -53,7 +53,7 @@ function childrenOf(status) {
 function policies() {
   if (!store.policies.length) return h("p", { class: "soft small" }, "None has been published; runs decide by the policy that their run file names.");
   return h("ol", { class: "items" }, store.policies.map((policy) => h("li", {},
-    h("div", { class: "when" }, policy.created_at ? clock(policy.created_at) : ""),
+    h("div", { class: "when" }, policy.created_at ? clock(policy.created_at) : "built in"),
     h("div", {},
       h("div", { class: "title" }, h("span", { class: "mono" }, policy.id), policy.state ? pill(policy.state, policy.state === "active" ? "good" : "") : null),
       policy.controller ? h("div", { class: "soft small" }, stageOf(policy.controller)) : null,

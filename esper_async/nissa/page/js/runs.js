@@ -104,7 +104,7 @@ function tiles(run, picture, last) {
     tile("seeds kept", String(kept.length), `${picture.seeds.size} tried`),
     tile("parameters", number(parameters), added === null ? "" : added === 0 ? "nothing added" : `${signed(added, 0)} (${percent(added / host, 0)})`),
     tile("boundary", milliseconds(run.boundary_ms.p50), `99 %: ${milliseconds(run.boundary_ms.p99)}`),
-    tile("cost of growing", last.overhead === null ? "not measured" : `× ${last.overhead.toFixed(2)}`, last.shadow === null ? "of the host's own step" : `of the host's own step; shadow passes × ${last.shadow.toFixed(2)} of its operations`),
+    tile("cost of growing", last.overhead === null ? "not measured" : `× ${last.overhead.toFixed(2)}`, `in time${last.shadow === null ? "" : ` · shadow work × ${last.shadow.toFixed(2)}`}`),
   ];
 }
 
