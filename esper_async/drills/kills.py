@@ -9,18 +9,21 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from esper_async.drills.audit import lost_by, trace_of
-from esper_async.drills.drill import RUN, RUN_S, Progress, ending, staged
+from esper_async.drills.drill import RUN, RUN_S, Progress, boundaries, ending, staged
 from esper_async.drills.stage import Stage, StageError
 
 TRAINING, SUPERVISOR = "training process", "supervisor"
-_LIVES_S = 4.0
-"""At the longest until the next kill: the import of torch and most of a run lie in it."""
+_LIVES_S = 2.0
+"""At the longest until the next kill."""
+_TRAINS_FIRST = 0.75
+"""Of so many lives that begins once a boundary was passed; the others end while processes start."""
 _POLL_S = 0.01
 
 
@@ -72,7 +75,8 @@ def _kill_during(
 ) -> None:
     """Kill again and again until the run ends, or the last kill has been made."""
     while killed.kills.total() < kills:
-        stage.until(lambda: stage.ended(run_id) or stage.child("train-"), "training", RUN_S)
+        if chance.random() < _TRAINS_FIRST:
+            stage.until(_went_on(stage, run_id), "a boundary", RUN_S)
         instant = time.monotonic() + chance.uniform(0.0, _LIVES_S)
         while time.monotonic() < instant and not stage.ended(run_id):
             time.sleep(_POLL_S)
@@ -87,3 +91,9 @@ def _kill_during(
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         killed.kills[whom] += 1
+
+
+def _went_on(stage: Stage, run_id: str) -> Callable[[], bool]:
+    """Return whether the run has passed a boundary since, or has ended."""
+    passed = boundaries(stage, run_id)
+    return lambda: stage.ended(run_id) or boundaries(stage, run_id) > passed
