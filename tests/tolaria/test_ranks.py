@@ -14,6 +14,7 @@ from esper_async.kasmina.evaluation import Evaluation
 from esper_async.kasmina.evaluation_form import EVALUATIONS
 from esper_async.kasmina.ranks import LOCAL, differences, json_form
 from esper_async.kasmina.seed import Candidate
+from esper_async.kasmina.seed_state import saved_seed
 from esper_async.kasmina.stage import Stage
 from esper_async.runtime.processes import processes_naming
 from esper_async.tamiyo.command import Cull, Decision, Germinate, NoOp, decision_from_json
@@ -51,7 +52,7 @@ class Runs:
     def stages(self, boundary: int) -> list[Stage]:
         """Return the stages of the seeds after a boundary of the whole run."""
         state = self.of("whole")[0]["states"][boundary - 1]
-        return [Stage(seed["stage"]) for seed in state["executor"]["seeds"]]
+        return [Stage(saved_seed(each)["stage"]) for each in state["executor"]["seeds"]]
 
 
 @pytest.fixture(scope="module")
