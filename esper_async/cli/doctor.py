@@ -106,11 +106,13 @@ def _gpu(_settings: Settings) -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     url = settings.oona.redis_url
     if url:
+        from esper_async.oona.address import without_password
+
         error = _redis_error(url)
         yield Finding(
             "redis",
             "problem" if error else "ok",
-            f"{url}: {error or 'answers'}",
+            f"{without_password(url)}: {error or 'answers'}",
             "start it, mend oona.redis_url, or leave it empty for the embedded one"
             if error
             else "",

@@ -23,6 +23,7 @@ from esper_async.integrations.twin_step import Clip
 from esper_async.kasmina.evaluation import Loss
 from esper_async.kasmina.precision import PrecisionName
 from esper_async.runtime.files import write_atomically
+from esper_async.runtime.tensor_file import read_tensors
 from esper_async.tolaria.boundary_report import BoundaryReport
 from esper_async.tolaria.grower import Grower
 
@@ -183,7 +184,7 @@ class GrowerCallback(TrainerCallback):
                 f"before, name its checkpoint folder with GrowerCallback(resume_from=...), else "
                 f"begin to grow now with resume_from=None"
             )
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = read_tensors(path)
         if not _was_saved_with(optimizer, saved["grower"]):
             raise UnsupportedLoopError(
                 f"{path} is not of the checkpoint that training resumes from: the optimizer is in "

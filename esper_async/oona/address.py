@@ -62,9 +62,18 @@ def sentinel_address(url: str) -> SentinelAddress | None:
 
 
 def without_password(url: str) -> str:
-    """Return the URL as it may be shown and logged."""
-    parts = urlsplit(url)
+    """Return the URL as it may be shown and logged; of one that is odd, no more than its scheme.
+
+    A password with a `/` that was not written as %2F reaches beyond where one would look for it.
+    """
+    hidden = f"{url.partition('://')[0]}://***" if "://" in url else "***"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return hidden
     login, at, hosts = parts.netloc.rpartition("@")
+    if not at and "@" in url:
+        return hidden
     user = login.partition(":")[0]
     shown = f"{user}{':***' if ':' in login else ''}{at}{hosts}"
     return f"{parts.scheme}://{shown}{parts.path}"

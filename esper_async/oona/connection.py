@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from esper_async.oona.address import SentinelAddress, sentinel_address
+from esper_async.oona.address import SentinelAddress, sentinel_address, without_password
 from esper_async.oona.presence import Presence
 from esper_async.oona.streams import EPOCH_KEY
 
@@ -82,14 +82,26 @@ def _client(url: str, timeout_s: float, *, single: bool = False) -> Client:
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
-    behind = sentinel_address(url)
-    if behind is not None:
-        made = _behind_sentinels(behind, options, timeout_s, single=single)
-    else:
-        client: Any = Client.from_url(url, single_connection_client=single, **options)
-        made = client  # typed by redis-py as its own class
+    try:
+        behind = sentinel_address(url)
+        if behind is not None:
+            made = _behind_sentinels(behind, options, timeout_s, single=single)
+        else:
+            client: Any = Client.from_url(url, single_connection_client=single, **options)
+            made = client  # typed by redis-py as its own class
+    except ValueError as error:
+        raise _no_address(url, error) from None
     made.timeout_s = timeout_s
     return made
+
+
+def _no_address(url: str, error: ValueError) -> ValueError:
+    """Say that a URL is wrong; what redis-py and urllib say may hold a part of its password."""
+    why = f": {error}" if "@" not in url else ""
+    return ValueError(
+        f"oona.redis_url ({without_password(url)}) is no address of a Redis{why}; in a password "
+        "write / as %2F, @ as %40, and so on"
+    )
 
 
 def _behind_sentinels(

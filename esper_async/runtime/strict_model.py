@@ -33,6 +33,18 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
+def secret_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Return the dotted names of what is never shown: fields that were made with `repr=False`."""
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        nested = _model_of(field.annotation)
+        if nested is not None:
+            keys |= secret_keys(nested, f"{prefix}{name}.")
+        elif not field.repr:
+            keys.add(prefix + name)
+    return keys
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like `name`, or None when nothing is close."""
     known = list(known)
@@ -62,7 +74,9 @@ def _problem(details: Mapping[str, Any], model: type[BaseModel]) -> str:
     if details["type"] == "missing":
         return f"{name} is required"
     message = str(details["msg"]).removeprefix("Value error, ")
-    if not name or isinstance(details.get("input"), dict | BaseModel):
+    secrets = secret_keys(model)
+    hidden = any(f"{each}.".startswith(f"{name}.") for each in secrets)  # a section may hold one
+    if not name or hidden or isinstance(details.get("input"), dict | BaseModel):
         return f"{name}: {message}" if name else message
     return f"{name} = {details.get('input')!r}: {message}"
 

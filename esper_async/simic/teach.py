@@ -12,11 +12,11 @@ import time
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 
 from esper_async.runtime.files import write_atomically
+from esper_async.runtime.tensor_file import read_tensors
 from esper_async.simic.episodes import Episodes, episodes_from
 from esper_async.simic.graph_learner import IMPALA, PPO, GraphLearner, Method
 from esper_async.simic.learn import NothingToLearnError
@@ -94,9 +94,9 @@ def _keep(learner: GraphLearner, path: Path, parent: str) -> None:
 
 def _go_on(learner: GraphLearner, path: Path, parent: str) -> None:
     """Take up what was kept, where it is of this policy, these runs and this method."""
-    unreadable = (FileNotFoundError, EOFError, RuntimeError, UnpicklingError)
-    with suppress(*unreadable, ValueError):  # of another lesson: this one begins anew
-        state = torch.load(path, weights_only=True)
+    unreadable = (FileNotFoundError, RuntimeError, ValueError)
+    with suppress(*unreadable):  # of another lesson: this one begins anew
+        state = read_tensors(path)
         if state.pop("parent") == parent:
             learner.load_state_dict(state)
 

@@ -4,7 +4,6 @@ It is written down before anything runs, and its hash stands with the result. A 
 changed is another study.
 """
 
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from esper_async.runtime.strict_model import (
     nearest,
     problems_of,
 )
+from esper_async.runtime.toml_file import read_toml
 from esper_async.study.collect.plan import CollectionPlan, load_collection
 from esper_async.study.measured_plan import MeasuredPlan, hash_of
 from esper_async.study.task_plan import Name, Rate, Seed, TaskPlan, absolute_tasks
@@ -240,12 +240,7 @@ class StudyPlan(MeasuredPlan):
 
 def load_plan(path: Path) -> StudyPlan:
     """Read a study file. Raises ConfigurationError listing every problem."""
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"it cannot be read: {error}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(str(path), [f"it is not TOML: {error}"]) from None
+    document = read_toml(path)
     match document:
         case {"learning": {"collection": str(file)}}:
             document["learning"]["collection"] = load_collection(path.parent / file)

@@ -8,14 +8,19 @@ would do the same for 0.2 s more of start-up, and could not say which source was
 """
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from esper_async.runtime.strict_model import ConfigurationError, StrictModel, problems_of
+from esper_async.runtime.strict_model import (
+    ConfigurationError,
+    StrictModel,
+    problems_of,
+    secret_keys,
+)
+from esper_async.runtime.toml_file import read_toml
 
 PREFIX = "ESPER_"
 DELIMITER = "__"
@@ -86,7 +91,9 @@ class HttpSettings(StrictModel):
 class OonaSettings(StrictModel):
     """The bus's server, and what is kept on it."""
 
-    redis_url: str = Field(default="", pattern=r"^$|^((redis|rediss)(\+sentinel)?|unix)://")
+    redis_url: str = Field(
+        default="", repr=False, pattern=r"^$|^((redis|rediss)(\+sentinel)?|unix)://"
+    )
     dead_letters_kept: int = Field(default=10_000, ge=1)
 
 
@@ -121,9 +128,9 @@ class NissaSettings(StrictModel):
 
     event_retention_s: float = Field(default=604_800.0, gt=0)
     metric_retention_s: float = Field(default=2_592_000.0, gt=0)
-    prometheus_url: str = Field(default="", pattern=r"^$|^https?://")
-    elasticsearch_url: str = Field(default="", pattern=_HTTP)
-    elasticsearch_api_key: str = ""
+    prometheus_url: str = Field(default="", repr=False, pattern=r"^$|^https?://")
+    elasticsearch_url: str = Field(default="", repr=False, pattern=_HTTP)
+    elasticsearch_api_key: str = Field(default="", repr=False)
     elasticsearch_stream: str = Field(default="esper-events", pattern=r"^[a-z][a-z0-9_.-]*$")
     alert_every_s: float = Field(default=30.0, gt=0)
     alert_hold_scale: float = Field(default=1.0, gt=0, le=1)
@@ -141,13 +148,13 @@ class TamiyoSettings(StrictModel):
 class NotifySettings(StrictModel):
     """Where alerts are sent; a channel without an address does not exist."""
 
-    webhook_url: str = Field(default="", pattern=_HTTP)
-    slack_url: str = Field(default="", pattern=_HTTP)
-    pagerduty_key: str = ""
+    webhook_url: str = Field(default="", repr=False, pattern=_HTTP)
+    slack_url: str = Field(default="", repr=False, pattern=_HTTP)
+    pagerduty_key: str = Field(default="", repr=False)
     pagerduty_url: str = Field(
         default="https://events.pagerduty.com/v2/enqueue", pattern=r"^https?://"
     )
-    smtp_url: str = Field(default="", pattern=r"^$|^smtps?://")
+    smtp_url: str = Field(default="", repr=False, pattern=r"^$|^smtps?://")
     mail_from: str = "esper@localhost"
     mail_to: str = ""
     page_url: str = Field(default="", pattern=_HTTP)
@@ -183,7 +190,7 @@ def load_settings(
     sources = {
         "in a flag": _nested((overrides or {}).items(), "."),
         "in the environment": _from_environment(os.environ if environment is None else environment),
-        f"in {config}": _read_toml(config) if config is not None else {},
+        f"in {config}": read_toml(config) if config is not None else {},
     }
     merged: dict[str, Any] = {}
     for document in reversed(sources.values()):
@@ -207,7 +214,14 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(
                 f"--set {assignment}", ["expected key=value, such as http.port=9000"]
             )
-        overrides[key.strip()] = value
+        key = key.strip()
+        if key in secret_keys(Settings) and ("@" in value or "://" not in value):
+            variable = PREFIX + key.upper().replace(".", DELIMITER)
+            raise ConfigurationError(
+                f"--set {key}=...",
+                [f"everybody on this machine can read a command line: set {variable}, or the file"],
+            )
+        overrides[key] = value
     return overrides
 
 
@@ -215,15 +229,6 @@ def default_config() -> Path | None:
     """Return the settings file used when none is named: ./esper.toml, if there is one."""
     path = Path("esper.toml")
     return path if path.is_file() else None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"it cannot be read: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(str(path), [f"it is not valid TOML: {error}"]) from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from esper_async.leyline import DecisionGraph, DecisionRecord, EdgeSet, NodeSet, PolicyHead
@@ -73,7 +74,7 @@ def unpack(evidence: str) -> DecisionRecord:
     """
     try:
         return DecisionRecord.FromString(zlib.decompress(base64.b64decode(evidence, validate=True)))
-    except (ValueError, zlib.error) as error:
+    except (ValueError, zlib.error, DecodeError) as error:
         raise ValueError(f"the evidence of a decision cannot be read: {error}") from error
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from esper_async.karn.catalogue import Catalogue
@@ -146,7 +147,7 @@ def unpack_draw(text: str) -> ChoiceSet:
     """
     try:
         return ChoiceSet.FromString(zlib.decompress(base64.b64decode(text, validate=True)))
-    except (ValueError, zlib.error) as error:
+    except (ValueError, zlib.error, DecodeError) as error:
         raise ValueError(f"the choices of a decision cannot be read: {error}") from error
 
 

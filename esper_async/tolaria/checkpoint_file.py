@@ -14,12 +14,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from io import FileIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import IO, Any, NamedTuple, cast
 
 import torch
 
 from esper_async.runtime.files import write_json_atomically
+from esper_async.runtime.tensor_file import read_tensors
 from esper_async.tolaria.pace import Pace
 from esper_async.tolaria.packing import pack, unpack
 
@@ -32,9 +32,7 @@ PIECE_BYTES = 1 << 22
 """Some milliseconds of work. Smaller ones would ask more often for Python's lock, which training
 needs between any two operations."""
 _GATHERED_BYTES = 1 << 18
-_UNREADABLE = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, UnpicklingError,
-)  # fmt: skip
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 class CheckpointError(RuntimeError):
@@ -105,7 +103,7 @@ def read_checkpoint(manifest_path: Path) -> Loaded | None:
         if found in (FORMAT, _WHOLE_RECORDS_FORMAT, _UNPACKED_FORMAT):
             if _digest(path) != manifest["sha256"]:
                 return None
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            saved = read_tensors(path, mapped=True)
             return Loaded(manifest["step"], saved if found == _UNPACKED_FORMAT else unpack(saved))
     except _UNREADABLE:
         return None

@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from esper_async.kasmina.compiling.taken_over import is_wrapped
 from esper_async.kasmina.kernels import build_kernel
 from esper_async.kasmina.kernels.graft import Graft, attach
 from esper_async.runtime.files import write_atomically
+from esper_async.runtime.tensor_file import TensorFileError, read_tensors
 from esper_async.tolaria.grower import Grower
 from esper_async.tolaria.site_state import restore_site, site_state
 
@@ -72,17 +72,7 @@ def load_grown(model: nn.Module, path: str | Path) -> nn.Module:
             "in the module: give load_grown the module, and compile it afterwards"
         )
     document = _read(Path(path))
-    planted: list[tuple[str, str, Graft]] = []
-    for told in document["seeds"]:
-        site = restore_site(told["site"])
-        try:
-            model.get_submodule(site.path)
-        except AttributeError:
-            raise GrownModelError(f"{path}: this model has no {site.path!r} to plant at") from None
-        kernel = build_kernel(told["blueprint"], site.interface, told["parameters"], seed=0)
-        channels = site.interface.channels
-        graft = Graft(kernel, form=site.form, mode=told["mode"], channels=channels)
-        planted.append((site.path, told["attribute"], graft))
+    planted = _seeds(document, model, path)
     expected = _shapes(model.state_dict())
     for path_in_model, attribute, graft in planted:
         for name, tensor in graft.state_dict().items():
@@ -101,13 +91,37 @@ def load_grown(model: nn.Module, path: str | Path) -> nn.Module:
     return model
 
 
+def _seeds(
+    document: dict[str, Any], model: nn.Module, path: str | Path
+) -> list[tuple[str, str, Graft]]:
+    """Build each seed of a file anew; return it with the place and the name it gets."""
+    planted: list[tuple[str, str, Graft]] = []
+    try:
+        for told in document["seeds"]:
+            site = restore_site(told["site"])
+            if site.path not in dict(model.named_modules()):
+                raise GrownModelError(f"{path}: this model has no {site.path!r} to plant at")
+            kernel = build_kernel(told["blueprint"], site.interface, told["parameters"], seed=0)
+            channels = site.interface.channels
+            graft = Graft(kernel, form=site.form, mode=told["mode"], channels=channels)
+            planted.append((site.path, str(told["attribute"]), graft))
+        return planted
+    except GrownModelError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise GrownModelError(f"{path} is damaged: its seeds cannot be read: {error!r}") from error
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+        document = read_tensors(path)
+    except TensorFileError as error:
         raise GrownModelError(f"{path} is no grown network: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise GrownModelError(f"{path} is no grown network of format {FORMAT}")
+    weights = document.get("weights")
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        raise GrownModelError(f"{path} is damaged: it has no weights")
     return document
 
 

@@ -5,7 +5,6 @@ The form is in `RunFile`; unknown keys are refused with the nearest known one. A
 """
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 import esper_async
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, nearest, problems_of
+from esper_async.runtime.toml_file import read_toml
 
 POLICIES = ("static", "random", "periodic", "largest", "heuristic", "bandit", "gnn", "learned")
 _PACKAGE = Path(esper_async.__file__).parent
@@ -163,12 +163,7 @@ def load_run(name_or_path: str) -> RunFile:
     Raises ConfigurationError naming what was looked for, and where.
     """
     path = find_run(name_or_path)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"it cannot be read: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(str(path), [f"it is not valid TOML: {error}"]) from None
+    document = read_toml(path)
     document.setdefault("run", {})
     if isinstance(document["run"], dict):
         document["run"].setdefault("name", path.stem)

@@ -95,6 +95,17 @@ def test_a_state_directory_that_is_a_file_is_a_problem_for_the_doctor(
     assert "file is not a directory" in found["remedy"]
 
 
+def test_the_doctor_does_not_show_the_password_of_a_redis_that_is_away(
+    cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "esper.toml").write_text("[oona]\nredis_url = 'redis://u:s3cr3t@127.0.0.1:1/0'\n")
+    answer = cli("doctor", "--json", "--state-dir", "state")
+    (found,) = (f for f in answer.document if f["name"] == "redis")
+    assert found["verdict"] == "problem"
+    assert found["found"].startswith("redis://u:***@127.0.0.1:1/0: ")
+    assert "s3cr3t" not in str(answer)
+
+
 _TASKS = {
     "raises": ("def make_task():\n    raise RuntimeError('the cat ate the data')\n", "the cat ate"),
     "no_task": ("def make_task():\n    return 3\n", "Task"),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from esper_async.leyline.signing import Signer
 from esper_async.oona import Bus, BusUnavailable, EmbeddedServer, Spool
@@ -270,3 +272,28 @@ def test_a_sentinel_url_without_a_name_or_a_host_says_what_it_should_be(url: str
 def test_a_password_is_never_shown() -> None:
     assert without_password("redis://u:secret@h:1/0?x=secret") == "redis://u:***@h:1/0"
     assert without_password("unix:///a/b") == "unix:///a/b"
+
+
+@pytest.mark.parametrize("rest", ["/b@h:1/0", "?b@h:1", "#b@h", "@[h", "]@h", "\u2100@h"])
+def test_a_password_that_breaks_its_address_is_not_shown_either(rest: str) -> None:
+    assert without_password(f"redis://u:s3cr3t{rest}") == "redis://***"
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(["redis://", "rediss://", "redis+sentinel://", "unix://", ""]),
+    st.text("redis://+sentl:@[]%?#1,9é\0 =&", max_size=25),
+)
+def test_any_address_is_understood_or_refused_and_shows_no_password(scheme: str, rest: str) -> None:
+    assert "s3cr3t" not in without_password(f"{scheme}u:s3cr3t{rest}@h{rest}")
+    with contextlib.suppress(ValueError):
+        sentinel_address(scheme + rest)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://u:s3/cr3t@h:1/0", "redis://u:s3cr3t@h:port/0", "redis+sentinel://u:s3cr3t@h"]
+)
+def test_an_address_that_is_none_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r"oona\.redis_url.*%2F") as caught:
+        connect(url, timeout_s=1.0)
+    assert "s3" not in str(caught.value)

@@ -217,7 +217,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(plan: Path, tmp_path: Pa
         (":make_task", "", "tasks.small.task"),
         ("small_task.py", "absent.py", "there is no file"),
         ("resamples = 100", "resample = 100", "did you mean 'resamples'?"),
-        ("[tuning]", "[tuning", "it is not TOML"),
+        ("[tuning]", "[tuning", "it is not valid TOML"),
     ],
 )
 def test_a_plan_that_is_wrong_is_refused_with_what_would_be_right(

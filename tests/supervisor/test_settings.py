@@ -1,12 +1,13 @@
 """Settings: one list of defaults, three sources over it, and no silent typo."""
 
 import itertools
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from esper_async.runtime.strict_model import ConfigurationError
+from esper_async.runtime.strict_model import ConfigurationError, known_keys, secret_keys
 from esper_async.supervisor.settings import Settings, load_settings, parse_assignments
 from esper_async.tezzeret.settings import ForgeSettings
 
@@ -52,7 +53,7 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
         ("", {}, {"ESPER_HTTP__PROT": "1"}, ("'http.port'", "in the environment")),
         ("", {"http.port": "many"}, {}, ("http.port = 'many'", "integer", "in a flag")),
         ("", {"http.port": "70000"}, {}, ("http.port = '70000'", "65535")),
-        ("", {"oona.redis_url": "localhost"}, {}, ("oona.redis_url = 'localhost'", "redis")),
+        ("", {"oona.redis_url": "localhost"}, {}, ("oona.redis_url: ", "redis", "in a flag")),
         ("", {"http": "x"}, {}, ("http = 'x'",)),
     ],
 )
@@ -93,3 +94,54 @@ def test_the_forge_gets_what_is_configured_and_its_own_defaults_otherwise() -> N
     settings = load_settings(None, {"tezzeret.workers": "3", "tezzeret.memory_mb": "512"}, {})
     configured = ForgeSettings.configured(**settings.tezzeret.model_dump())
     assert (configured.workers, configured.memory_bytes) == (3, 512 << 20)
+
+
+SECRETS = (
+    "oona.redis_url",
+    "nissa.prometheus_url",
+    "nissa.elasticsearch_url",
+    "nissa.elasticsearch_api_key",
+    "notify.webhook_url",
+    "notify.slack_url",
+    "notify.pagerduty_key",
+    "notify.smtp_url",
+)
+
+
+@pytest.mark.parametrize("key", SECRETS)
+def test_a_wrong_secret_is_named_and_not_shown(key: str) -> None:
+    section, _, name = key.partition(".")
+    for wrong in ("ftp://u:s3cr3t@h", ["s3cr3t"]):
+        if name.endswith("_key") and isinstance(wrong, str):
+            continue  # any text may be a key
+        with pytest.raises(ConfigurationError, match=key.replace(".", r"\.")) as caught:
+            load_settings(None, {section: {name: wrong}}, {})
+        assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_secret_in_the_place_of_its_section_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError, match="oona") as caught:
+        load_settings(None, {"oona": "redis://u:s3cr3t@h"}, {})
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_settings_can_be_told_without_their_secrets() -> None:
+    settings = load_settings(None, {"oona": {"redis_url": "redis://u:s3cr3t@h"}}, {})
+    assert "s3cr3t" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "given", ["oona.redis_url=redis://u:s3cr3t@h/0", "notify.pagerduty_key=s3cr3t"]
+)
+def test_a_secret_on_the_command_line_is_refused_with_the_way_out(given: str) -> None:
+    """Everybody on the machine can read a command line."""
+    variable = "ESPER_" + given.partition("=")[0].upper().replace(".", "__")
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        parse_assignments([given])
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_whatever_reads_like_a_secret_is_one() -> None:
+    suspects = {key for key in known_keys(Settings) if re.search("url|key|secret|passw|token", key)}
+    assert suspects - set(SECRETS) == {"notify.page_url", "notify.pagerduty_url"}
+    assert secret_keys(Settings) == set(SECRETS)

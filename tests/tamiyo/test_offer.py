@@ -1,12 +1,19 @@
 """What was offered goes into the record whole, and comes out as it went in."""
 
+import base64
+import zlib
+from contextlib import suppress
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from esper_async.karn.catalogue import Catalogue
 from esper_async.leyline.limits import Limits
 from esper_async.tamiyo import offer as offers
 from esper_async.tamiyo.command import Decision, Germinate, decision_from_json
+from esper_async.tamiyo.evidence import unpack
 from esper_async.tamiyo.offer import Offer, pack_draw, unpack_draw
 from esper_async.tamiyo.policies import make_policy
 from esper_async.tamiyo.policies.placement_features import planted_features
@@ -120,3 +127,13 @@ def test_a_decision_keeps_its_choices_on_its_way_to_other_processes() -> None:
 def test_another_text_is_refused() -> None:
     with pytest.raises(ValueError, match="choices of a decision cannot be read"):
         unpack_draw("no such thing")
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_a_journal_with_anything_in_the_place_of_its_packed_messages_is_refused(
+    content: bytes, packed: bool
+) -> None:
+    text = base64.b64encode(zlib.compress(content) if packed else content).decode()
+    for read in (unpack_draw, unpack):
+        with suppress(ValueError):
+            read(text)

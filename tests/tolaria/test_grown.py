@@ -1,11 +1,13 @@
 """A grown network can be taken out of a run and put into a fresh host."""
 
 import copy
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from esper_async import load_grown
@@ -96,6 +98,31 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     for name in ("text.pt", "other.pt"):
         with pytest.raises(GrownModelError, match="is no grown network"):
             load_grown(make_host("mlp"), tmp_path / name)
+
+
+_ODD = st.recursive(
+    st.none() | st.integers(-3, 3) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+_KEYS = ("site", "blueprint", "parameters", "mode", "attribute", "name", "path", "interface")
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(weights=_ODD, seeds=_ODD | st.lists(st.dictionaries(st.sampled_from(_KEYS), _ODD)))
+def test_a_file_that_says_something_else_is_refused_and_the_host_left_alone(
+    tmp_path: Path, weights: object, seeds: object
+) -> None:
+    host = make_host("mlp")
+    before = copy.deepcopy(host.state_dict())
+    for document in (weights, {"format": 1, "weights": weights, "seeds": seeds},
+                     {"format": 1, "weights": before, "seeds": seeds}):  # fmt: skip
+        torch.save(document, tmp_path / "odd.pt")
+        with suppress(GrownModelError):
+            load_grown(host, tmp_path / "odd.pt")
+        assert differing(before, host.state_dict()) == []
 
 
 def test_a_network_with_a_seed_on_trial_is_not_saved(tmp_path: Path) -> None:

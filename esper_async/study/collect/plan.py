@@ -1,12 +1,12 @@
 """The plan of a collection: which tasks, under which policies, how many runs of each."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from esper_async.runtime.strict_model import ConfigurationError, StrictModel, problems_of
+from esper_async.runtime.toml_file import read_toml
 from esper_async.study.measured_plan import hash_of
 from esper_async.study.task_plan import Name, Rate, Seed, TaskPlan, absolute_tasks
 from esper_async.tolaria.run_file import POLICIES as RUN_POLICIES
@@ -66,11 +66,7 @@ class CollectionPlan(StrictModel):
 def load_collection(path: Path) -> CollectionPlan:
     """Read a collection file. Raises ConfigurationError listing every problem."""
     try:
-        plan = CollectionPlan.model_validate(tomllib.loads(path.read_text()))
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"it cannot be read: {error}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(str(path), [f"it is not TOML: {error}"]) from None
+        plan = CollectionPlan.model_validate(read_toml(path))
     except ValidationError as error:
         raise ConfigurationError(str(path), problems_of(error, CollectionPlan)) from None
     return plan.model_copy(update={"tasks": absolute_tasks(plan.name, plan.tasks, path.parent)})

@@ -1,6 +1,5 @@
 """The plan of a replay: on which tasks, over which seeds, judged by which metric."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from pydantic import Field, ValidationError
 
 import esper_async
 from esper_async.runtime.strict_model import ConfigurationError, problems_of
+from esper_async.runtime.toml_file import read_toml
 from esper_async.study.collect.plan import CollectedTask
 from esper_async.study.measured_plan import MeasuredPlan
 from esper_async.study.task_plan import Name, Seed, absolute_tasks
@@ -47,11 +47,7 @@ def load_gate(file: Path | None) -> GatePlan:
     """
     path = file or next((each for each in map(_in, _SHIPPED) if each.exists()), _in(_SHIPPED[0]))
     try:
-        plan = GatePlan.model_validate(tomllib.loads(path.read_text()))
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"it cannot be read: {error}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(str(path), [f"it is not TOML: {error}"]) from None
+        plan = GatePlan.model_validate(read_toml(path))
     except ValidationError as error:
         raise ConfigurationError(str(path), problems_of(error, GatePlan)) from None
     return plan.model_copy(update={"tasks": absolute_tasks(plan.name, plan.tasks, path.parent)})

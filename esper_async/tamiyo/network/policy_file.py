@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from esper_async.runtime.files import write_atomically
+from esper_async.runtime.tensor_file import read_tensors
 from esper_async.tamiyo.errors import CorruptPolicyError
 from esper_async.tamiyo.graph.features import FEATURES_VERSION, schema_digest
 from esper_async.tamiyo.network.policy_network import NetworkForm, PolicyNetwork
@@ -68,9 +69,9 @@ def _network_of(
 ) -> tuple[PolicyNetwork, PolicyHeader]:
     try:
         network = PolicyNetwork(NetworkForm(**header.form))
-        halves: dict[str, Tensor] = torch.load(io.BytesIO(payload), weights_only=True)
+        halves: dict[str, Tensor] = read_tensors(io.BytesIO(payload))
         weights = {key: tensor.float() for key, tensor in halves.items()}
         network.load_state_dict(weights, strict=True)
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise CorruptPolicyError(f"{name}: its weights do not fit its own form: {error}") from error
     return network.eval(), header

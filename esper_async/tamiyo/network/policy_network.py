@@ -18,6 +18,9 @@ from esper_async.tamiyo.network.transformer import (
     linear,
 )
 
+_MOST_FEATURES, _MOST_LAYERS = 1_024, 16
+"""A file that asks for more asks for the machine's memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkForm:
@@ -27,6 +30,15 @@ class NetworkForm:
     heads: int = 3
     layers: int = 4
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        counts = (self.hidden, self.heads, self.layers)
+        whole = all(isinstance(each, int) and 1 <= each <= _MOST_FEATURES for each in counts)
+        if not whole or self.layers > _MOST_LAYERS or self.hidden % self.heads:
+            raise ValueError(
+                f"a network has up to {_MOST_FEATURES} features, the same share of them for each "
+                f"head, and up to {_MOST_LAYERS} layers, not {self}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
