@@ -2,17 +2,22 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from esper_async.leyline import Alert, Signer, wrap
+from esper_async.leyline import Alert, EventEnvelope, Signer, wrap
+from esper_async.leyline.registry import PAYLOADS
+from esper_async.nissa.api.dead_letters import _contents
 from esper_async.nissa.app import build_app
 from esper_async.oona import Bus, EmbeddedServer
 from esper_async.oona.connection import Client, connect
-from esper_async.oona.dead_letters import DeadLetters, dead_letter_fields
+from esper_async.oona.dead_letters import DeadLetter, DeadLetters, dead_letter_fields
 from esper_async.oona.streams import DEAD_LETTERS, FORGED_LETTERS, normal_lane
 from esper_async.testing.redis import running_redis
 from tests.nissa.conftest import BEARER, World
@@ -152,3 +157,17 @@ async def test_changing_all_needs_the_token(api: Api, redis: Client) -> None:
     for method, path in (("DELETE", PATH), ("POST", f"{PATH}/replay")):
         assert (await change(api, method, f"{path}?all=true", headers={}))[0] == 401
     assert len(await listed(api)) == 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60), st.none() | st.sampled_from(sorted(PAYLOADS)))
+def test_whatever_died_can_be_shown(noise: bytes, payload_type: str | None) -> None:
+    wire = noise
+    if payload_type is not None:
+        wire = EventEnvelope(payload_type=payload_type, payload=noise).SerializeToString()
+    letter = DeadLetter(
+        letter_id="1-0", topic="alerts", stream="s", group="g", entry_id="1-0", reason="why",
+        attempts=1, died_at=1.0, wire=wire,
+    )  # fmt: skip
+    shown = _contents(letter)
+    assert json.loads(json.dumps(shown)) == shown

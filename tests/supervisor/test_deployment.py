@@ -89,3 +89,11 @@ def test_the_container_runs_as_a_user_of_its_own_and_takes_signals() -> None:
     assert any(f"--uid {users[0]} " in line and line.endswith(" esper \\") for line in lines)
     assert 'ENTRYPOINT ["tini", "--", "/opt/esper/bin/esper-supervisor"]' in lines
     assert "STOPSIGNAL SIGTERM" in lines
+
+
+def test_the_code_is_compiled_before_the_container_loses_the_right_to() -> None:
+    """Else each training process compiles all of it, seconds before it trains again."""
+    lines = (CONFIG / "container" / "Containerfile").read_text().splitlines()
+    compiled = lines.index("RUN python -m compileall -q esper_async")
+    assert lines.index("COPY --chown=root:root . .") < compiled
+    assert compiled < next(at for at, line in enumerate(lines) if line.startswith("USER "))
