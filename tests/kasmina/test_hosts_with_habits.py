@@ -1,8 +1,10 @@
-"""Hosts that checkpoint activations, were grown before, or have an attribute like a seed's."""
+"""Hosts that checkpoint activations, draw elsewhere, were grown before, or name things as we do."""
 
 import copy
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,31 @@ def test_a_seed_in_a_checkpointed_region_goes_all_its_way() -> None:
     plot = Plot(model=CheckpointedHost(), sites={"here": "middle"}, g4_margin=-1e9)
     plot.plant("BP014")
     plot.until("FOSSILIZED")
+
+
+class DrawingHost(CheckpointedHost):
+    """It scales what it gives by numbers of Python's and NumPy's global generators."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map rows (N, 6) to logits (N, 3)."""
+        return super().forward(rows) * (1.0 + random.random() + float(np.random.rand()))
+
+
+@pytest.mark.parametrize("blueprints", [["BP014"], ["BP014", "BP021"]])
+def test_a_host_may_draw_from_other_generators_and_a_shadow_leaves_no_trace(
+    blueprints: list[str],
+) -> None:
+    weights = []
+    for planted in ([], blueprints):
+        random.seed(1)
+        np.random.seed(1)
+        plot = Plot(model=DrawingHost(kept=True), sites={"here": "middle"})
+        if planted:
+            plot.plant(*planted)
+        for index in range(4):
+            plot.step(index)
+        weights.append(plot.model.state_dict())
+    assert differing(*weights) == []
 
 
 def kept_seed(model: nn.Module, optimizer: Any = None) -> Plot:
