@@ -108,7 +108,12 @@ class Branch:
         self._stepped = False
 
     def own(self, seed: Seed) -> None:
-        """Let a seed own its kernel's parameters, and its optimizer step no others."""
+        """Let a seed own its kernel's parameters, and its optimizer step no others.
+
+        Its place is named, if it has no name yet: the host may have an attribute like it, as one
+        that was grown before has.
+        """
+        seed.attribute = seed.attribute or self._free_name(seed)
         place = f"{seed.site.path}.{seed.attribute}"
         named = {f"{place}.{name}": p for name, p in seed.graft.named_parameters()}
         self.owners.register(seed.owner, named)
@@ -120,9 +125,13 @@ class Branch:
         names = grafts_of(self.model).keys() - self._came_with
         return [name for name in names if name.rpartition(".")[2] == attribute]
 
-    def came_with(self, seed: Seed) -> bool:
-        """Whether the network had a graft of a seed's name at its site before any was planted."""
-        return f"{seed.site.path}.{seed.attribute}" in self._came_with
+    def _free_name(self, seed: Seed) -> str:
+        site, name, count = self.model.get_submodule(seed.site.path), f"esper_{seed.id}", 1
+        free = name
+        while hasattr(site, free):
+            count += 1
+            free = f"{name}_{count}"
+        return free
 
     def attach(self, seed: Seed) -> None:
         """Join a seed to the network: forward pass, module tree and optimizer."""

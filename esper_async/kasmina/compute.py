@@ -58,8 +58,9 @@ def training_macs(model: nn.Module, forward: Forward, batch: Any, loss: Loss) ->
         output, target = Call(model, forward).with_tensors(tensors, batch)
         with blaming("loss"):
             value = loss(output, target)
-        with blaming("loss.backward"):
-            torch.autograd.grad(value, learning, allow_unused=True)
+        if value.requires_grad:  # else nothing of the host is trained
+            with blaming("loss.backward"):
+                torch.autograd.grad(value, learning, allow_unused=True)
 
     with RandomStream(fresh_stream("count")).active(), torch.enable_grad():  # type: ignore[no-untyped-call]
         return count_macs(pass_through) / first_batch_size(batch)

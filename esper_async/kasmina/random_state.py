@@ -1,8 +1,10 @@
 """Random streams: each owner of randomness draws from its own, and leaves the others alone."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +28,9 @@ class RandomStream:
     `with stream.active():` draws from it; the global CPU and CUDA states are restored on exit, also
     when the body raises. A GPU's numbers hang on the CPU's: its generator is seeded anew by a draw
     at each entry, so that `state` is all there is to save.
+
+    Python's and NumPy's global generators, from which a host may draw in its forward pass, have no
+    stream: they go on from where they are, and are put back as well.
     """
 
     def __init__(self, state: Tensor) -> None:
@@ -35,6 +40,7 @@ class RandomStream:
     def active(self) -> Iterator[None]:
         """Make this the global stream for the length of a block."""
         outside = torch.get_rng_state()
+        pythons, numpys = random.getstate(), np.random.get_state()
         cuda = _initialised()
         outside_cuda = torch.cuda.get_rng_state() if cuda else None
         torch.set_rng_state(self.state)
@@ -45,6 +51,8 @@ class RandomStream:
         finally:
             self.state = torch.get_rng_state()
             torch.set_rng_state(outside)
+            random.setstate(pythons)
+            np.random.set_state(numpys)
             if outside_cuda is not None:
                 torch.cuda.set_rng_state(outside_cuda)
 

@@ -48,7 +48,7 @@ def reset_verdict(
     site = branch.model.get_submodule(seed.site.path)
     left = {
         "modules": len(branch.grafts_named(seed.attribute)),
-        "attributes": int(hasattr(site, seed.attribute) and not branch.came_with(seed)),
+        "attributes": int(hasattr(site, seed.attribute)),
         "hooks": _hooks_left(seed, site, branch.model),
         "in_optimizers": _left_in_optimizers(seed, branch),
         "tensors": _held(seed),

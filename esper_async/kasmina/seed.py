@@ -89,6 +89,8 @@ class Seed:
     the host's buffers while it trains. One that has ended is a record, and holds no tensor.
 
     Attributes:
+        attribute: name of the graft in the module tree, from BLENDING on; a branch that owns the
+            seed chooses it.
         body: its kernel in the blend with the host; None once it has ended.
         stream: what its kernel draws random numbers from in shadow; None once it has ended.
         paused: its weights and alpha stay where they are.
@@ -111,6 +113,7 @@ class Seed:
     tournament: str
     born_boundary: int
     stream: RandomStream | None
+    attribute: str = ""
     stage: Stage = Stage.GERMINATED
     stage_steps: int = 0
     stage_boundaries: int = 0
@@ -149,11 +152,6 @@ class Seed:
     def kernel(self) -> nn.Module:
         """The kernel's module."""
         return self.graft.kernel
-
-    @property
-    def attribute(self) -> str:
-        """Name of the graft in the module tree, from BLENDING on."""
-        return f"esper_{self.id}"
 
     @property
     def owner(self) -> str:

@@ -21,6 +21,19 @@ def base_rate(optimizer: Optimizer) -> float:
     return max(float(group.get("initial_lr", group["lr"])), float(group.get("max_lr", 0.0)))
 
 
+def unrated(optimizer: Optimizer) -> str:
+    """Say that an optimizer has no learning rates that could be set; nothing if it has them."""
+    for index, group in enumerate(optimizer.param_groups):
+        if "lr" not in group:
+            known = ", ".join(sorted(group.keys() - {"params"})) or "none"
+            return (
+                f"{type(optimizer).__name__}, whose parameter group {index} has no 'lr' (its "
+                f"settings: {known}): the rates of seeds follow the host's, so each group needs "
+                f"its learning rate under that name"
+            )
+    return ""
+
+
 def sibling_optimizer(host: Optimizer, parameters: Iterable[nn.Parameter]) -> Optimizer | None:
     """Build an optimizer of the host's kind over a seed's parameters; None if there are none.
 

@@ -22,6 +22,7 @@ from esper_async.kasmina.sites import Site
 from esper_async.kasmina.stage import Stage
 
 _PLAIN = (
+    "attribute",
     "tournament",
     "born_boundary",
     "stage_steps",

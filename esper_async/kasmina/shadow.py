@@ -108,7 +108,8 @@ def shadow_step(
             if seed.optimizer is not None:
                 share = value if len(parts) == 1 else value / len(parts)
                 scaler = precision.scaler(seed.optimizer)
-                add_gradients(trained(seed), share if scaler is None else scaler.scale(share))
+                with standing_in(places):  # what is checkpointed runs once more, and must meet them
+                    add_gradients(trained(seed), share if scaler is None else scaler.scale(share))
             values.append(value.detach())
         if seed.optimizer is not None:
             learn(seed, seed.optimizer, clip_norm, precision, ranks)

@@ -40,6 +40,7 @@ from esper_async.kasmina.ranks import Form, Ranks, json_form, lone_rank
 from esper_async.kasmina.replicas import align, spread_streams
 from esper_async.kasmina.seed import Seed
 from esper_async.kasmina.seed_memory import SeedMemory
+from esper_async.kasmina.seed_optimizer import unrated
 from esper_async.kasmina.sites import Site, called_paths, find_sites
 from esper_async.kasmina.stage import Stage
 from esper_async.kasmina.trial import TrainStep
@@ -118,7 +119,7 @@ class Grower:
         TeacherRefusedError: the teacher takes more memory than growth may.
         OwnershipError: it shares a parameter with the host.
         TypeError, ValueError: a growth option, a tier or a blueprint is not known.
-        ValueError: "16-mixed" without a scaler, or a scaler without it.
+        ValueError: "16-mixed" without a scaler, or a scaler without it; an optimizer without rates.
         TypeError, ValueError: no ranks, although the model or the process is one of several.
     """
 
@@ -149,6 +150,8 @@ class Grower:
         compile: CompileMode | Compiling = "off",  # noqa: A002 - as torch and the run file call it
         teacher: nn.Module | None = None,
     ) -> None:
+        if unrated(optimizer):
+            raise ValueError(f"the optimizer is {unrated(optimizer)}")
         compiling = compiling_of(compile, model)
         self.model = model
         self.optimizer = optimizer

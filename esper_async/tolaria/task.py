@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from esper_async.kasmina.compiling.choice import CompileError
 from esper_async.kasmina.compiling.region import Compiler
 from esper_async.kasmina.compiling.taken_over import take_over
-from esper_async.kasmina.seed_optimizer import needs_closure
+from esper_async.kasmina.seed_optimizer import needs_closure, unrated
 
 Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -90,6 +90,11 @@ class Task:
             raise TaskError(f"Task.teacher must be a torch.nn.Module, not {type(self.teacher)!r}")
         if not any(True for _ in self.model.parameters()):
             raise TaskError("Task.model has no parameters, so there is nothing to train")
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise TaskError(
+                "Task.model is frozen: none of its parameters has requires_grad, so there is "
+                "nothing to train; leave some of them trainable"
+            )
         for split in ("train_loader", "validation_loader"):
             if not isinstance(getattr(self, split), Iterable):
                 raise TaskError(f"Task.{split} must be iterable, not {getattr(self, split)!r}")
@@ -135,6 +140,13 @@ class Task:
             made = self.optimizer(parameters)
         if not hasattr(made, "param_groups"):
             raise TaskError(f"Task.optimizer returned {made!r}; {right}")
+        own = {id(parameter) for parameter in self.model.parameters()}
+        if not any(id(each) in own for group in made.param_groups for each in group["params"]):
+            raise TaskError(
+                f"Task.optimizer returned one that trains no parameter of Task.model; {right}"
+            )
+        if unrated(made):
+            raise TaskError(f"Task.optimizer returned {unrated(made)}")
         if needs_closure(made):
             raise TaskError(
                 f"Task.optimizer returned {type(made).__name__}, whose step needs a closure, and a "
