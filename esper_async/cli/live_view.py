@@ -28,6 +28,8 @@ _STYLES = {
 }
 _GONE = frozenset({"DORMANT", "CULLED", "EMBARGOED", "RESETTING", "TERMINATED"})
 _SEEDS_SHOWN = 12
+_OF_THE_CURVES = "averaged_loss"
+"""The network's loss on averaged weights: it means something beside the twin's alone."""
 _GRAVE: dict[Kind, str] = {"good": "green", "warn": "yellow", "bad": "red"}
 _RUNNING = "Ctrl-C stops with a checkpoint; the next `up` goes on"
 _STOPPING = "stopping: Ctrl-C again cuts it short"
@@ -75,7 +77,7 @@ def _run(run: Json) -> RenderableType:
         f"{name.replace('validation', 'val').replace('training', 'train').replace('_', ' ')} "
         f"{value:.4f}"
         for name, value in run["metrics"].items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and name != _OF_THE_CURVES
     )
     line.add_row(
         Text(f"  {run['name']}", "bold"),

@@ -217,6 +217,13 @@ def test_the_view_says_by_which_policy_a_run_grows_and_what_it_costs_once_that_i
     assert "takes" not in unknown
 
 
+def test_the_view_leaves_out_what_only_a_curve_can_tell() -> None:
+    metrics = {"validation_loss": 0.5, "training_accuracy": 0.9, "averaged_loss": 0.4}
+    text = shown(Snapshot("", "ready", {}, [run(metrics=metrics)]))
+    assert "val loss 0.5000  train accuracy 0.9000" in text
+    assert "averaged" not in text
+
+
 def test_a_seed_whose_first_boundary_is_still_to_come_is_shown() -> None:
     planted = seed(stage="GERMINATED", blueprint=None, alpha=None)
     text = shown(Snapshot(url="", status="ready", services={}, runs=[run(seeds=[planted])]))

@@ -75,6 +75,7 @@ function again(run) {
   return h("details", { class: "again small", "data-key": "again" },
     h("summary", {}, "Reproduce or send it"),
     h("p", {}, h("code", {}, command), " ", copy),
+    h("p", { class: "soft" }, "Add --state-dir DIR where this supervisor was given one."),
     h("p", {}, h("a", { href: `/api/runs/${run.id}/report` }, "The same story as one file"), " to send to a colleague; ", h("a", { href: `/api/runs/${run.id}/file` }, "its run file"), "."));
 }
 
@@ -136,15 +137,15 @@ export function drawResult(container) {
     const write = share ? percent : number;
     return h("div", { class: "result" },
       h("h3", {}, "On the test split, read once at the end"),
-      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Results on the test split" }, h("table", {},
+      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Results on the test split" }, h("table", { class: "stacked" },
         h("thead", {}, h("tr", {}, h("th", {}, "network"), h("th", { class: "num" }, rows[0].metric), h("th", {}, "95 % interval over samples"), h("th", { class: "num" }, "parameters"), h("th", { class: "num" }, "wall-clock"), h("th", { class: "num" }, "compute"))),
         h("tbody", {}, rows.map((row) => h("tr", {},
           h("td", {}, row.name),
           h("td", { class: `num ${row.value === best && share ? "best" : ""}` }, write(row.value)),
-          h("td", {}, row.low === null ? h("span", { class: "none" }, "not measured") : `${write(row.low)} to ${write(row.high)}`),
-          h("td", { class: "num" }, number(row.parameters)),
-          h("td", { class: "num" }, row.wall_s === null ? "?" : span(row.wall_s)),
-          h("td", { class: "num" }, row.macs ? `${(row.macs / 1e9).toFixed(1)} GMAC` : "?")))))),
+          h("td", { "data-label": "95 %" }, row.low === null ? h("span", { class: "none" }, "not measured") : `${write(row.low)} to ${write(row.high)}`),
+          h("td", { class: "num", "data-label": "parameters" }, number(row.parameters)),
+          h("td", { class: "num", "data-label": "wall-clock" }, row.wall_s === null ? "?" : span(row.wall_s)),
+          h("td", { class: "num", "data-label": "compute" }, row.macs ? `${(row.macs / 1e9).toFixed(1)} GMAC` : "?")))))),
       h("p", { class: "soft small" }, "One run is not evidence: the intervals are over test samples, not over runs."));
   });
 }
