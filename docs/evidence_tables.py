@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 _HEADINGS = ("figure", "value", "baseline", "ratio", "95 %", "bar", "verdict", "remark")
-_TABLE = re.compile(r"<!-- (?P<name>[a-z/-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
+_TABLE = re.compile(r"<!-- (?P<name>[a-z0-9/-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 _OF_ARMS = ("task", "arm", "score", "low", "high", "runs", "parameters", "total_macs")
 _OF_STUDIES = {
     "arms": (*_OF_ARMS, "shadow_share"),
@@ -27,6 +27,8 @@ _OF_STUDIES = {
         "difference",
         "low",
         "high",
+        "chance",
+        "rule",
         "more_than",
         "holds",
     ),
@@ -61,9 +63,11 @@ def _table(benchmark: dict[str, Any]) -> str:
 
 
 def _study_table(folder: Path, name: str) -> str:
-    columns = _OF_STUDIES[name.rpartition("/")[2]]
     with (folder / f"{name}.csv").open(newline="") as file:
-        rows = [[_rounded(row[column]) for column in columns] for row in csv.DictReader(file)]
+        found = list(csv.DictReader(file))
+    # an earlier version wrote `more_than` where there is a rule now
+    columns = [each for each in _OF_STUDIES[name.rpartition("/")[2]] if each in found[0]]
+    rows = [[_rounded(row[column]) for column in columns] for row in found]
     return _lines([column.replace("_", " ") for column in columns], rows)
 
 
