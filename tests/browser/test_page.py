@@ -202,6 +202,20 @@ async def test_a_command_that_the_run_refuses_is_told_with_its_reason(opened: Op
         await expect(page.locator("#decision-list li").first).to_contain_text(reason)
 
 
+async def test_what_was_refused_while_the_page_was_cut_off_is_told_when_it_is_back(
+    opened: Open,
+) -> None:
+    async with opened(at=40, quiet=False) as (page, served):
+        await expect(page.locator("#run-head")).to_contain_text("Epoch 9 of 32")
+        served.nissa.context.stream.close()
+        await expect(page.locator("#connection")).to_contain_text("stale")
+        reason = "no rollback to boundary 2: no checkpoint is that old"
+        refused = {"kind": "command_refused", "seq": 41, "reason": reason, "request": 1}
+        await served.tell([{**served.records[39], **refused}])
+        served.nissa.context.stream.open()
+        await expect(page.locator("#toast")).to_contain_text(reason, timeout=12_000)
+
+
 async def test_what_moved_a_decision_is_shown_though_it_is_told_later(opened: Open) -> None:
     async with opened(at=40) as (page, served):
         (decided,) = (

@@ -86,7 +86,7 @@ async def test_reports_and_decisions_arrive_and_are_joined(
                 await bus.publish(message)
             await until(lambda: service.detail().get("decisions") == 6)
             await until(lambda: service.detail().get("reports") == 5)
-            assert service.detail()["learner"] == "learns when `learn` is called"
+            assert service.detail()["learner"] == "on demand"
             assert service.store is not None
             trajectory = service.store.trajectory("a")
             assert trajectory.whole
@@ -177,7 +177,7 @@ async def test_a_malformed_message_is_rejected_and_the_one_beside_it_stored(
 
 def test_before_it_runs_it_says_that_there_is_no_learner(tmp_path: Path):
     service = SimicService(tmp_path, None)  # type: ignore[arg-type]
-    assert service.detail() == {"learner": "learns when `learn` is called"}
+    assert service.detail() == {"learner": "on demand"}
 
 
 async def test_what_the_registry_lets_decide_is_told_once_whoever_changed_it(

@@ -52,13 +52,20 @@ function take(message) {
     choose();
   } else if (message.type === "run") {
     if (message.id !== store.selected || store.picture?.id !== message.id) return;
-    const known = store.picture.seq;
-    if (!applyView(store.picture, message.view)) void loadPicture();
-    else for (const note of message.view.notes) if (note.kind === "command_refused" && note.seq > known) say(`Refused: ${note.reason}`, "bad");
+    if (!add(message.view)) void loadPicture();
   } else if (message.type === "events") {
     if (asked("q", "")) void loadEvents(); // only the store knows which of them have those words
     else addEvents(message.items);
   }
+}
+
+/** Take what a view adds, and say what was refused since, however it comes; false where some is missing. */
+function add(view) {
+  const known = store.picture.seq;
+  if (!applyView(store.picture, view)) return false;
+  const refused = known ? view.notes.filter((note) => note.kind === "command_refused" && note.seq > known) : [];
+  for (const note of refused) say(`Refused: ${note.reason}`, "bad");
+  return true;
 }
 
 /** What the address asks for. */
@@ -96,7 +103,7 @@ async function loadPicture() {
   try {
     const after = store.picture?.id === runId ? store.picture.seq : 0;
     const view = await get(`/api/runs/${encodeURIComponent(runId)}/picture?after=${after}`);
-    if (store.selected === runId) applyView(store.picture, view);
+    if (store.selected === runId) add(view);
   } catch (error) {
     console.warn("the run could not be loaded", error.message);
   } finally {
