@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from esper_async.drills.audit import Trace, lost_by
+from esper_async.drills.audit import Trace, gone, lost_by
 from esper_async.drills.drill import OVERCOME_S, RUN, RUN_S, Progress, boundaries, ending, staged
 from esper_async.drills.faults import FAULTS
 from esper_async.drills.stage import Stage, StageError
@@ -18,6 +18,7 @@ LONG_S = 600.0
 """A soak of this length or more rests between faults as one of twenty minutes does."""
 _RESTS_S = {"long": (20.0, 40.0), "short": (2.0, 4.0)}
 _MOST_MISSED = 3
+_GONE_S = 5.0
 _TASKS = "esper_supervisor_loop_tasks"
 _MOST_DESCRIPTORS = 8
 """More than at the start: connections that come and go."""
@@ -71,6 +72,8 @@ def soak(seconds: float, tell: Progress, *, seed: int, mutation: str = "") -> So
             stage.until(stage.ready, "an end to the last recovery", OVERCOME_S)
         except StageError as error:
             soaked.lost.append(str(error))
+            stage.kill()
+            soaked.left += [f"left behind: {each}" for each in gone(stage, _GONE_S)]
             return soaked
         finally:
             soaked.late += stage.late
