@@ -115,6 +115,7 @@ class GraphBuilder:
         self._listed: tuple[Sequence[str], frozenset[str], tuple[str, ...]] | None = None
         self._facts: dict[str, tuple[float | None, ...]] = {}
         self._facts_of: tuple[tuple[str, ...], NDArray[np.float64]] | None = None
+        self._masks = lru_cache(maxsize=512)(_masks)  # seeds come by the same stages again
         self.layouts = 0
 
     def state(self, view: View) -> GraphState:
@@ -161,7 +162,7 @@ class GraphBuilder:
             "blueprint": torch.from_numpy(self._blueprints(structure, seeds, offered)),
         }
         pairs, legal = self._pairs_of(offered, view.remaining_parameters)
-        masks = _masks(stages, structure.sizes.seeds, may_germinate=may_germinate)
+        masks = self._masks(stages, structure.sizes.seeds, may_germinate=may_germinate)
         self._settled = _Settled(structure, offered, key, features, pairs, legal, *masks)
         return self._settled
 
@@ -280,12 +281,8 @@ class GraphBuilder:
         return TABLES["blueprint"].tensorise(rows, structure.sizes.blueprints)
 
 
-@lru_cache(maxsize=512)
 def _masks(stages: tuple[Stage, ...], pad_to: int, *, may_germinate: bool) -> tuple[Tensor, Tensor]:
-    """Return which operations are legal, and which on which seed (operations, pad_to).
-
-    Seeds come by the same stages again and again.
-    """
+    """Return which operations are legal, and which on which seed (operations, pad_to)."""
     seed_legal = np.zeros((len(OPERATIONS), pad_to), dtype=np.bool_)
     if stages:
         seed_legal[:, : len(stages)] = np.array([seed_operations(each) for each in stages]).T
