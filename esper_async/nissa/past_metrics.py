@@ -110,7 +110,7 @@ class FromPrometheus:
         """Turn an answer in another form than a Prometheus gives into a PastError."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             said = f"what no Prometheus says ({error!r})"
             raise PastError(f"Prometheus at {self._url} answers {said}") from error
 
