@@ -120,6 +120,17 @@ def test_kept_seeds_stand_in_the_order_in_which_the_network_runs_them() -> None:
     assert [seed.id for seed in plot.executor.kept] == ["s2", "s1"]
 
 
+def test_a_living_seed_of_the_format_before_is_named_as_it_was() -> None:
+    """It said nothing of names: they were `esper_` and the seed's."""
+    plot = plot_with(1000)
+    (planted,) = plot.plant("BP014")
+    state = copy.deepcopy(plot.executor.state_dict())
+    assert state["seeds"][0]["plain"].pop("attribute") == planted.attribute == "esper_s1"
+    resumed = plot_with(1000)
+    resumed.executor.load_state_dict(state)
+    assert resumed.executor.seeds["s1"].attribute == "esper_s1"
+
+
 def cycles(plot: Plot, count: int) -> None:
     for _ in range(count):
         cycle(plot)
